@@ -1,0 +1,40 @@
+/**
+ * A slot is one sandbox's network: a namespace with a TAP inside, a veth pair to the host, one host-side
+ * address that leads to the guest, and the rules that say what the guest may reach.
+ */
+
+export interface NetworkSlot {
+  readonly index: number;
+  /** Name of the network namespace, as `ip netns` knows it. */
+  readonly netns: string;
+  readonly hostLink: string;
+  readonly tap: string;
+  readonly guestMac: string;
+  /** Connecting to this address on the host reaches the guest's own. */
+  readonly address: string;
+}
+
+export interface SlotOwner {
+  /** The VMM's uid and gid: it alone may open the TAP. */
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface Network {
+  /**
+   * Prepares the host: checks the configured range against the machine's routes (`network_conflict`),
+   * installs Wrenn's own nft table, and takes away every slot that is not in `inUse` (left by an agent
+   * that died). Returns the indices that were taken away.
+   */
+  start(inUse: ReadonlySet<number>, signal: AbortSignal): Promise<number[]>;
+  /** Reserves an index, without touching the host yet: journal it, then `setUp`. Throws `network_slots_exhausted`. */
+  reserve(): number;
+  /** Makes the slot real. On failure or abort nothing of it is left. */
+  setUp(index: number, owner: SlotOwner, signal: AbortSignal): Promise<NetworkSlot>;
+  /** The slot of an index already set up by an earlier agent, without touching the host. */
+  describe(index: number): NetworkSlot;
+  /** Takes away whatever there is of the slot, then gives the index back after a hold-off. Idempotent; not cancellable. */
+  release(index: number): Promise<void>;
+  /** Removes what `start` installed; to be called when no slot is left. */
+  stop(): Promise<void>;
+}

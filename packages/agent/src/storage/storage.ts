@@ -1,0 +1,30 @@
+/**
+ * What a sandbox starts from and what it writes to: templates (immutable, shared, made by
+ * packages/images) and layers (private, sparse).
+ */
+
+export interface Template {
+  readonly name: string;
+  readonly buildId: string;
+  /** The read-only base image. */
+  readonly rootfsPath: string;
+  /** The read-only image with init and envd. */
+  readonly guestImagePath: string;
+  readonly kernelPath: string;
+  readonly initrdPath: string;
+}
+
+export interface Storage {
+  /** Throws `template_not_found` (with the names there are) or `not_set_up`. Checks sizes against the manifest. */
+  resolveTemplate(nameOrBuildId: string): Promise<Template>;
+  /**
+   * Makes the private layer of a sandbox: a sparse ext4 file of `sizeMib`, owned by the VMM.
+   * Refuses early with `disk_full` when the file system could not hold it with the reserve to spare.
+   */
+  createLayer(
+    path: string,
+    sizeMib: number,
+    owner: { uid: number; gid: number },
+    signal: AbortSignal,
+  ): Promise<void>;
+}

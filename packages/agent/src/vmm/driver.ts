@@ -1,0 +1,106 @@
+/**
+ * What runs microVMs: one interface, two drivers (qemu/, firecracker/).
+ *
+ * A driver starts a VMM process in a confinement of its own (network, mount and PID namespace, own uid)
+ * and speaks to it over a socket in the sandbox's run directory. It keeps no state of its own: all that
+ * is needed to find a microVM again after a restart of the agent is in its MicrovmHandle, which the
+ * journal stores. Drivers know nothing of sandboxes, templates or envd.
+ */
+
+export type DriverName = 'qemu' | 'firecracker';
+
+export interface DriverFeatures {
+  /** Guest memory can be frozen and continued in place. */
+  readonly pause: boolean;
+  /** The driver takes snapshots with memory and starts from them. */
+  readonly snapshot: boolean;
+  /** How guest code runs. */
+  readonly accelerator: 'kvm' | 'tcg';
+}
+
+export interface DriveSpec {
+  readonly id: string;
+  /** Path on the host; readable (and writable unless `readOnly`) by `MicrovmSpec.uid`. */
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
+export interface MicrovmSpec {
+  readonly id: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly kernelPath: string;
+  readonly initrdPath: string;
+  /** Kernel command-line words; the driver adds its own (console, virtio-mmio devices). */
+  readonly commandLine: readonly string[];
+  /** Attached in this order: the first is /dev/vda. */
+  readonly drives: readonly DriveSpec[];
+  readonly network: {
+    /** Name of the network namespace, as `ip netns` knows it. */
+    readonly netns: string;
+    readonly tap: string;
+    readonly guestMac: string;
+  };
+  /** An existing directory for sockets and logs, writable by `uid`. At most 80 bytes long: socket paths are bounded. */
+  readonly runDir: string;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** All that finds a microVM again. Plain data: it is stored as JSON in the journal. */
+export interface MicrovmHandle {
+  readonly driver: DriverName;
+  /** The VMM's pid in the host's PID namespace. */
+  readonly pid: number;
+  /** Field 22 of /proc/<pid>/stat: with the pid it names one process for ever. */
+  readonly startTime: string;
+  /** Processes that stand between the agent and the VMM (the confinement's own), outermost first. */
+  readonly wrappers: readonly { readonly pid: number; readonly startTime: string }[];
+  readonly runDir: string;
+}
+
+export interface ExitReason {
+  /** One sentence for people: `QEMU was killed by SIGKILL`. */
+  readonly message: string;
+  /** The last lines of the VMM's own log, oldest first; at most 20. */
+  readonly log: readonly string[];
+}
+
+/** A running microVM. Every method has a deadline of its own besides the caller's signal. */
+export interface Microvm {
+  readonly handle: MicrovmHandle;
+  /** Resolves once the VMM process is gone, for whatever reason; never rejects. Noticed within a second. */
+  readonly exited: Promise<ExitReason>;
+  status(signal: AbortSignal): Promise<'running' | 'paused'>;
+  pause(signal: AbortSignal): Promise<void>;
+  resume(signal: AbortSignal): Promise<void>;
+  /** The last lines of the guest's console, oldest first; at most `maxLines`. */
+  consoleTail(maxLines: number): Promise<string[]>;
+  /** What the VMM can say of a guest that does not come up: registers, status, console. For the log. */
+  diagnose(signal: AbortSignal): Promise<string>;
+  /** SIGKILL; resolves when the VMM and its wrappers are gone. Idempotent. Not cancellable. */
+  kill(): Promise<void>;
+  /** Lets go of sockets, timers and watchers without touching the microVM: the agent is shutting down. */
+  detach(): void;
+}
+
+export interface VmmDriver {
+  readonly name: DriverName;
+  readonly features: DriverFeatures;
+  /** Version of the VMM, as `7.2.22`. Throws `missing_program` where it is not installed. */
+  version(signal: AbortSignal): Promise<string>;
+  /**
+   * Starts the VMM and the guest's CPUs. Returns when the VMM's own API answers, long before the guest
+   * is up. On failure or abort nothing of it is left.
+   * `onSpawned` is called with the handle as soon as there is a process to be cleaned up, before
+   * anything else can fail, so that it can be journalled.
+   */
+  launch(spec: MicrovmSpec, options: LaunchOptions): Promise<Microvm>;
+  /** Takes a microVM over that an earlier agent launched. Throws `vmm_died` if it is gone. */
+  adopt(handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm>;
+}
+
+export interface LaunchOptions {
+  readonly signal: AbortSignal;
+  readonly onSpawned: (handle: MicrovmHandle) => Promise<void>;
+}

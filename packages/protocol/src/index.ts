@@ -1,0 +1,3 @@
+export * from './errors.ts';
+export * from './guest-contract.ts';
+export * from './sandbox-id.ts';
