@@ -1,5 +1,5 @@
 /** The HTTP server: which path goes to which handler, and who may pass. */
-import { createConnectRouter } from '@connectrpc/connect';
+import { ConnectError, createConnectRouter, type Interceptor } from '@connectrpc/connect';
 import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import { Filesystem } from '@wrenn/protocol/filesystem';
 import { Process } from '@wrenn/protocol/process';
@@ -9,9 +9,10 @@ import { createFilesystemService } from './filesystem/service.ts';
 import { envs } from './http/envs.ts';
 import { health } from './http/health.ts';
 import { createInit } from './http/init.ts';
-import { metrics } from './http/metrics.ts';
+import { createMetrics } from './http/metrics.ts';
 import { errorJson } from './http/respond.ts';
 import { serveRpc } from './http/rpc.ts';
+import { logError } from './log.ts';
 import { createProcessService } from './process/service.ts';
 
 export interface ServerOptions {
@@ -28,6 +29,7 @@ const SELF_AUTHENTICATED = new Set(['GET /health', 'GET /files', 'POST /files', 
 
 export function startServer(context: EnvdContext, options: ServerOptions): { readonly port: number } {
   const init = createInit(context, options);
+  const metrics = createMetrics(context.libc);
   const files = createFilesHandler(context);
   const rpcs = rpcHandlers(context);
 
@@ -48,7 +50,7 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
       case 'GET /envs':
         return envs(context.settings);
       case 'GET /metrics':
-        return metrics(context.libc);
+        return metrics();
     }
     if (path === '/files' || path.startsWith('/files/')) return files(request);
     const rpc = rpcs.get(path);
@@ -64,15 +66,30 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     fetch: route,
     error: (error) => {
-      console.error('envd: a request failed:', error);
+      logError('a request failed', error);
       return errorJson(500, 'internal error');
     },
   });
   return { port: server.port ?? options.port };
 }
 
+/** Callers are told `internal error` and no more; what it was is for the log. */
+const logInternalErrors: Interceptor = (next) => async (request) => {
+  try {
+    return await next(request);
+  } catch (error) {
+    if (!(error instanceof ConnectError)) logError(`${request.method.name} failed`, error);
+    throw error;
+  }
+};
+
 function rpcHandlers(context: EnvdContext): ReadonlyMap<string, UniversalHandler> {
-  const router = createConnectRouter({ grpc: false, grpcWeb: false, readMaxBytes: MESSAGE_MAX_BYTES });
+  const router = createConnectRouter({
+    grpc: false,
+    grpcWeb: false,
+    readMaxBytes: MESSAGE_MAX_BYTES,
+    interceptors: [logInternalErrors],
+  });
   router.service(Process, createProcessService(context));
   router.service(Filesystem, createFilesystemService(context));
   return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));

@@ -12,6 +12,7 @@ import { systemError } from './errno.ts';
 
 const SYS = {
   ioctl: 16,
+  fcntl: 72,
   kill: 62,
   setxattr: 188,
   getxattr: 191,
@@ -22,6 +23,7 @@ const SYS = {
   setresgid: 119,
   getgroups: 115,
   statfs: 137,
+  getdents64: 217,
   clock_settime: 227,
   inotify_add_watch: 254,
   inotify_rm_watch: 255,
@@ -58,10 +60,17 @@ export interface Libc {
   statfs(path: string): FileSystemStats;
   /** `[read end, write end]`; both close on exec. */
   pipe(flags?: number): [number, number];
+  setNonBlocking(fd: number): void;
+  /** Another descriptor of the same open file; closes on exec. */
+  duplicate(fd: number): number;
   setRealTimeClock(epochMs: number): void;
 }
 
 const O_CLOEXEC = 0o2000000;
+const O_NONBLOCK = 0o4000;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
 const CLOCK_REALTIME = 0;
 const XATTR_MAX_BYTES = 64 * 1024;
 const STATFS_BYTES = 120;
@@ -116,8 +125,7 @@ export function createLibc(): Libc {
       return buffer.slice(0, call('getxattr', path, path, name, buffer, buffer.length));
     },
     setxattr: (path, name, value) => {
-      // An empty array has no address; the length says that nothing is read from it.
-      call('setxattr', path, path, name, value.length === 0 ? new Uint8Array(1) : value, value.length, 0);
+      call('setxattr', path, path, name, value, value.length, 0);
     },
     removexattr: (path, name) => {
       call('removexattr', path, path, name);
@@ -147,6 +155,10 @@ export function createLibc(): Libc {
       const [readEnd = -1, writeEnd = -1] = ends;
       return [readEnd, writeEnd];
     },
+    setNonBlocking: (fd) => {
+      call('fcntl', undefined, fd, F_SETFL, call('fcntl', undefined, fd, F_GETFL) | O_NONBLOCK);
+    },
+    duplicate: (fd) => call('fcntl', undefined, fd, F_DUPFD_CLOEXEC, 3),
     setRealTimeClock: (epochMs) => {
       const seconds = Math.floor(epochMs / 1000);
       const nanoseconds = Math.round((epochMs - seconds * 1000) * 1e6);
@@ -166,5 +178,7 @@ function cString(text: string): Uint8Array {
 }
 
 function word(arg: number | Exclude<SyscallArgument, string>): number {
-  return typeof arg === 'number' ? arg : ptr(arg);
+  if (typeof arg === 'number') return arg;
+  // Bun has no address for empty memory; the kernel reads none of it.
+  return arg.byteLength === 0 ? 0 : ptr(arg);
 }
