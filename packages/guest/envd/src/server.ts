@@ -1,6 +1,4 @@
 /** The HTTP server: which path goes to which handler, and who may pass. */
-import { ConnectError, createConnectRouter, type Interceptor } from '@connectrpc/connect';
-import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import { Filesystem } from '@wrenn/protocol/filesystem';
 import { Process } from '@wrenn/protocol/process';
 import type { EnvdContext } from './context.ts';
@@ -11,18 +9,16 @@ import { health } from './http/health.ts';
 import { createInit } from './http/init.ts';
 import { createMetrics } from './http/metrics.ts';
 import { errorJson } from './http/respond.ts';
-import { serveRpc } from './http/rpc.ts';
 import { logError } from './log.ts';
+import { processJson } from './process/fast-json.ts';
 import { createProcessService } from './process/service.ts';
+import { createRpcRoutes } from './rpc/serve.ts';
 
 export interface ServerOptions {
   readonly host: string;
   readonly port: number;
   readonly setClock: boolean;
 }
-
-/** The most that one message may hold: a unary request, or one message of a stream. */
-const MESSAGE_MAX_BYTES = 32 * 1024 * 1024;
 
 /** These authenticate themselves, by signature or by the token in their body, or tell nothing. */
 const SELF_AUTHENTICATED = new Set(['GET /health', 'GET /files', 'POST /files', 'POST /init']);
@@ -31,7 +27,10 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
   const init = createInit(context, options);
   const metrics = createMetrics(context.libc);
   const files = createFilesHandler(context);
-  const rpcs = rpcHandlers(context);
+  const rpcs = new Map([
+    ...createRpcRoutes(Process, createProcessService(context), processJson),
+    ...createRpcRoutes(Filesystem, createFilesystemService(context)),
+  ]);
 
   async function route(request: Request): Promise<Response> {
     const path = new URL(request.url).pathname;
@@ -54,7 +53,7 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
     }
     if (path === '/files' || path.startsWith('/files/')) return files(request);
     const rpc = rpcs.get(path);
-    return rpc === undefined ? errorJson(404, `no such path: ${path}`) : serveRpc(rpc, request);
+    return rpc === undefined ? errorJson(404, `no such path: ${path}`) : rpc(request);
   }
 
   const server = Bun.serve({
@@ -71,26 +70,4 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
     },
   });
   return { port: server.port ?? options.port };
-}
-
-/** Callers are told `internal error` and no more; what it was is for the log. */
-const logInternalErrors: Interceptor = (next) => async (request) => {
-  try {
-    return await next(request);
-  } catch (error) {
-    if (!(error instanceof ConnectError)) logError(`${request.method.name} failed`, error);
-    throw error;
-  }
-};
-
-function rpcHandlers(context: EnvdContext): ReadonlyMap<string, UniversalHandler> {
-  const router = createConnectRouter({
-    grpc: false,
-    grpcWeb: false,
-    readMaxBytes: MESSAGE_MAX_BYTES,
-    interceptors: [logInternalErrors],
-  });
-  router.service(Process, createProcessService(context));
-  router.service(Filesystem, createFilesystemService(context));
-  return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
 }
