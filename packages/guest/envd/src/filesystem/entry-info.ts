@@ -1,0 +1,107 @@
+/** From what the kernel says of a path to the EntryInfo that SDKs read. Pure. */
+import { basename } from 'node:path';
+import { create } from '@bufbuild/protobuf';
+import { type EntryInfo, EntryInfoSchema, FileType } from '@wrenn/protocol/filesystem';
+
+const TYPE_MASK = 0o170000;
+const PERMISSION_MASK = 0o777;
+
+export const FILE_TYPE_BITS = {
+  socket: 0o140000,
+  symlink: 0o120000,
+  regular: 0o100000,
+  blockDevice: 0o060000,
+  directory: 0o040000,
+  characterDevice: 0o020000,
+  fifo: 0o010000,
+} as const;
+
+const SET_UID = 0o4000;
+const SET_GID = 0o2000;
+const STICKY = 0o1000;
+
+/** The parts of lstat(2) that an entry is made of. */
+export interface EntryStats {
+  readonly mode: number;
+  readonly sizeBytes: bigint;
+  readonly modifiedNs: bigint;
+}
+
+export interface EntryFacts {
+  readonly path: string;
+  /** Of the path itself: a symbolic link is not followed. */
+  readonly stats: EntryStats;
+  readonly owner: string;
+  readonly group: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly symlink?: SymlinkFacts | undefined;
+}
+
+export interface SymlinkFacts {
+  /** Fully resolved; for a link that leads nowhere, its text as it is. */
+  readonly target: string;
+  /** Undefined for a link that leads nowhere. */
+  readonly targetMode: number | undefined;
+}
+
+export function isType(mode: number, type: keyof typeof FILE_TYPE_BITS): boolean {
+  return (mode & TYPE_MASK) === FILE_TYPE_BITS[type];
+}
+
+/** Sockets, FIFOs and devices have no type of their own in the protocol. */
+export function fileType(mode: number): FileType {
+  if (isType(mode, 'regular')) return FileType.FILE;
+  if (isType(mode, 'directory')) return FileType.DIRECTORY;
+  if (isType(mode, 'symlink')) return FileType.SYMLINK;
+  return FileType.UNSPECIFIED;
+}
+
+/**
+ * As Go's FileMode prints itself, which is what clients of the protocol have always been sent: the
+ * letters of all that applies, or a dash, then the nine permission bits. So a sticky directory is
+ * `dtrwxrwxrwx` and a symbolic link `Lrwxrwxrwx`, unlike in ls(1).
+ */
+export function permissionString(mode: number): string {
+  const letters = [
+    isType(mode, 'directory') ? 'd' : '',
+    isType(mode, 'symlink') ? 'L' : '',
+    isType(mode, 'blockDevice') || isType(mode, 'characterDevice') ? 'D' : '',
+    isType(mode, 'fifo') ? 'p' : '',
+    isType(mode, 'socket') ? 'S' : '',
+    mode & SET_UID ? 'u' : '',
+    mode & SET_GID ? 'g' : '',
+    isType(mode, 'characterDevice') ? 'c' : '',
+    mode & STICKY ? 't' : '',
+  ].join('');
+  const bits = Array.from('rwxrwxrwx', (letter, index) => (mode & (0o400 >> index) ? letter : '-'));
+  return (letters || '-') + bits.join('');
+}
+
+/**
+ * Type and mode are those of what a link leads to; size, owner, permissions and time are the link's.
+ * A link that leads nowhere keeps the type SYMLINK and mode 0, so that clients can see it and remove it.
+ */
+export function toEntryInfo(facts: EntryFacts): EntryInfo {
+  const { stats, symlink } = facts;
+  const mode = symlink === undefined ? stats.mode : symlink.targetMode;
+  return create(EntryInfoSchema, {
+    name: basename(facts.path) || '/',
+    path: facts.path,
+    type: mode === undefined ? FileType.SYMLINK : fileType(mode),
+    mode: (mode ?? 0) & PERMISSION_MASK,
+    permissions: permissionString(stats.mode),
+    size: stats.sizeBytes,
+    owner: facts.owner,
+    group: facts.group,
+    modifiedTime: timestamp(stats.modifiedNs),
+    metadata: { ...facts.metadata },
+    ...(symlink === undefined ? {} : { symlinkTarget: symlink.target }),
+  });
+}
+
+/** The nanoseconds of a Timestamp count forward, also before 1970. */
+function timestamp(ns: bigint): { seconds: bigint; nanos: number } {
+  const second = 1_000_000_000n;
+  const nanos = ((ns % second) + second) % second;
+  return { seconds: (ns - nanos) / second, nanos: Number(nanos) };
+}
