@@ -1,0 +1,138 @@
+/** Builds and starts a real envd for tests. Everything it opens is on the loopback interface. */
+import { execFile, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
+import { Sandbox } from 'e2b';
+
+const ROOT = join(import.meta.dirname, '../..');
+const BUN = join(ROOT, 'node_modules/@oven/bun-linux-x64-baseline/bin/bun');
+const OUTPUT = join(ROOT, 'packages/guest/envd/dist');
+const SOURCES = ['packages/guest/envd/src', 'packages/protocol/src', 'package-lock.json'];
+const START_DEADLINE_MS = 10_000;
+const STOP_DEADLINE_MS = 5_000;
+
+/** How init starts envd in an emulated guest: without run-time code and without the idle collector's timer. */
+export const GUEST_ENVIRONMENT = {
+  BUN_JSC_useBaselineJIT: '0',
+  BUN_JSC_useDFGJIT: '0',
+  BUN_JSC_useRegExpJIT: '0',
+  BUN_GC_TIMER_DISABLE: '1',
+} as const;
+
+export interface Envd {
+  readonly url: string;
+  readonly port: number;
+  readonly pid: number;
+  /** What envd has written to its log so far. */
+  log(): string;
+  /** The most memory it ever held. */
+  peakRssBytes(): number;
+  rssBytes(): number;
+  openFiles(): number;
+  /** POST /init. */
+  init(body: unknown, headers?: Record<string, string>): Promise<Response>;
+  /** An unmodified SDK, connected to this envd. */
+  sandbox(): Promise<Sandbox>;
+  stop(): Promise<void>;
+}
+
+export interface EnvdOptions {
+  readonly defaultUser?: string;
+  readonly args?: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
+export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
+  const executable = await buildEnvd();
+  const user = options.defaultUser ?? process.env.USER ?? 'root';
+  const child = spawn(
+    executable,
+    ['--host', '127.0.0.1', '--port', '0', '--default-user', user, ...(options.args ?? [])],
+    {
+      env: { PATH: process.env.PATH ?? '', ...GUEST_ENVIRONMENT, ...options.environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
+  let log = '';
+  const append = (text: string) => {
+    log = (log + text).slice(-64 * 1024);
+  };
+  child.stderr.setEncoding('utf8').on('data', append);
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  const stop = async () => {
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
+    await exited;
+    clearTimeout(timer);
+  };
+  const port = await listeningPort(child.stdout, append).catch(async (error: unknown) => {
+    await stop();
+    throw new Error(`envd did not start: ${log}`, { cause: error });
+  });
+  const pid = child.pid ?? 0;
+  const url = `http://127.0.0.1:${port}`;
+  const status = (field: string) => {
+    const [, kibibytes] =
+      new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+    return Number(kibibytes) * 1024;
+  };
+  return {
+    url,
+    port,
+    pid,
+    stop,
+    log: () => log,
+    peakRssBytes: () => status('VmHWM'),
+    rssBytes: () => status('VmRSS'),
+    openFiles: () => readdirSync(`/proc/${pid}/fd`).length,
+    init: (body, headers = {}) =>
+      fetch(`${url}/init`, { method: 'POST', body: JSON.stringify(body), headers }),
+    sandbox: () => Sandbox.create({ debug: true, sandboxUrl: url }),
+  };
+}
+
+async function listeningPort(stdout: NodeJS.ReadableStream, append: (text: string) => void): Promise<number> {
+  const lines = createInterface({ input: stdout });
+  return await new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('no port within the deadline')), START_DEADLINE_MS);
+    lines.on('line', (line) => {
+      append(`${line}\n`);
+      const [, port] = /^envd: listening on .*:(\d+)$/.exec(line) ?? [];
+      if (port === undefined) return;
+      clearTimeout(timer);
+      resolve(Number(port));
+    });
+    lines.once('close', () => {
+      clearTimeout(timer);
+      reject(new Error('it ended'));
+    });
+  });
+}
+
+/** The executable, named after the hash of its sources; built once for each of them. */
+export async function buildEnvd(): Promise<string> {
+  const hash = createHash('sha256');
+  for (const file of SOURCES.flatMap(filesUnder)) hash.update(file).update(readFileSync(join(ROOT, file)));
+  const executable = join(OUTPUT, `envd-test-${hash.digest('hex').slice(0, 16)}`);
+  if (existsSync(executable)) return executable;
+  mkdirSync(OUTPUT, { recursive: true });
+  // Several test files may build at the same time: each its own file, and the last rename wins.
+  const temporary = `${executable}.${process.pid}`;
+  const main = 'packages/guest/envd/src/main.ts';
+  const args = ['build', '--compile', '--minify', '--bytecode', main, '--outfile', temporary];
+  await promisify(execFile)(BUN, args, { cwd: ROOT });
+  renameSync(temporary, executable);
+  return executable;
+}
+
+function filesUnder(path: string): string[] {
+  const entries = path.includes('.') ? undefined : readdirSync(join(ROOT, path), { withFileTypes: true });
+  if (entries === undefined) return [path];
+  return entries
+    .filter((entry) => !entry.name.endsWith('.test.ts') && !entry.name.endsWith('.md'))
+    .flatMap((entry) => (entry.isDirectory() ? filesUnder(join(path, entry.name)) : [join(path, entry.name)]))
+    .sort();
+}
