@@ -1,0 +1,83 @@
+/** Finding the Firecracker program, asking it for its version, and making the FIFOs that it writes to. */
+import { execFile } from 'node:child_process';
+import { constants } from 'node:fs';
+import { access, lchown, realpath, stat } from 'node:fs/promises';
+import { delimiter, isAbsolute, join } from 'node:path';
+import { promisify } from 'node:util';
+import { WrennError } from '@wrenn/protocol';
+import { printable } from './answer.ts';
+import { type FirecrackerVersion, parseVersion } from './version.ts';
+
+const run = promisify(execFile);
+const RUN_LIMITS = {
+  timeout: 5_000,
+  maxBuffer: 64 * 1024,
+  killSignal: 'SIGKILL',
+  windowsHide: true,
+} as const;
+
+const INSTALL_HINT =
+  'Unpack a release from https://github.com/firecracker-microvm/firecracker/releases and set WRENN_FIRECRACKER to the program; or use the QEMU driver.';
+
+/** The program's real path: the configured one, or the first `firecracker` in PATH. */
+export async function findBinary(configured: string | undefined): Promise<string> {
+  if (configured !== undefined && configured !== '') {
+    const found = isAbsolute(configured) ? await executable(configured) : undefined;
+    if (found !== undefined) return found;
+    throw new WrennError('missing_program', `${printable(configured)} is not an executable file.`, {
+      hint: 'WRENN_FIRECRACKER must be the absolute path of the Firecracker program.',
+      field: 'WRENN_FIRECRACKER',
+    });
+  }
+  for (const directory of (process.env.PATH ?? '').split(delimiter)) {
+    if (!isAbsolute(directory)) continue;
+    const found = await executable(join(directory, 'firecracker'));
+    if (found !== undefined) return found;
+  }
+  throw new WrennError('missing_program', 'Firecracker is not installed.', { hint: INSTALL_HINT });
+}
+
+async function executable(path: string): Promise<string | undefined> {
+  try {
+    await access(path, constants.X_OK);
+    return (await stat(path)).isFile() ? await realpath(path) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export async function askVersion(program: string, signal: AbortSignal): Promise<FirecrackerVersion> {
+  let said: string;
+  try {
+    said = (await run(program, ['--version'], { ...RUN_LIMITS, signal })).stdout;
+  } catch (error) {
+    if (signal.aborted) throw WrennError.from(error);
+    throw new WrennError('missing_program', `${printable(program)} could not be run.`, {
+      hint: INSTALL_HINT,
+      cause: error,
+    });
+  }
+  const version = /^Firecracker v/.test(said) ? parseVersion(said) : undefined;
+  if (version !== undefined) return version;
+  throw new WrennError('missing_program', `${printable(program)} is not Firecracker.`, {
+    hint: INSTALL_HINT,
+  });
+}
+
+/** Makes FIFOs that only `owner` and root can open. Nothing of that user runs yet, so nothing can interfere. */
+export async function makeFifos(
+  paths: readonly string[],
+  owner: { readonly uid: number; readonly gid: number },
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await run('mkfifo', ['-m', '0600', '--', ...paths], { ...RUN_LIMITS, signal });
+    await Promise.all(paths.map((path) => lchown(path, owner.uid, owner.gid)));
+  } catch (error) {
+    if (signal.aborted) throw WrennError.from(error);
+    throw new WrennError('command_failed', 'The FIFOs for the output of Firecracker could not be made.', {
+      hint: "The sandbox's run directory must be writable for the agent, and mkfifo (coreutils) installed.",
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,258 @@
+/**
+ * The Firecracker driver: launch, adoption, version. The order of the calls and the reasons for it are in
+ * docs/firecracker.md.
+ */
+import { closeSync } from 'node:fs';
+import { WrennError } from '@wrenn/protocol';
+import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
+import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
+import { askVersion, findBinary, makeFifos } from './binary.ts';
+import type { ConfinedProcess, LaunchConfined } from './confined.ts';
+import { describeExit, type ExitStatus } from './exit-reason.ts';
+import {
+  DEFAULT_MACHINE_OPTIONS,
+  describeMachine,
+  type Machine,
+  type MachineOptions,
+  serialLimit,
+} from './machine.ts';
+import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
+import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from './output.ts';
+import { isAlive, killAll, untilGone } from './process.ts';
+import { waitForSocket } from './socket.ts';
+import { assertSupported } from './version.ts';
+
+export interface FirecrackerOptions {
+  /** Absolute path of the program (WRENN_FIRECRACKER); `firecracker` in PATH if absent. */
+  readonly binary?: string;
+  readonly launchConfined: LaunchConfined;
+  /** For what goes wrong without failing an operation; goes to the agent's log. */
+  readonly onWarning?: (message: string, cause: unknown) => void;
+  readonly machine?: MachineOptions;
+  readonly timeouts?: FirecrackerTimeouts;
+}
+
+export interface FirecrackerTimeouts {
+  /** From the start of the process to its open socket. */
+  readonly socketMs: number;
+  readonly api: ApiTimeouts;
+}
+
+export const DEFAULT_TIMEOUTS: FirecrackerTimeouts = { socketMs: 10_000, api: DEFAULT_API_TIMEOUTS };
+
+/** An adopted process is nobody's child: looked at this often. */
+const WATCH_INTERVAL_MS = 250;
+const LOG_LINES_IN_ERROR = 3;
+const DEATH_NOTICE_MS = 100;
+const LAST_WORDS_MS = 500;
+
+export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver {
+  const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
+  const machineOptions = options.machine ?? DEFAULT_MACHINE_OPTIONS;
+  const warn = options.onWarning ?? (() => {});
+
+  const openOutput = async (paths: OutputPaths): Promise<OutputReader | undefined> => {
+    const onProblem = (error: unknown): void => warn(`Output is not kept in ${paths.file} any more`, error);
+    try {
+      return await readOutput(paths, onProblem);
+    } catch (error) {
+      onProblem(error);
+      return undefined;
+    }
+  };
+
+  const launch = async (spec: MicrovmSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
+    const machine = describeMachine(spec, machineOptions);
+    const program = await findBinary(options.binary);
+    const files = filesIn(spec.runDir);
+    const releases: (() => unknown)[] = [];
+    let handle: MicrovmHandle | undefined;
+    try {
+      releases.push(() => removeFiles(spec.runDir, 'logs too'));
+      await removeFiles(spec.runDir, 'logs too');
+      await makeFifos([files.console.fifo, files.log.fifo], spec, signal);
+      const inherited: number[] = [];
+      const closeInherited = (): void => {
+        for (const fd of inherited.splice(0)) closeSync(fd);
+      };
+      releases.push(closeInherited);
+      inherited.push(openFifoForVmm(files.console.fifo));
+      inherited.push(openFifoForVmm(files.log.fifo));
+      const [stdout = -1, stderr = -1] = inherited;
+
+      releases.push(() => handle && killAll([handle, ...handle.wrappers]));
+      const process = await options.launchConfined(
+        {
+          program,
+          args: argumentsOf(spec.id, files),
+          uid: spec.uid,
+          gid: spec.gid,
+          netns: spec.network.netns,
+          readOnlyPaths: [program, spec.kernelPath, spec.initrdPath, ...pathsOf(spec, true)],
+          writablePaths: [spec.runDir, ...pathsOf(spec, false)],
+          devices: ['/dev/kvm', '/dev/net/tun'],
+          stdout,
+          stderr,
+        },
+        {
+          signal,
+          onSpawned: async ({ pid, startTime }, wrappers) => {
+            handle = { driver: 'firecracker', pid, startTime, wrappers, runDir: spec.runDir };
+            await onSpawned(handle);
+          },
+        },
+      );
+      handle ??= handleOf(process, spec.runDir);
+
+      const console = await openOutput(files.console);
+      releases.push(() => console?.close());
+      const log = await openOutput(files.log);
+      releases.push(() => log?.close());
+      closeInherited();
+
+      const api = createFirecrackerApi(files.socket, timeouts.api);
+      await toldOfDeath(process.exited, log, signal, async (gone) => {
+        const listens = await waitForSocket(files.socket, { timeoutMs: timeouts.socketMs, signal, gone });
+        if (listens) await start(api, machine, signal);
+      });
+      return createMicrovm({
+        handle,
+        api,
+        processExited: process.exited,
+        console,
+        log,
+        detachProcess: () => {},
+      });
+    } catch (error) {
+      await releaseAll(releases, warn);
+      throw error;
+    }
+  };
+
+  const adopt = async (handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm> => {
+    signal.throwIfAborted();
+    const files = filesIn(handle.runDir);
+    if (!(await isAlive(handle))) {
+      await killAll(handle.wrappers);
+      throw new WrennError('vmm_died', `The microVM's Firecracker (process ${handle.pid}) is gone.`, {
+        hint: `Its last words may be in ${files.log.file}.`,
+      });
+    }
+    const watching = new AbortController();
+    const processExited = untilGone(handle, WATCH_INTERVAL_MS, watching.signal).then(
+      (): ExitStatus => ({ code: null, signal: null }),
+      // Detached: whoever still waits is told nothing.
+      () => new Promise<ExitStatus>(() => {}),
+    );
+    return createMicrovm({
+      handle,
+      api: createFirecrackerApi(files.socket, timeouts.api),
+      processExited,
+      console: await openOutput(files.console),
+      log: await openOutput(files.log),
+      detachProcess: () => watching.abort(),
+    });
+  };
+
+  return {
+    name: 'firecracker',
+    features: { pause: true, snapshot: false, accelerator: 'kvm' },
+    version: async (signal) => (await askVersion(await findBinary(options.binary), signal)).text,
+    launch,
+    adopt,
+  };
+}
+
+function argumentsOf(id: string, files: MicrovmFiles): string[] {
+  // No word of seccomp: its default filters are on unless told otherwise.
+  return [
+    '--id',
+    id,
+    '--api-sock',
+    files.socket,
+    '--log-path',
+    files.log.fifo,
+    '--level',
+    'Info',
+    '--show-level',
+  ];
+}
+
+function pathsOf(spec: MicrovmSpec, readOnly: boolean): string[] {
+  return spec.drives.filter((drive) => drive.readOnly === readOnly).map((drive) => drive.path);
+}
+
+function handleOf(process: ConfinedProcess, runDir: string): MicrovmHandle {
+  const { pid, startTime, wrappers } = process;
+  return { driver: 'firecracker', pid, startTime, wrappers, runDir };
+}
+
+/** Everything is configured before the start: no device can be added afterwards. */
+async function start(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
+  const version = await api.version(signal);
+  assertSupported(version);
+  const serial = serialLimit(version);
+  if (serial !== undefined) await api.putSerial(serial, signal);
+  await api.putMachineConfig(machine.machineConfig, signal);
+  await api.putBootSource(machine.bootSource, signal);
+  // One after the other: the order of the calls is the order of /dev/vda, vdb, vdc.
+  for (const drive of machine.drives) await api.putDrive(drive, signal);
+  await api.putNetworkInterface(machine.networkInterface, signal);
+  await api.putEntropy(machine.entropy, signal);
+  await api.putAction('InstanceStart', signal);
+}
+
+/**
+ * Runs `work`; if the process dies meanwhile, that is the error, with its last words, and not the broken
+ * connection that follows from it.
+ */
+async function toldOfDeath(
+  exited: Promise<ExitStatus>,
+  log: OutputReader | undefined,
+  signal: AbortSignal,
+  work: (gone: Promise<unknown>) => Promise<void>,
+): Promise<void> {
+  let failure: unknown;
+  try {
+    await work(exited);
+  } catch (error) {
+    failure = error;
+  }
+  // A dying process breaks its connections a moment before its end is told.
+  const status = await Promise.race([
+    exited,
+    soon(failure === undefined || signal.aborted ? 0 : DEATH_NOTICE_MS),
+  ]);
+  if (status === undefined) {
+    if (failure !== undefined) throw failure;
+    return;
+  }
+  if (signal.aborted) throw failure ?? signal.reason;
+  await Promise.race([log?.ended, soon(LAST_WORDS_MS)]);
+  const words = log?.tail(LOG_LINES_IN_ERROR) ?? [];
+  const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
+  throw new WrennError('vmm_died', `${describeExit(status)} ${said}`, {
+    hint: '`wrenn doctor` checks what Firecracker needs.',
+    cause: failure,
+  });
+}
+
+function soon(ms: number): Promise<undefined> {
+  return new Promise((resolve) => {
+    setTimeout(() => resolve(undefined), ms);
+  });
+}
+
+/** Last acquired, first released; a release that fails does not keep the others from it. */
+async function releaseAll(
+  releases: (() => unknown)[],
+  warn: (message: string, cause: unknown) => void,
+): Promise<void> {
+  for (const release of releases.reverse()) {
+    try {
+      await release();
+    } catch (error) {
+      warn('Something of a failed launch could not be released', error);
+    }
+  }
+}

@@ -1,0 +1,112 @@
+/** A running microVM, as the rest of the agent sees it. */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { WrennError } from '@wrenn/protocol';
+import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
+import type { FirecrackerApi } from './api.ts';
+import { describeExit, type ExitStatus } from './exit-reason.ts';
+import type { OutputReader } from './output.ts';
+import { killAll } from './process.ts';
+
+export const LOG_LINES = 20;
+const CONSOLE_LINES_IN_DIAGNOSIS = 40;
+/** For the last words of a VMM that is gone; its FIFOs end by themselves unless a wrapper lingers. */
+const LAST_WORDS_MS = 1_000;
+
+export interface MicrovmFiles {
+  readonly socket: string;
+  readonly console: { readonly fifo: string; readonly file: string };
+  readonly log: { readonly fifo: string; readonly file: string };
+}
+
+/** What a run directory holds; `console.log` and `vmm.log` stay for people after the VMM is gone. */
+export function filesIn(runDir: string): MicrovmFiles {
+  return {
+    socket: join(runDir, 'api.sock'),
+    console: { fifo: join(runDir, 'console.fifo'), file: join(runDir, 'console.log') },
+    log: { fifo: join(runDir, 'vmm.fifo'), file: join(runDir, 'vmm.log') },
+  };
+}
+
+export interface MicrovmParts {
+  readonly handle: MicrovmHandle;
+  readonly api: FirecrackerApi;
+  /** Resolves when the process is gone; never rejects. */
+  readonly processExited: Promise<ExitStatus>;
+  /** Missing where the output could not be opened; the microVM is no worse for it. */
+  readonly console: OutputReader | undefined;
+  readonly log: OutputReader | undefined;
+  /** Stops watching the process. */
+  readonly detachProcess: () => void;
+}
+
+export function createMicrovm(parts: MicrovmParts): Microvm {
+  const { handle, api } = parts;
+  const exited = parts.processExited.then(async (status): Promise<ExitReason> => {
+    const read = Promise.all([parts.console?.ended, parts.log?.ended]);
+    await Promise.race([read, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    parts.console?.close();
+    parts.log?.close();
+    return { message: describeExit(status), log: parts.log?.tail(LOG_LINES) ?? [] };
+  });
+  let killing: Promise<void> | undefined;
+
+  const kill = async (): Promise<void> => {
+    await killAll([handle, ...handle.wrappers]);
+    parts.console?.close();
+    parts.log?.close();
+    await removeFiles(handle.runDir, 'not the logs');
+  };
+
+  return {
+    handle,
+    exited,
+    async status(signal) {
+      const { state } = await api.describeInstance(signal);
+      if (state === 'Running') return 'running';
+      if (state === 'Paused') return 'paused';
+      throw new WrennError('vmm_api_error', 'Firecracker runs, but its guest was never started.', {
+        hint: 'The sandbox was being created when the agent ended; destroy it.',
+      });
+    },
+    pause: (signal) => api.patchVm('Paused', signal),
+    resume: (signal) => api.patchVm('Resumed', signal),
+    consoleTail: async (maxLines) => parts.console?.tail(maxLines) ?? [],
+    async diagnose(signal) {
+      const instance = await api.describeInstance(signal).then(
+        ({ state, vmm_version }) => `Firecracker ${vmm_version} says: ${state}`,
+        (error: unknown) => `Firecracker says nothing: ${WrennError.from(error).message}`,
+      );
+      return [
+        instance,
+        '--- log of the VMM',
+        ...(parts.log?.tail(LOG_LINES) ?? []),
+        '--- console of the guest',
+        ...(parts.console?.tail(CONSOLE_LINES_IN_DIAGNOSIS) ?? []),
+      ].join('\n');
+    },
+    async kill() {
+      killing ??= kill();
+      try {
+        await killing;
+      } catch (error) {
+        killing = undefined;
+        throw error;
+      }
+    },
+    detach() {
+      parts.detachProcess();
+      parts.console?.close();
+      parts.log?.close();
+    },
+  };
+}
+
+/** Socket and FIFOs are of no use once the process is gone; the logs may be. */
+export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs too'): Promise<void> {
+  const { socket, console, log } = filesIn(runDir);
+  const paths = [socket, console.fifo, log.fifo];
+  if (extent === 'logs too') paths.push(console.file, log.file);
+  await Promise.all(paths.map((path) => rm(path, { force: true })));
+}
