@@ -1,0 +1,88 @@
+/** Files that must be whole or absent, sparse copies, and file systems in files. */
+import { randomUUID } from 'node:crypto';
+import { open, rename, rm, statfs, truncate } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { runCommand } from './command.ts';
+
+const COPY_TIMEOUT_MS = 120_000;
+const MAKE_FILE_SYSTEM_TIMEOUT_MS = 60_000;
+
+/** Writes beside, syncs and renames: after a crash the file is the old one or the new one, never half of it. */
+export async function writeFileDurably(
+  path: string,
+  data: string | Uint8Array,
+  options: { readonly mode?: number } = {},
+): Promise<void> {
+  const beside = `${path}.${randomUUID()}.tmp`;
+  try {
+    const file = await open(beside, 'wx', options.mode ?? 0o644);
+    try {
+      await file.writeFile(data);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(beside, path);
+  } catch (error) {
+    await rm(beside, { force: true });
+    throw error;
+  }
+  await syncDirectory(dirname(path));
+}
+
+/** Makes renames and removals in a directory survive a power cut. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+/** Copies a file without filling its holes; shares the blocks where the file system can. */
+export async function copySparse(
+  from: string,
+  to: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<void> {
+  await runCommand('cp', ['--reflink=auto', '--sparse=always', '--no-target-directory', '--', from, to], {
+    timeoutMs: COPY_TIMEOUT_MS,
+    signal: options.signal,
+  });
+}
+
+/** What an unprivileged user could still write on the file system that holds `path`. */
+export async function freeBytes(path: string): Promise<number> {
+  const stats = await statfs(path);
+  return stats.bavail * stats.bsize;
+}
+
+export interface Ext4Options {
+  readonly label?: string;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Makes a sparse file of `sizeMib` with an empty ext4 on it; only its metadata takes space at first.
+ *
+ * No journal: the layer lives as long as its sandbox, so there is never an old state to recover, and
+ * mounting and writing are quicker. Initialisation of inode tables is left out, not left for later:
+ * the file is all zeroes already.
+ */
+export async function makeExt4(path: string, sizeMib: number, options: Ext4Options = {}): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  await file.close();
+  await truncate(path, sizeMib * 1024 * 1024);
+  const features = '^has_journal,^resize_inode,^metadata_csum';
+  const extended = 'lazy_itable_init=1,nodiscard,root_owner=0:0';
+  const label = options.label === undefined ? [] : ['-L', options.label];
+  await runCommand(
+    'mkfs.ext4',
+    ['-q', '-F', '-m', '0', '-O', features, '-E', extended, ...label, '--', path],
+    {
+      timeoutMs: MAKE_FILE_SYSTEM_TIMEOUT_MS,
+      signal: options.signal,
+    },
+  );
+}

@@ -1,0 +1,85 @@
+/**
+ * Processes named so that a recycled pid is never mistaken for the one that had it before: the pid and
+ * the time it started, in clock ticks since boot (field 22 of /proc/<pid>/stat, see proc(5)).
+ */
+import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+export interface ProcessIdentity {
+  readonly pid: number;
+  readonly startTime: string;
+}
+
+interface ProcessStat {
+  readonly state: string;
+  readonly parentPid: number;
+  readonly startTime: string;
+}
+
+/** Parses /proc/<pid>/stat. The second field, the name, may itself hold blanks and parentheses. */
+export function parseProcessStat(text: string): ProcessStat | undefined {
+  const rest = text
+    .slice(text.lastIndexOf(')') + 2)
+    .trim()
+    .split(' ');
+  const state = rest[0];
+  const parentPid = Number(rest[1]);
+  const startTime = rest[19];
+  if (state === undefined || !/^[A-Z]$/i.test(state)) return undefined;
+  if (startTime === undefined || !/^\d+$/.test(startTime) || !Number.isInteger(parentPid)) return undefined;
+  return { state, parentPid, startTime };
+}
+
+async function readStat(pid: number): Promise<ProcessStat | undefined> {
+  try {
+    return parseProcessStat(await readFile(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    // ENOENT, or ESRCH when it ends in between: either way it is gone.
+    return undefined;
+  }
+}
+
+/** Who has this pid now; undefined when nobody does. */
+export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
+  const stat = await readStat(pid);
+  return stat && { pid, startTime: stat.startTime };
+}
+
+/** Whether that very process still runs. A zombie does not: it holds nothing any more. */
+export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
+  const stat = await readStat(identity.pid);
+  return (
+    stat !== undefined && stat.startTime === identity.startTime && stat.state !== 'Z' && stat.state !== 'X'
+  );
+}
+
+/** Resolves once the process is gone; rejects with the signal's reason when aborted. */
+export async function waitUntilGone(
+  identity: ProcessIdentity,
+  options: { readonly signal?: AbortSignal; readonly pollMs: number },
+): Promise<void> {
+  while (await isAlive(identity)) {
+    await sleep(options.pollMs, undefined, options.signal === undefined ? {} : { signal: options.signal });
+  }
+}
+
+/** Sends a signal to that very process. Returns false when it is gone already. */
+export async function killProcess(identity: ProcessIdentity, signal: NodeJS.Signals): Promise<boolean> {
+  if (!(await isAlive(identity))) return false;
+  try {
+    process.kill(identity.pid, signal);
+    return true;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ESRCH') return false;
+    throw error;
+  }
+}
+
+/** The pids of the direct children, in no particular order. */
+export async function childrenOf(pid: number): Promise<number[]> {
+  const entries = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const stats = await Promise.all(
+    entries.map(async (candidate) => ({ candidate, stat: await readStat(candidate) })),
+  );
+  return stats.filter(({ stat }) => stat?.parentPid === pid).map(({ candidate }) => candidate);
+}
