@@ -1,1 +1,11 @@
-export {};
+export { DEFAULT_CONFIG_FILE, loadConfig, parseConfig } from './config/load.ts';
+export {
+  type AgentConfig,
+  type AgentConfigInput,
+  type AgentPaths,
+  agentPaths,
+  agentSocketPath,
+} from './config/schema.ts';
+export { type AgentClient, type AgentClientOptions, createAgentClient } from './server/client.ts';
+export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
+export { fromConnectError, toConnectError } from './server/errors.ts';
