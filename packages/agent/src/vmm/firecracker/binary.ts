@@ -1,20 +1,13 @@
 /** Finding the Firecracker program, asking it for its version, and making the FIFOs that it writes to. */
-import { execFile } from 'node:child_process';
 import { constants } from 'node:fs';
 import { access, lchown, realpath, stat } from 'node:fs/promises';
 import { delimiter, isAbsolute, join } from 'node:path';
-import { promisify } from 'node:util';
+import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { printable } from './answer.ts';
 import { type FirecrackerVersion, parseVersion } from './version.ts';
 
-const run = promisify(execFile);
-const RUN_LIMITS = {
-  timeout: 5_000,
-  maxBuffer: 64 * 1024,
-  killSignal: 'SIGKILL',
-  windowsHide: true,
-} as const;
+const TIMEOUT_MS = 5_000;
 
 const INSTALL_HINT =
   'Unpack a release from https://github.com/firecracker-microvm/firecracker/releases and set WRENN_FIRECRACKER to the program; or use the QEMU driver.';
@@ -49,7 +42,9 @@ async function executable(path: string): Promise<string | undefined> {
 export async function askVersion(program: string, signal: AbortSignal): Promise<FirecrackerVersion> {
   let said: string;
   try {
-    said = (await run(program, ['--version'], { ...RUN_LIMITS, signal })).stdout;
+    said = (
+      await runCommand(program, ['--version'], { timeoutMs: TIMEOUT_MS, maxOutputBytes: 64 * 1024, signal })
+    ).stdout;
   } catch (error) {
     if (signal.aborted) throw WrennError.from(error);
     throw new WrennError('missing_program', `${printable(program)} could not be run.`, {
@@ -71,7 +66,7 @@ export async function makeFifos(
   signal: AbortSignal,
 ): Promise<void> {
   try {
-    await run('mkfifo', ['-m', '0600', '--', ...paths], { ...RUN_LIMITS, signal });
+    await runCommand('mkfifo', ['-m', '0600', '--', ...paths], { timeoutMs: TIMEOUT_MS, signal });
     await Promise.all(paths.map((path) => lchown(path, owner.uid, owner.gid)));
   } catch (error) {
     if (signal.aborted) throw WrennError.from(error);

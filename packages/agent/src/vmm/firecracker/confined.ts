@@ -1,6 +1,6 @@
 /** What this driver asks of the confinement; `vmm/confinement.ts` provides it. */
+import type { ProcessIdentity } from '@wrenn/host';
 import type { ExitStatus } from './exit-reason.ts';
-import type { ProcessName } from './process.ts';
 
 export interface ConfinedCommand {
   readonly program: string;
@@ -18,9 +18,9 @@ export interface ConfinedCommand {
   readonly stderr: number;
 }
 
-export interface ConfinedProcess extends ProcessName {
+export interface ConfinedProcess extends ProcessIdentity {
   /** Processes that stand between the agent and the command, outermost first. */
-  readonly wrappers: readonly ProcessName[];
+  readonly wrappers: readonly ProcessIdentity[];
   /** Resolves when the command is gone; never rejects. */
   readonly exited: Promise<ExitStatus>;
 }
@@ -28,7 +28,7 @@ export interface ConfinedProcess extends ProcessName {
 export interface ConfinedLaunchOptions {
   readonly signal: AbortSignal;
   /** As soon as there is a process to be cleaned up, and before anything else can fail. */
-  readonly onSpawned: (process: ProcessName, wrappers: readonly ProcessName[]) => Promise<void>;
+  readonly onSpawned: (process: ProcessIdentity, wrappers: readonly ProcessIdentity[]) => Promise<void>;
 }
 
 /** On failure or abort no process is left. */

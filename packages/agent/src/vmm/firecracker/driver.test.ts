@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { identify, isAlive } from '@wrenn/host';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Microvm, MicrovmHandle, MicrovmSpec } from '../driver.ts';
 import type { LaunchConfined } from './confined.ts';
@@ -21,7 +22,7 @@ import { bundleFake, type FakeBuilder } from './fixtures/build-fake.ts';
 import type { FakeConfig } from './fixtures/fake-firecracker.ts';
 import type { FaultKind } from './fixtures/strict-server.ts';
 import { FILE_LIMIT_BYTES } from './output.ts';
-import { isAlive, killAll, readStartTime } from './process.ts';
+import { killAll } from './process.ts';
 
 const never = new AbortController().signal;
 const TIMEOUTS: FirecrackerTimeouts = { socketMs: 5_000, api: { requestMs: 1_000, actionMs: 1_000 } };
@@ -60,8 +61,8 @@ const launchUnconfined: LaunchConfined = async (command, { onSpawned }) => {
   const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
     child.once('exit', (code, signal) => resolve({ code, signal }));
   });
-  const pid = child.pid ?? 0;
-  const name = { pid, startTime: (await readStartTime(pid)) ?? '' };
+  const name = await identify(child.pid ?? 0);
+  if (name === undefined) throw new Error('not started');
   await onSpawned(name, []);
   return { ...name, wrappers: [], exited };
 };

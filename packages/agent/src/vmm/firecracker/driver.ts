@@ -3,6 +3,7 @@
  * docs/firecracker.md.
  */
 import { closeSync } from 'node:fs';
+import { isAlive, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
@@ -18,7 +19,7 @@ import {
 } from './machine.ts';
 import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from './output.ts';
-import { isAlive, killAll, untilGone } from './process.ts';
+import { killAll } from './process.ts';
 import { waitForSocket } from './socket.ts';
 import { assertSupported } from './version.ts';
 
@@ -139,7 +140,10 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       });
     }
     const watching = new AbortController();
-    const processExited = untilGone(handle, WATCH_INTERVAL_MS, watching.signal).then(
+    const processExited = waitUntilGone(handle, {
+      signal: watching.signal,
+      pollMs: WATCH_INTERVAL_MS,
+    }).then(
       (): ExitStatus => ({ code: null, signal: null }),
       // Detached: whoever still waits is told nothing.
       () => new Promise<ExitStatus>(() => {}),
