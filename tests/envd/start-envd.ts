@@ -1,7 +1,7 @@
 /** Builds and starts a real envd for tests. Everything it opens is on the loopback interface. */
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -31,12 +31,18 @@ export interface Envd {
   /** The most memory it ever held. */
   peakRssBytes(): number;
   rssBytes(): number;
+  /** Open descriptors other than sockets, which clients may keep alive. */
   openFiles(): number;
   /** POST /init. */
-  init(body: unknown, headers?: Record<string, string>): Promise<Response>;
+  init(body: InitBody, headers?: Record<string, string>): Promise<Response>;
   /** An unmodified SDK, connected to this envd. */
   sandbox(): Promise<Sandbox>;
   stop(): Promise<void>;
+}
+
+export interface InitBody {
+  readonly accessToken?: string;
+  readonly [field: string]: unknown;
 }
 
 export interface EnvdOptions {
@@ -57,41 +63,70 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
     },
   );
   let log = '';
+  let url: string | undefined;
+  let token: string | undefined;
   const append = (text: string) => {
     log = (log + text).slice(-64 * 1024);
   };
   child.stderr.setEncoding('utf8').on('data', append);
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const stop = async () => {
+    await killStarted();
     child.kill('SIGTERM');
     const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
     await exited;
     clearTimeout(timer);
+  };
+  /** What it started outlives it, by design; not so in tests. */
+  const killStarted = async () => {
+    if (url === undefined) return;
+    const response = await fetch(`${url}/process.Process/List`, {
+      method: 'POST',
+      headers: {
+        'Content-Type': 'application/json',
+        ...(token === undefined ? {} : { 'X-Access-Token': token }),
+      },
+      body: '{}',
+    });
+    const list = (await response.json()) as { processes?: { pid: number }[] };
+    for (const { pid } of list.processes ?? []) process.kill(-pid, 'SIGKILL');
   };
   const port = await listeningPort(child.stdout, append).catch(async (error: unknown) => {
     await stop();
     throw new Error(`envd did not start: ${log}`, { cause: error });
   });
   const pid = child.pid ?? 0;
-  const url = `http://127.0.0.1:${port}`;
+  const base = `http://127.0.0.1:${port}`;
+  url = base;
   const status = (field: string) => {
     const [, kibibytes] =
       new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
     return Number(kibibytes) * 1024;
   };
   return {
-    url,
+    url: base,
     port,
     pid,
     stop,
     log: () => log,
     peakRssBytes: () => status('VmHWM'),
     rssBytes: () => status('VmRSS'),
-    openFiles: () => readdirSync(`/proc/${pid}/fd`).length,
-    init: (body, headers = {}) =>
-      fetch(`${url}/init`, { method: 'POST', body: JSON.stringify(body), headers }),
-    sandbox: () => Sandbox.create({ debug: true, sandboxUrl: url }),
+    openFiles: () => readdirSync(`/proc/${pid}/fd`).filter((fd) => !isSocket(pid, fd)).length,
+    init: async (body, headers = {}) => {
+      const response = await fetch(`${base}/init`, { method: 'POST', body: JSON.stringify(body), headers });
+      if (response.ok) token = body.accessToken ?? token;
+      return response;
+    },
+    sandbox: () => Sandbox.create({ debug: true, sandboxUrl: base }),
   };
+}
+
+function isSocket(pid: number, fd: string): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith('socket:');
+  } catch {
+    return true; // closed since it was listed
+  }
 }
 
 async function listeningPort(stdout: NodeJS.ReadableStream, append: (text: string) => void): Promise<number> {

@@ -43,8 +43,8 @@ export function spawn(libc: Libc, credentials: Credentials, command: Command): C
         ? openPipes(libc, command, theirs, ours)
         : openTerminal(libc, command, theirs, ours);
     const started = credentials.runAs(command.user, () =>
-      Bun.spawn([command.file, ...command.args], {
-        argv0: command.name,
+      Bun.spawn(command.pty === undefined ? [command.file, ...command.args] : throughShell(command), {
+        ...(command.pty === undefined ? { argv0: command.name } : {}),
         cwd: command.cwd,
         env: command.environment,
         stdio,
@@ -94,11 +94,19 @@ function openTerminal(libc: Libc, command: Command, theirs: number[], ours: numb
   const writer = libc.duplicate(pty.master);
   ours.push(writer);
   return {
-    // The child itself opens stdout, after it has become a session leader and without O_NOCTTY: that
-    // is what makes the terminal its controlling one.
-    stdio: [pty.slave, Bun.file(pty.slavePath), pty.slave],
+    // The child itself opens its stdin, after it has become a session leader: a terminal that is opened
+    // so for reading becomes its controlling one. `throughShell` makes it writable, as terminals are.
+    stdio: [Bun.file(pty.slavePath), pty.slave, pty.slave],
     child: { input: writer, outputs: [{ kind: 'pty', fd: pty.master }] },
   };
+}
+
+/**
+ * Bun opens stdin for reading only, but programs such as tmux write to a terminal's. One exec more is
+ * no matter for something that a person sits in front of.
+ */
+function throughShell(command: Command): string[] {
+  return ['/bin/sh', '-c', 'exec "$@" <&1', 'sh', command.file, ...command.args];
 }
 
 function spawnError(command: Command, error: unknown): unknown {
