@@ -124,9 +124,9 @@ describe('GET /metrics', () => {
       expect([field, metrics[field]]).toEqual([field, expect.any(Number)]);
       expect(metrics[field]).toBeGreaterThan(0);
     }
-    expect(metrics['cpu_used_pct']).toBeGreaterThanOrEqual(0);
-    expect(metrics['cpu_used_pct']).toBeLessThanOrEqual(100);
-    expect(metrics['mem_used']).toBeLessThan(Number(metrics['mem_total']));
+    expect(metrics.cpu_used_pct).toBeGreaterThanOrEqual(0);
+    expect(metrics.cpu_used_pct).toBeLessThanOrEqual(100);
+    expect(metrics.mem_used).toBeLessThan(Number(metrics.mem_total));
   });
 });
 

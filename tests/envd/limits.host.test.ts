@@ -80,7 +80,7 @@ it('takes 1 GiB of input no faster than the process reads it', async () => {
   };
   // StreamInputRequest{start{process{tag}}}, then {data{input{stdin}}} of 1 MiB each, encoded by hand.
   chunk(envelope(message(1, message(1, message(2, Buffer.from('sink'))))));
-  const piece = envelope(message(2, message(1, message(1, Buffer.alloc(MIB, 'x')))));
+  const piece = envelope(message(2, message(2, message(1, Buffer.alloc(MIB, 'x')))));
   let sent = 0;
   const startedAt = Date.now();
   while (sent < 1024 && !socket.destroyed && Date.now() - startedAt < 3000) {
@@ -130,7 +130,7 @@ function message(field: number, content: Uint8Array): Buffer {
 
 async function processes(tag: string): Promise<number[]> {
   const { body } = await unary(envd.url, 'process.Process/List', {});
-  const list = (body['processes'] ?? []) as { pid: number; tag?: string }[];
+  const list = (body.processes ?? []) as { pid: number; tag?: string }[];
   return list.filter((process) => process.tag === tag).map(({ pid }) => pid);
 }
 
