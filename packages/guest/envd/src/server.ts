@@ -2,7 +2,7 @@
 import { Filesystem } from '@wrenn/protocol/filesystem';
 import { Process } from '@wrenn/protocol/process';
 import type { EnvdContext } from './context.ts';
-import { createFilesHandler } from './files/handler.ts';
+import { createFilesHandler, type IdleLimiter } from './files/handler.ts';
 import { createFilesystemService } from './filesystem/service.ts';
 import { envs } from './http/envs.ts';
 import { health } from './http/health.ts';
@@ -32,7 +32,7 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
     ...createRpcRoutes(Filesystem, createFilesystemService(context)),
   ]);
 
-  async function route(request: Request): Promise<Response> {
+  async function route(request: Request, server: IdleLimiter): Promise<Response> {
     const path = new URL(request.url).pathname;
     const endpoint = `${request.method} ${path}`;
     if (!SELF_AUTHENTICATED.has(endpoint) && !context.accessToken.allows(request.headers)) {
@@ -51,7 +51,7 @@ export function startServer(context: EnvdContext, options: ServerOptions): { rea
       case 'GET /metrics':
         return metrics();
     }
-    if (path === '/files' || path.startsWith('/files/')) return files(request);
+    if (path === '/files' || path.startsWith('/files/')) return files(request, server);
     const rpc = rpcs.get(path);
     return rpc === undefined ? errorJson(404, `no such path: ${path}`) : rpc(request);
   }

@@ -1,5 +1,75 @@
-import type { EnvdContext } from '../context.ts';
+/** Which request below /files does what, as whom, and whether it may. */
+import { type EnvdContext, resolvePath } from '../context.ts';
+import { createXattrs } from '../filesystem/xattrs.ts';
+import { errorJson, json } from '../http/respond.ts';
+import { compose, parseComposeRequest } from './compose.ts';
+import { download } from './download.ts';
+import { refusal, refusalResponse } from './refusal.ts';
+import { upload } from './upload.ts';
 
-export function createFilesHandler(_context: EnvdContext): (request: Request) => Promise<Response> {
-  return async () => new Response(null, { status: 501 });
+/** The server: ends a connection on which nothing moves for so long. */
+export interface IdleLimiter {
+  timeout(request: Request, seconds: number): void;
+}
+
+export type FilesHandler = (request: Request, connection: IdleLimiter) => Promise<Response>;
+
+/** Nothing sent and nothing taken for this long: whoever is at the other end has gone. Bun's most is 255. */
+const TRANSFER_IDLE_S = 240;
+
+/** The access token of a compose request has been looked at by the server; the others may bear a signature. */
+export function createFilesHandler(context: EnvdContext): FilesHandler {
+  const { users, settings, accessToken, libc } = context;
+  const dependencies = { xattrs: createXattrs(libc), statfs: libc.statfs };
+
+  function identify(username: string | undefined) {
+    const user = users.byName(username || settings.defaultUser);
+    return { user, resolve: (path: string) => resolvePath(path, user, settings.defaultWorkdir) };
+  }
+
+  function authorize(request: Request, query: URLSearchParams, operation: 'read' | 'write'): void {
+    const complaint = accessToken.refuseFileAccess(request.headers, {
+      path: query.get('path') ?? '',
+      operation,
+      username: query.get('username') ?? undefined,
+      signature: query.get('signature') ?? undefined,
+      signatureExpiration: query.get('signature_expiration') ?? undefined,
+    });
+    if (complaint !== undefined) throw refusal(401, complaint);
+  }
+
+  async function answer(request: Request): Promise<Response> {
+    const { pathname, searchParams: query } = new URL(request.url);
+    switch (`${request.method} ${pathname}`) {
+      case 'GET /files': {
+        authorize(request, query, 'read');
+        const { resolve } = identify(query.get('username') ?? undefined);
+        return download(resolve(query.get('path') ?? ''), request);
+      }
+      case 'POST /files': {
+        authorize(request, query, 'write');
+        const who = identify(query.get('username') ?? undefined);
+        return json(await upload(request, { ...who, path: query.get('path') ?? undefined }, dependencies));
+      }
+      case 'POST /files/compose': {
+        const wanted = await parseComposeRequest(request.body);
+        const { user, resolve } = identify(wanted.username);
+        const sources = wanted.sourcePaths.map(resolve);
+        return json(await compose(sources, resolve(wanted.destination), user, dependencies));
+      }
+      default:
+        return errorJson(404, `no such path: ${request.method} ${pathname}`);
+    }
+  }
+
+  return async (request, connection) => {
+    connection.timeout(request, TRANSFER_IDLE_S);
+    try {
+      return await answer(request);
+    } catch (error) {
+      // Nobody reads this answer, and a sender who leaves is nothing for the log.
+      if (request.signal.aborted) return errorJson(400, 'the request was broken off');
+      return refusalResponse(error);
+    }
+  };
 }
