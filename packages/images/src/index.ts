@@ -1,1 +1,20 @@
-export {};
+/** Everything that microVMs boot from: kernel, initrd, guest image, templates. */
+export {
+  type BootFiles,
+  findBootFiles,
+  findTemplate,
+  type InstalledTemplate,
+  listTemplates,
+  type TemplateSummary,
+} from './catalog.ts';
+export { type EnsureOptions, ensureArtifacts } from './ensure.ts';
+export { compileEnvd } from './guest-image.ts';
+export { wrennDirFromEnv } from './layout.ts';
+export type { OnProgress, ProgressEvent } from './progress.ts';
+export { TEMPLATE_NAMES, type TemplateName } from './recipes.ts';
+export {
+  ensureSystemPackages,
+  missingSystemPackages,
+  REQUIRED_PROGRAMS,
+  type RequiredProgram,
+} from './system-packages.ts';

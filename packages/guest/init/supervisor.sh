@@ -1,0 +1,137 @@
+#!/run/wrenn/busybox sh
+# PID 1 of a guest once its root stands: finishes the mounts, brings the network up, keeps envd running,
+# reaps zombies, and shuts down cleanly when asked to.
+#
+# It may never end, so nothing here is fatal: each failed step is told on the console with its reason.
+# `wait` in this shell reaps every child that it inherits, which is all that PID 1 owes to orphans.
+PATH=
+umask 022
+
+say() { echo "wrenn-init: $*"; }
+
+step() {
+  name=$1
+  shift
+  "$@" 2>/run/init-step.log && return 0
+  read -r why </run/init-step.log
+  say "failed: $name: ${why:-no reason given}"
+  return 1
+}
+
+# Settings come as wrenn.<name>=<value> words of the kernel command line.
+hostname=sandbox address= gateway= nameservers=
+read -r words </proc/cmdline
+for word in $words; do
+  case $word in
+    wrenn.hostname=*) hostname=${word#*=} ;;
+    wrenn.address=*) address=${word#*=} ;;
+    wrenn.gateway=*) gateway=${word#*=} ;;
+    wrenn.nameservers=*) nameservers=${word#*=} ;;
+  esac
+done
+
+mount_rest() {
+  mkdir -p /dev/pts /dev/shm /dev/mqueue
+  step 'mount /dev/pts' mount -t devpts -o nosuid,noexec,gid=5,mode=0620,ptmxmode=0666 devpts /dev/pts
+  step 'mount /dev/shm' mount -t tmpfs -o nosuid,nodev,mode=1777 shm /dev/shm
+  step 'mount /tmp' mount -t tmpfs -o nosuid,nodev,mode=1777,size=50% tmp /tmp
+  step 'mount cgroup2' mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
+  ln -sf /proc/self/fd /dev/fd
+  ln -sf /proc/self/fd/0 /dev/stdin
+  ln -sf /proc/self/fd/1 /dev/stdout
+  ln -sf /proc/self/fd/2 /dev/stderr
+  ln -sf /dev/pts/ptmx /dev/ptmx
+  mkdir -p /run/lock /run/user
+  chmod 1777 /run/lock
+}
+
+name_machine() {
+  echo "$hostname" >/proc/sys/kernel/hostname
+  echo "$hostname" >/etc/hostname
+  printf '127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n' "$hostname" >/etc/hosts
+  # One line of 32 hexadecimal digits, as machine-id(5) wants it.
+  read -r id </proc/sys/kernel/random/uuid
+  old_ifs=$IFS
+  IFS=-
+  set -- $id
+  IFS=$old_ifs
+  echo "$1$2$3$4$5" >/etc/machine-id
+}
+
+join_network() {
+  step 'bring lo up' ip link set lo up
+  [ -n "$address" ] || return 0
+  step 'address eth0' ip address add "$address" dev eth0
+  step 'bring eth0 up' ip link set eth0 up
+  step 'default route' ip route add default via "$gateway" dev eth0
+  rm -f /etc/resolv.conf
+  : >/etc/resolv.conf
+  old_ifs=$IFS
+  IFS=,
+  for server in $nameservers; do
+    echo "nameserver $server" >>/etc/resolv.conf
+  done
+  IFS=$old_ifs
+}
+
+shut_down() {
+  trap '' TERM INT USR1 USR2 PWR
+  say 'shutting down'
+  kill -TERM -1
+  # A second for programs to leave in good order, less when they are quick.
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    set -- /proc/[0-9]*
+    alive=0
+    for process; do
+      # Kernel threads have an empty command line and do not count; nor does this shell.
+      [ "$process" = /proc/1 ] && continue
+      command=
+      read -r command 2>/dev/null <"$process/cmdline"
+      [ -n "$command" ] && alive=1
+    done
+    [ "$alive" = 0 ] && break
+    usleep 100000
+  done
+  kill -KILL -1
+  sync
+  mount -o remount,ro / 2>/dev/null
+  # The VMM leaves on a reset as well as on a power-off; Firecracker knows only the reset.
+  reboot -f
+  sleep 5
+  poweroff -f
+}
+
+# Busybox's halt, poweroff and reboot ask PID 1 with USR1, USR2 and TERM; Ctrl+Alt+Del comes as INT.
+echo 0 >/proc/sys/kernel/ctrl-alt-del
+trap shut_down TERM INT USR1 USR2 PWR
+
+mount_rest
+name_machine
+join_network
+# Real-time clocks are read by the kernel itself; envd sets the time that the host gives it.
+
+say 'starting envd'
+pause_s=0
+while :; do
+  read -r started_at _ </proc/uptime
+  # Code made at run time costs more than it saves under software emulation, so JavaScript is
+  # interpreted; bun:ffi needs the machinery of the JIT to be there, so it is not switched off whole.
+  BUN_JSC_useBaselineJIT=0 BUN_JSC_useDFGJIT=0 BUN_JSC_useRegExpJIT=0 \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+    /run/wrenn/envd --port 49983 --set-clock </dev/null &
+  envd=$!
+  # A trapped signal ends `wait` early, and so does an orphan's end: wait until it is envd that ended.
+  while [ -d "/proc/$envd" ]; do
+    wait "$envd"
+    status=$?
+  done
+  read -r ended_at _ </proc/uptime
+  say "envd ended with status $status; starting it again"
+  # One that keeps dying at once is started ever more slowly, at most every five seconds.
+  if [ $((${ended_at%.*} - ${started_at%.*})) -ge 5 ]; then
+    pause_s=0
+  elif [ $pause_s -lt 5 ]; then
+    pause_s=$((pause_s + 1))
+  fi
+  [ $pause_s = 0 ] || sleep $pause_s
+done

@@ -1,0 +1,119 @@
+/**
+ * Where Debian packages come from: Debian 12 with its security updates, whatever distribution the host
+ * is. apt is run with directories of our own, so that the host's package lists are never touched.
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { runCommand } from '@wrenn/host';
+import { WrennError } from '@wrenn/protocol';
+
+export const SUITE = 'bookworm';
+const ARCHITECTURE = 'amd64';
+const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+const DEFAULT_MIRROR = 'http://deb.debian.org';
+const APT_TIMEOUT_MS = 300_000;
+
+/** The mirror's root, which has /debian and /debian-security below it: `WRENN_DEBIAN_MIRROR` or Debian's own. */
+export function debianMirror(): string {
+  const mirror = (process.env.WRENN_DEBIAN_MIRROR || DEFAULT_MIRROR).replace(/\/+$/, '');
+  if (/^https?:\/\/[^\s[\]]+$/.test(mirror)) return mirror;
+  throw new WrennError(
+    'invalid_config',
+    `WRENN_DEBIAN_MIRROR is not a mirror's address: ${mirror.slice(0, 100)}`,
+    {
+      hint: `Give the part before /debian, as in ${DEFAULT_MIRROR}`,
+      field: 'WRENN_DEBIAN_MIRROR',
+    },
+  );
+}
+
+/** The lines of a sources.list, optionally with the keyring named in each. */
+export function sourceLines(options: { readonly signedBy: boolean }): string[] {
+  const mirror = debianMirror();
+  const attributes = options.signedBy ? `[arch=${ARCHITECTURE} signed-by=${KEYRING}] ` : '';
+  return [
+    `deb ${attributes}${mirror}/debian ${SUITE} main`,
+    `deb ${attributes}${mirror}/debian ${SUITE}-updates main`,
+    `deb ${attributes}${mirror}/debian-security ${SUITE}-security main`,
+  ];
+}
+
+export interface DebianArchive {
+  /** Refreshes the package lists. */
+  update(): Promise<void>;
+  /** The package that a metapackage depends on first, as linux-image-cloud-amd64 on the kernel itself. */
+  firstDependency(name: string): Promise<string>;
+  /** The version that would be downloaded. */
+  candidate(name: string): Promise<string>;
+  /** Downloads and unpacks a package (its files alone; no script of it is run). */
+  unpack(name: string, directory: string): Promise<void>;
+}
+
+/** An apt of our own below `cacheDir`. */
+export async function openArchive(cacheDir: string, signal?: AbortSignal): Promise<DebianArchive> {
+  const root = join(cacheDir, 'apt');
+  const downloads = join(root, 'downloads');
+  for (const directory of ['state/lists/partial', 'cache/archives/partial', 'downloads']) {
+    await mkdir(join(root, directory), { recursive: true });
+  }
+  const sources = join(root, 'sources.list');
+  await writeFile(sources, `${sourceLines({ signedBy: true }).join('\n')}\n`);
+  await writeFile(join(root, 'status'), '');
+
+  const settings: Record<string, string> = {
+    'Dir::State': join(root, 'state'),
+    'Dir::State::status': join(root, 'status'),
+    'Dir::Cache': join(root, 'cache'),
+    'Dir::Etc::sourcelist': sources,
+    'Dir::Etc::sourceparts': '/dev/null',
+    'Dir::Etc::preferencesparts': '/dev/null',
+    'APT::Architecture': ARCHITECTURE,
+    'APT::Architectures': ARCHITECTURE,
+    'APT::Sandbox::User': 'root',
+    'Acquire::Languages': 'none',
+    'Acquire::Retries': '3',
+  };
+  const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
+  const run = (program: string, args: string[], cwd?: string) =>
+    runCommand(program, [...options, ...args], {
+      timeoutMs: APT_TIMEOUT_MS,
+      signal,
+      maxOutputBytes: 4 * 1024 * 1024,
+      ...(cwd === undefined ? {} : { cwd }),
+    });
+
+  return {
+    async update() {
+      await run('apt-get', ['-q', 'update']);
+    },
+    async firstDependency(name) {
+      const { stdout } = await run('apt-cache', ['depends', '--no-recommends', '--no-suggests', name]);
+      const dependency = /^\s*\|?Depends: ([a-z0-9][a-z0-9.+-]+)$/m.exec(stdout)?.[1];
+      if (dependency === undefined) {
+        throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
+      }
+      return dependency;
+    },
+    async candidate(name) {
+      const { stdout } = await run('apt-cache', ['policy', name]);
+      const version = /Candidate: (\S+)/.exec(stdout)?.[1];
+      if (version === undefined || version === '(none)') {
+        throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
+      }
+      return version;
+    },
+    async unpack(name, directory) {
+      const { stdout } = await run('apt-get', ['-q', 'download', '--print-uris', name], downloads);
+      const file = /^'[^']+' (\S+\.deb) /m.exec(stdout)?.[1];
+      if (file === undefined || file.includes('/')) {
+        throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
+      }
+      await run('apt-get', ['-q', 'download', name], downloads);
+      await mkdir(directory, { recursive: true });
+      await runCommand('dpkg-deb', ['-x', join(downloads, file), directory], {
+        timeoutMs: APT_TIMEOUT_MS,
+        signal,
+      });
+    },
+  };
+}
