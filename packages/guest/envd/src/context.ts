@@ -2,6 +2,7 @@
 import { normalize } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { AccessToken } from './auth.ts';
+import type { Credentials } from './sys/credentials.ts';
 import type { Libc } from './sys/libc.ts';
 import type { User, Users } from './sys/users.ts';
 
@@ -19,6 +20,7 @@ export interface EnvdContext {
   readonly accessToken: AccessToken;
   readonly users: Users;
   readonly libc: Libc;
+  readonly credentials: Credentials;
 }
 
 /**

@@ -11,8 +11,6 @@ import {
   StartResponseSchema,
 } from '@wrenn/protocol/process';
 import { type EnvdContext, requestUser } from '../context.ts';
-import { createCredentials } from '../sys/credentials.ts';
-import { protectFromOomKiller } from '../sys/oom-score.ts';
 import { toCommand, toPtySize } from './command.ts';
 import { endEvent, followProcess, keepaliveMs, startEvent } from './follow.ts';
 import { createProcessRegistry } from './registry.ts';
@@ -20,8 +18,7 @@ import { type RunningProcess, superviseProcess } from './running-process.ts';
 import { spawn } from './spawn.ts';
 
 export function createProcessService(context: EnvdContext): ServiceImpl<typeof Process> {
-  const { libc } = context;
-  const credentials = createCredentials(libc, protectFromOomKiller());
+  const { libc, credentials } = context;
   const registry = createProcessRegistry();
 
   return {

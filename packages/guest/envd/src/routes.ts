@@ -1,0 +1,66 @@
+/** Which path goes to which handler, and who may pass. */
+import { createAccessToken } from './auth.ts';
+import type { EnvdContext } from './context.ts';
+import type { IdleLimiter } from './files/handler.ts';
+import type { Flags } from './flags.ts';
+import { envs } from './http/envs.ts';
+import { createInit } from './http/init.ts';
+import { createMetrics } from './http/metrics.ts';
+import { errorJson } from './http/respond.ts';
+import { lazily } from './lazy.ts';
+import { createCredentials } from './sys/credentials.ts';
+import { createLibc } from './sys/libc.ts';
+import { protectFromOomKiller } from './sys/oom-score.ts';
+import { createUsers } from './sys/users.ts';
+
+export interface Routes {
+  answer(request: Request, server: IdleLimiter): Promise<Response>;
+  /** What is loaded with its first use; calling these is that first use. */
+  readonly parts: readonly (() => Promise<unknown>)[];
+}
+
+/** These authenticate themselves, by signature or by the token in their body. */
+const SELF_AUTHENTICATED = new Set(['GET /files', 'POST /files', 'POST /init']);
+
+export function createRoutes(flags: Flags): Routes {
+  const context = createContext(flags);
+  const init = createInit(context, flags);
+  const metrics = createMetrics(context.libc);
+  const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
+  const rpcs = lazily(async () => (await import('./rpc-routes.ts')).createAllRpcRoutes(context));
+
+  async function answer(request: Request, server: IdleLimiter): Promise<Response> {
+    const path = new URL(request.url).pathname;
+    const endpoint = `${request.method} ${path}`;
+    if (!SELF_AUTHENTICATED.has(endpoint) && !context.accessToken.allows(request.headers)) {
+      return errorJson(
+        401,
+        'unauthorized access, please provide a valid access token or method signing if supported',
+      );
+    }
+    switch (endpoint) {
+      case 'POST /init':
+        return init(request);
+      case 'GET /envs':
+        return envs(context.settings);
+      case 'GET /metrics':
+        return metrics();
+    }
+    if (path === '/files' || path.startsWith('/files/')) return (await files())(request, server);
+    const rpc = (await rpcs()).get(path);
+    return rpc === undefined ? errorJson(404, `no such path: ${path}`) : rpc(request);
+  }
+
+  return { answer, parts: [rpcs, files] };
+}
+
+function createContext(flags: Flags): EnvdContext {
+  const libc = createLibc();
+  return {
+    settings: { defaultUser: flags.defaultUser, defaultWorkdir: undefined, globalEnv: new Map() },
+    accessToken: createAccessToken(),
+    users: createUsers(),
+    libc,
+    credentials: createCredentials(libc, protectFromOomKiller()),
+  };
+}
