@@ -19,7 +19,8 @@ export interface InitOptions {
 }
 
 export interface InitRequest {
-  readonly envVars: Readonly<Record<string, string>> | undefined;
+  /** A map, because any name may come, `__proto__` too. */
+  readonly envVars: ReadonlyMap<string, string>;
   readonly accessToken: string | undefined;
   readonly timestampNs: bigint | undefined;
   readonly defaultUser: string | undefined;
@@ -44,8 +45,7 @@ export function createInit(
 
   function apply(init: InitRequest): void {
     if (init.timestampNs !== undefined && options.setClock) setClock(context, init.timestampNs);
-    for (const [name, value] of Object.entries(init.envVars ?? {}))
-      context.settings.globalEnv.set(name, value);
+    for (const [name, value] of init.envVars) context.settings.globalEnv.set(name, value);
     if (init.accessToken !== undefined) context.accessToken.set(init.accessToken);
     if (init.defaultUser !== undefined) context.settings.defaultUser = init.defaultUser;
     if (init.defaultWorkdir !== undefined) context.settings.defaultWorkdir = init.defaultWorkdir;
@@ -112,15 +112,15 @@ function parseObject(text: string): Readonly<Record<string, unknown>> | undefine
   }
 }
 
-function parseEnvVars(value: unknown): Record<string, string> | undefined | string {
-  if (value === undefined || value === null) return undefined;
+function parseEnvVars(value: unknown): ReadonlyMap<string, string> | string {
+  const variables = new Map<string, string>();
+  if (value === undefined || value === null) return variables;
   if (typeof value !== 'object' || Array.isArray(value)) return 'envVars is not an object';
-  const variables: Record<string, string> = {};
   for (const [name, text] of Object.entries(value)) {
     if (typeof text !== 'string') return `envVars.${name} is not a string`;
     const problem = variableProblem(name, text);
     if (problem !== undefined) return problem;
-    variables[name] = text;
+    variables.set(name, text);
   }
   return variables;
 }

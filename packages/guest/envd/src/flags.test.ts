@@ -1,0 +1,20 @@
+import { describe, expect, it } from 'vitest';
+import { parseFlags } from './flags.ts';
+
+describe('parseFlags', () => {
+  it('has defaults that never touch the clock', () => {
+    expect(parseFlags([])).toEqual({ host: '0.0.0.0', port: 49983, defaultUser: 'user', setClock: false });
+  });
+  it('reads every flag', () => {
+    const args = ['--set-clock', '--host', '::', '--port', '0', '--default-user', 'root'];
+    expect(parseFlags(args)).toEqual({ host: '::', port: 0, defaultUser: 'root', setClock: true });
+  });
+  it.each([
+    [['--port', '65536'], '65536 is not a port'],
+    [['--port', '-1'], '-1 is not a port'],
+    [['--port'], '--port needs a value'],
+    [['--nonsense', 'x'], 'there is no flag --nonsense'],
+  ])('refuses %j', (args, problem) => {
+    expect(parseFlags(args)).toBe(problem);
+  });
+});
