@@ -40,7 +40,9 @@ export const ERROR_KINDS = {
   disk_full: 'exhausted',
   memory_exhausted: 'exhausted',
   network_slots_exhausted: 'exhausted',
+  too_many_requests: 'exhausted',
   too_many_sandboxes: 'exhausted',
+  too_many_streams: 'exhausted',
 
   agent_not_running: 'unavailable',
   driver_unavailable: 'unavailable',

@@ -3,6 +3,9 @@
  * packages/images) and layers (private, sparse).
  */
 
+import { findTemplate } from '@wrenn/images';
+import { createLayers } from './layers.ts';
+
 export interface Template {
   readonly name: string;
   readonly buildId: string;
@@ -27,4 +30,20 @@ export interface Storage {
     owner: { uid: number; gid: number },
     signal: AbortSignal,
   ): Promise<void>;
+}
+
+export interface StorageOptions {
+  /** Where kernels and templates are; only read. */
+  readonly imagesDir: string;
+  readonly layersDir: string;
+  /** Free space that a new layer must leave. */
+  readonly diskReserveMib: number;
+}
+
+export function createStorage({ imagesDir, layersDir, diskReserveMib }: StorageOptions): Storage {
+  const layers = createLayers(layersDir, diskReserveMib);
+  return {
+    resolveTemplate: (nameOrBuildId) => findTemplate(imagesDir, nameOrBuildId),
+    createLayer: layers.create,
+  };
 }

@@ -1,0 +1,100 @@
+/**
+ * Waits for a guest agent to come up, and notices at once when it does.
+ *
+ * Each probe is a connection of its own. A packet to a guest whose network is not up yet is lost, and the
+ * kernel would repeat it after a second only; so new probes are begun while older ones still wait.
+ */
+import { request as httpRequest } from 'node:http';
+import { WrennError } from '@wrenn/protocol';
+import { abortReason } from '../signals/signals.ts';
+
+export interface HealthOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+const FIRST_INTERVAL_MS = 20;
+const LAST_INTERVAL_MS = 100;
+const INTERVAL_GROWTH = 1.2;
+/** Long for one that has connected, short enough that those into the void do not pile up. */
+const PROBE_TIMEOUT_MS = 2_000;
+const CONNECT_TIMEOUT_MS = 400;
+
+/** Resolves at the first 204. Throws `guest_unreachable` after the deadline, or the signal's reason. */
+export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const probes = new Set<() => void>();
+    let lastProblem: unknown;
+    let intervalMs = FIRST_INTERVAL_MS;
+    let next: NodeJS.Timeout | undefined;
+
+    const finish = (error?: unknown): void => {
+      clearTimeout(deadline);
+      clearTimeout(next);
+      signal.removeEventListener('abort', onAbort);
+      for (const stop of probes) stop();
+      if (error === undefined) resolve();
+      else reject(error);
+    };
+    const onAbort = (): void => finish(abortReason(signal));
+    const deadline = setTimeout(() => {
+      finish(
+        new WrennError('guest_unreachable', `The guest agent was not up within ${timeoutMs} ms.`, {
+          hint: "The sandbox's console (`wrenn sandbox logs`) shows how far it came.",
+          cause: lastProblem,
+        }),
+      );
+    }, timeoutMs);
+
+    const tick = (): void => {
+      const stop = probe(host, port, (problem) => {
+        probes.delete(stop);
+        if (problem === undefined) finish();
+        else lastProblem = problem;
+      });
+      probes.add(stop);
+      next = setTimeout(tick, intervalMs);
+      intervalMs = Math.min(intervalMs * INTERVAL_GROWTH, LAST_INTERVAL_MS);
+    };
+
+    if (signal.aborted) onAbort();
+    else {
+      signal.addEventListener('abort', onAbort, { once: true });
+      tick();
+    }
+  });
+}
+
+/** Asks once; tells the outcome once unless stopped before. */
+function probe(host: string, port: number, onOutcome: (problem: unknown) => void): () => void {
+  let over = false;
+  const request = httpRequest({ host, port, path: '/health', method: 'GET', agent: false });
+  const end = (problem: unknown): void => {
+    if (over) return;
+    stop();
+    onOutcome(problem);
+  };
+  const stop = (): void => {
+    over = true;
+    clearTimeout(timer);
+    request.destroy();
+  };
+  let timer = setTimeout(() => end(new Error('no connection')), CONNECT_TIMEOUT_MS);
+  request.on('socket', (socket) => {
+    socket.once('connect', () => {
+      if (over) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => end(new Error('no answer')), PROBE_TIMEOUT_MS);
+    });
+  });
+  request.on('response', (response) => {
+    const { statusCode } = response;
+    end(statusCode === 204 ? undefined : new Error(`status ${statusCode}`));
+  });
+  // Also after the end: a destroyed request still tells of its end.
+  request.on('error', end);
+  request.end();
+  return stop;
+}

@@ -1,0 +1,58 @@
+/** What the sandbox manager is given: everything that touches the world, as interfaces. */
+import type { AgentConfig } from '../config/schema.ts';
+import type { EnvdClient } from '../envd-client/client.ts';
+import type { Network } from '../network/slot.ts';
+import type { Storage } from '../storage/storage.ts';
+import type { DriverName, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../vmm/driver.ts';
+import type { Journal } from './journal.ts';
+import type { Logger, Observer } from './log.ts';
+import type { HostFacts } from './spec.ts';
+
+/** The steps of a creation, in order; also the names of its phases. */
+export const CREATE_STEPS = [
+  'validate',
+  'reserve',
+  'journal',
+  'layer',
+  'network',
+  'launch',
+  'boot',
+  'init',
+] as const;
+export type CreateStep = (typeof CREATE_STEPS)[number];
+
+/**
+ * Called around each step of a creation; a test makes it throw or wait, to see that nothing is left then.
+ * `launch` and `boot` are one call, `after launch` being the moment at which there is a VMM.
+ */
+export type Checkpoint = (step: CreateStep, moment: 'before' | 'after', id: string) => Promise<void> | void;
+
+export interface BootOptions {
+  readonly signal: AbortSignal;
+  readonly onSpawned: (handle: MicrovmHandle) => Promise<void>;
+  /** Resolves when the guest is of use. Its failure fails the attempt. */
+  readonly waitUntilUp: (signal: AbortSignal) => Promise<void>;
+  readonly onAttemptFailed: (attempt: number, diagnosis: string, error: unknown) => void;
+}
+
+/** Starts a microVM and waits until it is up; tries again as the configuration says. Leaves nothing on failure. */
+export type BootMicrovm = (driver: VmmDriver, spec: MicrovmSpec, options: BootOptions) => Promise<Microvm>;
+
+export interface SandboxDeps {
+  readonly config: AgentConfig;
+  readonly host: HostFacts;
+  /** Runs new microVMs. */
+  readonly driver: VmmDriver;
+  /** Finds microVMs again that another driver may have started. */
+  readonly driverNamed: (name: DriverName) => VmmDriver;
+  readonly bootMicrovm: BootMicrovm;
+  readonly network: Network;
+  readonly storage: Storage;
+  readonly journal: Journal;
+  readonly connectGuest: (address: string, accessToken: string) => EnvdClient;
+  /** Name servers for guests. */
+  readonly nameservers: readonly string[];
+  readonly log: Logger;
+  readonly observer: Observer;
+  readonly checkpoint?: Checkpoint;
+}

@@ -1,0 +1,191 @@
+/**
+ * What the agent must know of a sandbox after it was killed: sandboxes/<id>/sandbox.json, written durably
+ * before each step that it announces. Holds the guest's access token, so its owner alone may read it.
+ */
+import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncDirectory, writeFileDurably } from '@wrenn/host';
+import { parseSandboxId, WrennError } from '@wrenn/protocol';
+import { z } from 'zod';
+
+const FILE_MAX_BYTES = 4 * 1024 * 1024;
+const FILE_NAME = 'sandbox.json';
+
+const whole = z.int().min(0);
+const processSchema = z.strictObject({ pid: z.int().min(1), startTime: z.string().regex(/^\d{1,20}$/) });
+const handleSchema = z.strictObject({
+  driver: z.enum(['qemu', 'firecracker']),
+  ...processSchema.shape,
+  wrappers: z.array(processSchema.readonly()).max(16).readonly(),
+  runDir: z.string().min(1).max(108),
+});
+
+export const journalSchema = z.strictObject({
+  version: z.literal(1),
+  id: z.string().regex(/^[a-z0-9]{20}$/),
+  /** The host's boot during which the rest is true. */
+  bootId: z.string().min(1).max(64),
+  state: z.enum(['creating', 'running', 'paused', 'destroying']),
+  template: z.string().min(1).max(128),
+  buildId: z.string().max(128),
+  vcpus: whole,
+  memoryMib: whole,
+  diskMib: whole,
+  envs: z.record(z.string(), z.string()),
+  metadata: z.record(z.string(), z.string()),
+  createdAtMs: whole,
+  /** When it is to be destroyed; null for never. */
+  endsAtMs: whole.nullable(),
+  slotIndex: whole,
+  uid: whole,
+  accessToken: z.string().min(1).max(256),
+  /** Null until there is a VMM. */
+  handle: handleSchema.nullable(),
+  phases: z.array(z.strictObject({ name: z.string().max(64), durationMs: z.number().min(0) })).max(64),
+});
+
+export type JournalRecord = z.output<typeof journalSchema>;
+
+export interface CorruptJournal {
+  readonly id: string;
+  readonly problem: string;
+  /** The VMM's uid, as its run directory shows it; undefined where there is none. */
+  readonly uid: number | undefined;
+}
+
+export interface SandboxFiles {
+  readonly dir: string;
+  readonly layer: string;
+  /** The VMM's own: sockets and logs. */
+  readonly runDir: string;
+}
+
+export interface Journal {
+  files(id: string): SandboxFiles;
+  /** Makes the sandbox's directories; the VMM may enter and owns its run directory, nothing else. */
+  makeDirectories(id: string, uid: number): Promise<void>;
+  write(record: JournalRecord): Promise<void>;
+  /** Removes all files of the sandbox. Idempotent. */
+  remove(id: string): Promise<void>;
+  readAll(): Promise<{ readonly records: JournalRecord[]; readonly corrupt: CorruptJournal[] }>;
+  /** Keeps what cannot be read for people to look at, so that the rest can be removed. */
+  setAside(id: string): Promise<void>;
+}
+
+export function createJournal(sandboxesDir: string, corruptDir: string): Journal {
+  const files = (id: string): SandboxFiles => {
+    const dir = join(sandboxesDir, parseSandboxId(id));
+    return { dir, layer: join(dir, 'layer.ext4'), runDir: join(dir, 'run') };
+  };
+  const fileOf = (id: string): string => join(files(id).dir, FILE_NAME);
+
+  return {
+    files,
+    makeDirectories: async (id, uid) => {
+      const { dir, runDir } = files(id);
+      await mkdir(dir, { mode: 0o711 });
+      await mkdir(runDir, { mode: 0o700 });
+      const handle = await open(runDir, 'r');
+      try {
+        await handle.chown(uid, uid);
+      } finally {
+        await handle.close();
+      }
+      await syncDirectory(sandboxesDir);
+    },
+    write: (record) => writeFileDurably(fileOf(record.id), `${JSON.stringify(record)}\n`, { mode: 0o600 }),
+    remove: async (id) => {
+      const { dir } = files(id);
+      // The journal goes last: whatever is still there stays named until it is gone.
+      for (const name of await namesIn(dir)) {
+        if (name !== FILE_NAME) await rm(join(dir, name), { recursive: true, force: true });
+      }
+      await rm(dir, { recursive: true, force: true });
+      await syncDirectory(sandboxesDir);
+    },
+    readAll: async () => {
+      const records: JournalRecord[] = [];
+      const corrupt: CorruptJournal[] = [];
+      for (const id of await namesIn(sandboxesDir)) {
+        if (!isSandboxId(id)) continue;
+        try {
+          records.push(await readRecord(fileOf(id), id));
+        } catch (error) {
+          corrupt.push({ id, problem: String(error), uid: await ownerOf(files(id).runDir) });
+        }
+      }
+      return { records, corrupt };
+    },
+    setAside: async (id) => {
+      await mkdir(corruptDir, { recursive: true, mode: 0o700 });
+      try {
+        await rename(fileOf(id), join(corruptDir, `${id}.json`));
+      } catch (error) {
+        if (!isMissing(error)) throw error;
+      }
+    },
+  };
+}
+
+/** Throws `journal_corrupt`. */
+export function parseRecord(text: string, id: string): JournalRecord {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is not JSON.`, { cause });
+  }
+  const parsed = journalSchema.safeParse(value);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const what = `${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`;
+    throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is not valid (${what}).`);
+  }
+  if (parsed.data.id === id) return parsed.data;
+  throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is that of ${parsed.data.id}.`);
+}
+
+async function readRecord(path: string, id: string): Promise<JournalRecord> {
+  const file = await open(path, 'r');
+  try {
+    const { size } = await file.stat();
+    if (size > FILE_MAX_BYTES) {
+      throw new WrennError('journal_corrupt', `The journal of sandbox ${id} has ${size} bytes.`);
+    }
+    return parseRecord(await file.readFile('utf8'), id);
+  } finally {
+    await file.close();
+  }
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (isMissing(error)) return [];
+    throw error;
+  }
+}
+
+async function ownerOf(path: string): Promise<number | undefined> {
+  try {
+    const stats = await lstat(path);
+    return stats.isDirectory() ? stats.uid : undefined;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
+function isSandboxId(name: string): boolean {
+  try {
+    parseSandboxId(name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+}

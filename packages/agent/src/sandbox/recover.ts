@@ -1,0 +1,204 @@
+/**
+ * What an agent before this one has left. The journal says what there should be, the processes say what there
+ * is: what runs is adopted, everything else is taken away, and nothing is guessed at.
+ */
+import { WrennError } from '@wrenn/protocol';
+import { withDeadline } from '../signals/signals.ts';
+import { createCleanupStack } from './cleanup-stack.ts';
+import { createStopwatch, initGuest, processesOf } from './create.ts';
+import type { SandboxDeps } from './deps.ts';
+import type { CorruptJournal, JournalRecord } from './journal.ts';
+import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
+import { killStrays } from './strays.ts';
+
+export interface RecoveryEvents {
+  readonly onGone: (id: string) => void;
+  readonly onFailed: (id: string) => void;
+}
+
+interface Found {
+  readonly record: JournalRecord;
+  /** Undefined for one that is only to be taken away. */
+  readonly holdings: Holdings | undefined;
+  /** Why it is lost; undefined for one whose destruction was under way. */
+  readonly lostBecause: string | undefined;
+}
+
+/** The sandboxes that live on, and those that were lost and are kept for their reason. */
+export async function recover(
+  deps: SandboxDeps,
+  events: RecoveryEvents,
+  signal: AbortSignal,
+): Promise<Sandbox[]> {
+  const { records, corrupt } = await deps.journal.readAll();
+  const doubtful = withoutClashes(records);
+  const found = await Promise.all(doubtful.records.map((record) => examine(deps, record, signal)));
+  for (const journal of [...corrupt, ...doubtful.clashing]) await endCorrupt(deps, journal);
+
+  const inUse = new Set(found.filter(({ holdings }) => holdings !== undefined).map(slotOf));
+  const removed = await deps.network.start(inUse, signal);
+  if (removed.length > 0)
+    deps.log.warn({ slots: removed }, 'slots that an earlier agent left were taken away');
+
+  // Only now: what is in these directories names what was to be taken away first.
+  for (const { id } of [...corrupt, ...doubtful.clashing]) await removeCorrupt(deps, id);
+  const sandboxes = await Promise.all(found.map((one) => toSandbox(deps, one, events)));
+  return sandboxes.filter((sandbox) => sandbox !== undefined);
+}
+
+function slotOf({ record }: Found): number {
+  return record.slotIndex;
+}
+
+/** Two sandboxes cannot have one slot: only the journals of one can be right. */
+function withoutClashes(records: readonly JournalRecord[]): {
+  records: JournalRecord[];
+  clashing: CorruptJournal[];
+} {
+  const bySlot = new Map<number, JournalRecord>();
+  const clashing: CorruptJournal[] = [];
+  for (const record of [...records].sort((a, b) => rank(a) - rank(b))) {
+    const other = bySlot.get(record.slotIndex);
+    if (other === undefined) bySlot.set(record.slotIndex, record);
+    else clashing.push({ id: record.id, uid: record.uid, problem: `its slot is that of ${other.id}` });
+  }
+  return { records: [...bySlot.values()], clashing };
+}
+
+/** Those that may be adopted come first. */
+function rank({ state }: JournalRecord): number {
+  return state === 'running' || state === 'paused' ? 0 : 1;
+}
+
+async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSignal): Promise<Found> {
+  const { id, state, handle } = record;
+  const lost = async (lostBecause: string | undefined): Promise<Found> => {
+    if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
+    return { record, holdings: undefined, lostBecause };
+  };
+  if (record.bootId !== deps.host.bootId) return lost('The host was restarted.');
+  if (state === 'destroying') return lost(undefined);
+  if (state === 'creating') return lost('The agent ended during the creation.');
+  if (record.uid !== deps.config.uidBase + record.slotIndex) return lost('The configured uids have changed.');
+  if (handle === null) return lost('Its journal names no microVM.');
+  try {
+    const holdings = await adopt(deps, record, handle, signal);
+    return { record, holdings, lostBecause: undefined };
+  } catch (err) {
+    deps.log.warn({ sandboxId: id, err }, 'a sandbox of an earlier agent could not be adopted');
+    return lost(
+      `The microVM ended while no agent ran, or could not be adopted: ${WrennError.from(err).message}`,
+    );
+  }
+}
+
+async function adopt(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  handle: NonNullable<JournalRecord['handle']>,
+  signal: AbortSignal,
+): Promise<Holdings> {
+  const { adoptMs } = deps.config.timeouts;
+  const microvm = await withDeadline('Adopting the microVM', adoptMs, signal, (limited) =>
+    deps.driverNamed(handle.driver).adopt(handle, limited),
+  );
+  const slot = deps.network.describe(record.slotIndex);
+  return { slot, microvm, guest: deps.connectGuest(slot.address, record.accessToken) };
+}
+
+async function toSandbox(
+  deps: SandboxDeps,
+  { record, holdings, lostBecause }: Found,
+  events: RecoveryEvents,
+): Promise<Sandbox | undefined> {
+  const cleanup = createCleanupStack(deps.config.timeouts.cleanupStepMs);
+  const parts = { deps, cleanup, timed: createStopwatch(deps), ...events };
+  registerAll(deps, cleanup, record, holdings);
+  if (holdings === undefined) {
+    const sandbox = createSandbox({ ...parts, record });
+    // Nobody could ask what became of it: told only when there is something to tell.
+    if (lostBecause === undefined) await sandbox.destroy().catch(() => {});
+    else await sandbox.fail(lostBecause);
+    return sandbox.view().state === 'failed' ? sandbox : undefined;
+  }
+  const actual = await actualState(deps, record, holdings);
+  const adopted = { ...record, state: actual };
+  if (actual !== record.state) await deps.journal.write(adopted);
+  deps.observer.adopted();
+  deps.log.info({ sandboxId: record.id, state: actual }, 'adopted');
+  if (actual === 'running') greet(deps, adopted, holdings);
+  return createSandbox({ ...parts, record: adopted, holdings });
+}
+
+/** What a creation would have registered. */
+function registerAll(
+  deps: SandboxDeps,
+  cleanup: SandboxParts['cleanup'],
+  record: JournalRecord,
+  holdings: Holdings | undefined,
+): void {
+  const { id, slotIndex } = record;
+  cleanup.register('files', () => deps.journal.remove(id), { onlyAfterTheRest: true });
+  cleanup.register('slot', async () => {
+    // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
+    if (holdings !== undefined) await deps.network.release(slotIndex);
+  });
+  if (holdings === undefined) return;
+  cleanup.register('guest connections', async () => holdings.guest.close());
+  cleanup.register('microVM', async () => {
+    await holdings.microvm.kill();
+    await endProcesses(deps, record);
+  });
+}
+
+/** The agent may have been killed between the journal and the deed, on either side of it. */
+async function actualState(
+  deps: SandboxDeps,
+  { id, state }: JournalRecord,
+  { microvm }: Holdings,
+): Promise<'running' | 'paused'> {
+  try {
+    const { adoptMs } = deps.config.timeouts;
+    return await withDeadline('Asking the VMM', adoptMs, undefined, (signal) => microvm.status(signal));
+  } catch (err) {
+    deps.log.warn({ sandboxId: id, err }, 'an adopted VMM does not say whether it runs');
+    return state === 'paused' ? 'paused' : 'running';
+  }
+}
+
+/** Its environment and clock may be stale; nobody waits for the answer. */
+function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdings): void {
+  const { adoptMs } = deps.config.timeouts;
+  withDeadline('Greeting the guest', adoptMs, undefined, (signal) => initGuest(guest, envs, signal)).catch(
+    (err: unknown) =>
+      deps.log.warn({ sandboxId: id, err }, 'the guest of an adopted sandbox does not answer'),
+  );
+}
+
+async function endCorrupt(deps: SandboxDeps, { id, uid, problem }: CorruptJournal): Promise<void> {
+  deps.log.error({ sandboxId: id, problem }, 'a journal is corrupt; what is known of its sandbox is removed');
+  try {
+    await endProcesses(deps, { id, uid: uid ?? -1, handle: null });
+  } catch (err) {
+    deps.log.error({ sandboxId: id, err }, 'processes of a sandbox with a corrupt journal remain');
+  }
+}
+
+async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {
+  try {
+    await deps.journal.setAside(id);
+    await deps.journal.remove(id);
+  } catch (err) {
+    deps.log.error({ sandboxId: id, err }, 'files of a sandbox with a corrupt journal remain');
+  }
+}
+
+/** Whatever runs must be gone before its network and files are. */
+async function endProcesses(
+  deps: SandboxDeps,
+  { id, uid, handle }: Pick<JournalRecord, 'id' | 'uid' | 'handle'>,
+): Promise<void> {
+  await withDeadline('Ending the microVM', deps.config.timeouts.cleanupStepMs, undefined, (signal) =>
+    killStrays(id, uid, processesOf(handle), signal),
+  );
+}

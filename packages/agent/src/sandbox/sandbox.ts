@@ -1,0 +1,329 @@
+/** One sandbox: what it holds, what may happen to it next, and how it ends. */
+import { WrennError } from '@wrenn/protocol';
+import type { EnvdClient } from '../envd-client/client.ts';
+import type { NetworkSlot } from '../network/slot.ts';
+import { throwIfAborted, withDeadline, withinMs } from '../signals/signals.ts';
+import type { Template } from '../storage/storage.ts';
+import type { Microvm } from '../vmm/driver.ts';
+import type { CleanupStack } from './cleanup-stack.ts';
+import { createSteps, initGuest, type Stopwatch } from './create.ts';
+import { createDeadline } from './deadline.ts';
+import type { SandboxDeps } from './deps.ts';
+import type { GuestLease } from './guest.ts';
+import type { JournalRecord } from './journal.ts';
+import type { Phase } from './log.ts';
+import { createOperationQueue } from './operation-queue.ts';
+import { assertFollows, assertPossible, type SandboxState } from './states.ts';
+
+export interface SandboxView {
+  readonly id: string;
+  readonly template: string;
+  readonly state: SandboxState;
+  /** Why it failed. */
+  readonly reason: string | undefined;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly diskMib: number;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly createdAtMs: number;
+  readonly endsAtMs: number | undefined;
+  /** Where the host reaches the guest. */
+  readonly address: string | undefined;
+  readonly vmmPid: number | undefined;
+  readonly driver: string;
+  readonly phases: readonly Phase[];
+}
+
+export interface Sandbox {
+  readonly id: string;
+  view(): SandboxView;
+  /** Once, for a new one. On failure everything is taken away again before it rejects. */
+  create(template: Template): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** From now; undefined means never. */
+  setTimeout(timeoutMs: number | undefined): Promise<void>;
+  /** Pre-empts whatever is going on. Calls at the same time share one outcome. */
+  destroy(): Promise<void>;
+  /** Ends it as failed: takes everything away and keeps the reason. Never rejects. */
+  fail(reason: string): Promise<void>;
+  /** Throws unless the sandbox is running. The lease's signal aborts when the sandbox ends. */
+  use(): GuestLease;
+  /** The guest's console; the last lines of it for one that has failed. */
+  consoleTail(maxLines: number): Promise<string[]>;
+  /** Lets go without touching the microVM: the agent is leaving. One that is being created is destroyed. */
+  detach(): Promise<void>;
+}
+
+/** What a sandbox holds once it is running. */
+export interface Holdings {
+  readonly slot: NetworkSlot;
+  readonly microvm: Microvm;
+  readonly guest: EnvdClient;
+}
+
+export interface SandboxParts {
+  readonly deps: SandboxDeps;
+  readonly record: JournalRecord;
+  readonly cleanup: CleanupStack;
+  readonly timed: Stopwatch;
+  /** For one found at the agent's start. */
+  readonly holdings?: Holdings;
+  /** Nothing of it is left. */
+  readonly onGone: (id: string) => void;
+  /** It stays for its reason alone. */
+  readonly onFailed: (id: string) => void;
+}
+
+const CONSOLE_LINES_KEPT = 50;
+const CONSOLE_TIMEOUT_MS = 1_000;
+
+export function createSandbox(parts: SandboxParts): Sandbox {
+  const { deps, cleanup, timed } = parts;
+  const { log, observer, journal, config } = deps;
+  const { timeouts, limits } = config;
+  const { id } = parts.record;
+
+  let record = parts.record;
+  let state: SandboxState = record.state;
+  let reason: string | undefined;
+  let holdings: Holdings | undefined;
+  let ending: Promise<void> | undefined;
+  /** What those are told whom the end has interrupted. */
+  let endError: WrennError | undefined;
+  /** What is still there after the end. */
+  let leftovers: string[] = [];
+  let lastConsole: string[] = [];
+  let leases = 0;
+  let thawedAtMs = 0;
+
+  const queue = createOperationQueue(limits.maxQueuedOperations);
+  /** Aborts when the sandbox ends: commands and transfers in it end with it. */
+  const life = new AbortController();
+  const timer = createDeadline(() => {
+    log.info({ sandboxId: id }, 'the time to live is over');
+    destroy().catch((err: unknown) => log.error({ sandboxId: id, err }, 'an expired sandbox remains'));
+  });
+
+  const save = async (change: Partial<JournalRecord>): Promise<void> => {
+    const next = { ...record, ...change };
+    await journal.write(next);
+    record = next;
+  };
+
+  const view = (): SandboxView => ({
+    id,
+    template: record.template,
+    state,
+    reason,
+    vcpus: record.vcpus,
+    memoryMib: record.memoryMib,
+    diskMib: record.diskMib,
+    metadata: record.metadata,
+    createdAtMs: record.createdAtMs,
+    endsAtMs: record.endsAtMs ?? undefined,
+    address: holdings?.slot.address,
+    vmmPid: state === 'failed' ? undefined : record.handle?.pid,
+    driver: record.handle?.driver ?? deps.driver.name,
+    phases: record.phases,
+  });
+
+  const become = (next: SandboxState): void => {
+    assertFollows(state, next);
+    state = next;
+    log.info({ sandboxId: id, state }, 'state');
+  };
+
+  const hold = (held: Holdings): void => {
+    holdings = held;
+    timer.set(record.endsAtMs ?? undefined);
+    void held.microvm.exited.then(({ message, log: vmmLog }) => {
+      if (ending !== undefined) return;
+      log.warn({ sandboxId: id, message, vmmLog }, 'the VMM ended by itself');
+      observer.failed();
+      return end(message);
+    });
+  };
+
+  /** Once only. With a reason it stays in the list as failed, without one it is gone. */
+  const end = (why: string | undefined): Promise<void> => {
+    ending ??= endOnce(why);
+    return ending;
+  };
+
+  const endOnce = async (why: string | undefined): Promise<void> => {
+    reason = why;
+    if (state !== 'destroying') become('destroying');
+    timer.set(undefined);
+    const error =
+      why === undefined
+        ? new WrennError('sandbox_not_found', `Sandbox ${id} was destroyed meanwhile.`)
+        : new WrennError('sandbox_failed', `Sandbox ${id} has failed: ${why}`);
+    endError = error;
+    life.abort(error);
+    await queue.close(error);
+    try {
+      await save({ state: 'destroying' });
+    } catch (err) {
+      // A full disk, say. All the more it must be destroyed; recovery does so in every state but two.
+      log.warn({ sandboxId: id, err }, 'the end could not be journalled');
+    }
+    if (why !== undefined) lastConsole = await consoleOf(holdings?.microvm);
+    await release();
+  };
+
+  const release = async (): Promise<void> => {
+    const failures = await cleanup.release();
+    for (const { step, error } of failures) {
+      observer.cleanupFailed(step);
+      log.error({ sandboxId: id, step, err: error }, 'something could not be taken away');
+    }
+    leftovers = failures.map(({ step }) => step);
+    if (leftovers.length > 0) reason = `${reason ?? ''} ${notAll(leftovers)}`.trim();
+    if (reason === undefined) return gone();
+    become('failed');
+    parts.onFailed(id);
+  };
+
+  const gone = (): void => {
+    observer.destroyed();
+    log.info({ sandboxId: id }, 'gone');
+    parts.onGone(id);
+  };
+
+  const destroy = async (): Promise<void> => {
+    if (state !== 'failed') {
+      await end(undefined);
+    } else {
+      // Asked for again: what could not be taken away the first time may be now.
+      leftovers = (await cleanup.release()).map(({ step }) => step);
+      if (leftovers.length === 0) gone();
+    }
+    if (leftovers.length > 0) throw new WrennError('internal', `Sandbox ${id}: ${notAll(leftovers)}`);
+  };
+
+  /** Freezes or continues the guest; afterwards the state is what the VMM says it is. */
+  const changeTo = async (next: 'running' | 'paused'): Promise<void> => {
+    const operation = next === 'paused' ? 'pause' : 'resume';
+    assertPossible({ id, state, reason }, operation);
+    await queue.run(async (signal) => {
+      assertPossible({ id, state, reason }, operation);
+      if (holdings === undefined) throw new WrennError('internal', `Sandbox ${id} has no microVM.`);
+      const { microvm, guest } = holdings;
+      const before = next === 'paused' ? 'running' : 'paused';
+      await save({ state: next });
+      try {
+        const what = `Making sandbox ${id} ${next}`;
+        await withDeadline(what, timeouts.pauseMs, signal, (limited) =>
+          next === 'paused' ? microvm.pause(limited) : microvm.resume(limited),
+        );
+      } catch (error) {
+        throwIfAborted(signal);
+        const actual = await withDeadline('Asking the VMM', timeouts.pauseMs, signal, microvm.status).catch(
+          () => before,
+        );
+        if (actual !== next) {
+          await save({ state: before });
+          throw error;
+        }
+      }
+      throwIfAborted(signal);
+      become(next);
+      if (next === 'paused') return;
+      thawedAtMs = Date.now();
+      // The guest's clock stood still: it is told the time.
+      await initGuest(guest, record.envs, signal).catch((err: unknown) => {
+        throwIfAborted(signal);
+        log.warn({ sandboxId: id, err }, 'the guest agent did not answer after its pause');
+      });
+    });
+  };
+
+  if (parts.holdings !== undefined) hold(parts.holdings);
+
+  return {
+    id,
+    view,
+    create: async (template) => {
+      try {
+        await queue.run(async (signal) => {
+          const context = { deps, template, cleanup, timed, record: () => record, save, signal };
+          const created = await createSteps(context);
+          throwIfAborted(signal);
+          await save({ state: 'running', phases: timed.phases.map((phase) => ({ ...phase })) });
+          throwIfAborted(signal);
+          become('running');
+          hold(created);
+        });
+      } catch (error) {
+        const told = endError ?? error;
+        await end(WrennError.from(error).message);
+        throw told;
+      }
+    },
+    pause: () => changeTo('paused'),
+    resume: () => changeTo('running'),
+    setTimeout: async (timeoutMs) => {
+      assertPossible({ id, state, reason }, 'setTimeout');
+      const endsAtMs = timeoutMs === undefined ? undefined : Date.now() + timeoutMs;
+      await queue.run(async () => {
+        assertPossible({ id, state, reason }, 'setTimeout');
+        await save({ endsAtMs: endsAtMs ?? null });
+        timer.set(endsAtMs);
+      });
+    },
+    destroy,
+    fail: (why) => end(why),
+    use: () => {
+      assertPossible({ id, state, reason }, 'use');
+      if (holdings === undefined) throw new WrennError('internal', `Sandbox ${id} has no guest.`);
+      if (leases >= limits.maxStreamsPerSandbox) {
+        throw new WrennError(
+          'too_many_streams',
+          `Sandbox ${id} has ${leases} commands and transfers open already.`,
+          { hint: 'Wait for some of them to end.' },
+        );
+      }
+      leases++;
+      let open = true;
+      return {
+        envd: holdings.guest,
+        signal: life.signal,
+        mayBeSilent: (forMs) => state === 'paused' || Date.now() - thawedAtMs < forMs,
+        release: () => {
+          if (open) leases--;
+          open = false;
+        },
+      };
+    },
+    consoleTail: async (maxLines) => {
+      if (holdings === undefined || state === 'failed') return lastConsole.slice(-maxLines);
+      return holdings.microvm.consoleTail(maxLines);
+    },
+    detach: async () => {
+      timer.set(undefined);
+      const leaving = new WrennError('agent_not_running', 'The agent is shutting down.', {
+        hint: 'The sandbox goes on; ask again when the agent is back.',
+      });
+      if (state === 'creating') return end('The agent was shut down during the creation.');
+      if (ending !== undefined) return ending;
+      life.abort(leaving);
+      await queue.close(leaving);
+      holdings?.microvm.detach();
+      holdings?.guest.close();
+    },
+  };
+}
+
+async function consoleOf(microvm: Microvm | undefined): Promise<string[]> {
+  if (microvm === undefined) return [];
+  try {
+    return await withinMs(CONSOLE_TIMEOUT_MS, 'Reading the console', microvm.consoleTail(CONSOLE_LINES_KEPT));
+  } catch {
+    return ['(the console could not be read)'];
+  }
+}
+
+function notAll(leftovers: readonly string[]): string {
+  return `Not all could be taken away: ${leftovers.join(', ')}. The agent's log has the details.`;
+}

@@ -1,0 +1,78 @@
+/**
+ * The states of a sandbox.
+ *
+ *     creating ──► running ◄──► paused
+ *         │           │            │
+ *         └───────────┴────────────┴──► destroying ──► (gone)
+ *                                           │
+ *                                           └────────► failed ──► destroying ──► (gone)
+ *
+ * `creating`    listed from the moment its id is journalled; not usable yet
+ * `running`     the guest agent has answered
+ * `paused`      the guest's CPUs stand still, its memory is kept
+ * `destroying`  what it holds is being taken away, asked for or because the VMM died
+ * `failed`      it ended by itself; all it held is released, or the reason says what could not be.
+ *               Kept for a while so that the reason can be asked for
+ */
+import { WrennError } from '@wrenn/protocol';
+
+export type SandboxState = 'creating' | 'running' | 'paused' | 'destroying' | 'failed';
+
+/** `gone` is not a state: who asks then is told `sandbox_not_found`. */
+const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
+  creating: ['running', 'destroying'],
+  running: ['paused', 'destroying'],
+  paused: ['running', 'destroying'],
+  destroying: ['failed'],
+  failed: ['destroying'],
+};
+
+/** What is asked of a sandbox; `use` is commands and files. Destroying is possible in every state. */
+export type Operation = 'pause' | 'resume' | 'setTimeout' | 'use';
+
+const POSSIBLE_IN: Readonly<Record<Operation, readonly SandboxState[]>> = {
+  pause: ['running'],
+  resume: ['paused'],
+  setTimeout: ['creating', 'running', 'paused'],
+  use: ['running'],
+};
+
+const VERBS: Readonly<Record<Operation, string>> = {
+  pause: 'be paused',
+  resume: 'be resumed',
+  setTimeout: 'be given a timeout',
+  use: 'be used',
+};
+
+const HINTS: Readonly<Record<SandboxState, string>> = {
+  creating: 'Wait until its creation has ended.',
+  running: 'It is running already.',
+  paused: '`wrenn sandbox resume` continues it.',
+  destroying: 'It is about to be gone; create a new one.',
+  failed: 'Create a new one.',
+};
+
+/** Throws when one state cannot follow the other: a mistake of ours, never of a request. */
+export function assertFollows(from: SandboxState, to: SandboxState): void {
+  if (FOLLOWS[from].includes(to)) return;
+  throw new WrennError('internal', `A sandbox that is ${from} cannot become ${to}.`);
+}
+
+export interface StateView {
+  readonly id: string;
+  readonly state: SandboxState;
+  /** Why it failed. */
+  readonly reason: string | undefined;
+}
+
+/** Throws `sandbox_wrong_state` or `sandbox_failed`. */
+export function assertPossible(sandbox: StateView, operation: Operation): void {
+  const { id, state, reason } = sandbox;
+  if (POSSIBLE_IN[operation].includes(state)) return;
+  if (reason !== undefined) {
+    throw new WrennError('sandbox_failed', `Sandbox ${id} has failed: ${reason}`, { hint: HINTS.failed });
+  }
+  throw new WrennError('sandbox_wrong_state', `Sandbox ${id} cannot ${VERBS[operation]}: it is ${state}.`, {
+    hint: HINTS[state],
+  });
+}

@@ -1,0 +1,87 @@
+/** Private layers: sparse copies of empty file systems that are made once for each size. */
+import { chmod, chown, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { copySparse, freeBytes, makeExt4 } from '@wrenn/host';
+import { WrennError } from '@wrenn/protocol';
+
+const MIB = 1024 * 1024;
+/** Part of a master's name: another one whenever `makeExt4` changes what it makes. */
+const FORMAT = 'ext4-1';
+const LABEL = 'wrenn-layer';
+
+export interface Layers {
+  create(
+    path: string,
+    sizeMib: number,
+    owner: { uid: number; gid: number },
+    signal: AbortSignal,
+  ): Promise<void>;
+}
+
+export function createLayers(layersDir: string, reserveMib: number): Layers {
+  const beingMade = new Map<number, Promise<string>>();
+
+  const makeMaster = async (sizeMib: number): Promise<string> => {
+    const master = join(layersDir, `${FORMAT}-${sizeMib}mib.img`);
+    if (await isWhole(master, sizeMib)) return master;
+    await mkdir(layersDir, { recursive: true, mode: 0o700 });
+    const beside = `${master}.new`;
+    await rm(beside, { force: true });
+    await makeExt4(beside, sizeMib, { label: LABEL });
+    const file = await open(beside, 'r');
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(beside, master);
+    return master;
+  };
+
+  /** Made once however many ask for it; not cancelled with the first of them. */
+  const masterFor = (sizeMib: number): Promise<string> => {
+    const found = beingMade.get(sizeMib);
+    if (found !== undefined) return found;
+    const making = makeMaster(sizeMib).finally(() => beingMade.delete(sizeMib));
+    beingMade.set(sizeMib, making);
+    return making;
+  };
+
+  return {
+    create: async (path, sizeMib, { uid, gid }, signal) => {
+      const free = await freeBytes(dirname(path));
+      if (free < (sizeMib + reserveMib) * MIB) throw diskFull(sizeMib, reserveMib, free);
+      try {
+        await copySparse(await masterFor(sizeMib), path, { signal });
+        await chmod(path, 0o600);
+        await chown(path, uid, gid);
+      } catch (error) {
+        await rm(path, { force: true });
+        if (isNoSpace(error)) throw diskFull(sizeMib, reserveMib, free, error);
+        throw error;
+      }
+    },
+  };
+}
+
+async function isWhole(master: string, sizeMib: number): Promise<boolean> {
+  try {
+    return (await stat(master)).size === sizeMib * MIB;
+  } catch {
+    return false;
+  }
+}
+
+function diskFull(sizeMib: number, reserveMib: number, free: number, cause?: unknown): WrennError {
+  const freeMib = Math.floor(free / MIB);
+  return new WrennError(
+    'disk_full',
+    `A disk of ${sizeMib} MiB does not fit: ${freeMib} MiB are free, of which ${reserveMib} are kept in reserve.`,
+    { hint: 'Destroy sandboxes, ask for a smaller disk, or make room on the host.', cause },
+  );
+}
+
+function isNoSpace(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  return ('code' in error && error.code === 'ENOSPC') || /no space left on device/i.test(error.message);
+}
