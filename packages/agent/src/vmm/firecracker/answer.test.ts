@@ -1,7 +1,8 @@
 import { WrennError } from '@wrenn/protocol';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { expectEmpty, expectJson, printable } from './answer.ts';
+import { printable } from '../printable.ts';
+import { expectEmpty, expectJson } from './answer.ts';
 import { instanceInfoSchema } from './api-types.ts';
 
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;

@@ -2,7 +2,9 @@
  * Turns an answer of Firecracker's API into data or into a WrennError. Pure: whatever the bytes are, the
  * outcome is one of the two, and what it shows of them is short and printable.
  */
+
 import { WrennError } from '@wrenn/protocol';
+import { printable } from '../printable.ts';
 import { faultSchema } from './api-types.ts';
 
 /** Largest answer that is read; the largest real one, GET /vm/config, is a few KiB. */
@@ -13,16 +15,6 @@ const SHOWN_CHARS = 400;
 export interface Answer {
   readonly status: number;
   readonly body: Uint8Array;
-}
-
-/** Control, format and line-separator characters could forge log lines or drive a terminal: escape them. */
-export function printable(text: string, maxChars: number = SHOWN_CHARS): string {
-  const cut = Array.from(text.slice(0, maxChars * 2)).slice(0, maxChars);
-  const shown = cut.join('').replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
-    const code = character.codePointAt(0) ?? 0;
-    return code <= 0xff ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`;
-  });
-  return cut.join('').length < text.length ? `${shown}…` : shown;
 }
 
 /** The answer to a write: Firecracker says 204 and nothing else. */

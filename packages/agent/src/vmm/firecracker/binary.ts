@@ -4,7 +4,7 @@ import { access, lchown, realpath, stat } from 'node:fs/promises';
 import { delimiter, isAbsolute, join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
-import { printable } from './answer.ts';
+import { printable } from '../printable.ts';
 import { type FirecrackerVersion, parseVersion } from './version.ts';
 
 const TIMEOUT_MS = 5_000;

@@ -5,11 +5,20 @@
 import { closeSync } from 'node:fs';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+
+  type ConfinedProcess,
+  type ExitStatus,
+  type LaunchConfined,
+  launchConfined,
+} from '../confinement.ts';
+
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
+import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
+import { killAll } from '../processes.ts';
+import { waitForSocket } from '../socket.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
 import { askVersion, findBinary, makeFifos } from './binary.ts';
-import type { ConfinedProcess, LaunchConfined } from './confined.ts';
-import { describeExit, type ExitStatus } from './exit-reason.ts';
+import { describeExit } from './exit-reason.ts';
 import {
   DEFAULT_MACHINE_OPTIONS,
   describeMachine,
@@ -18,15 +27,13 @@ import {
   serialLimit,
 } from './machine.ts';
 import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
-import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from './output.ts';
-import { killAll } from './process.ts';
-import { waitForSocket } from './socket.ts';
 import { assertSupported } from './version.ts';
 
 export interface FirecrackerOptions {
   /** Absolute path of the program (WRENN_FIRECRACKER); `firecracker` in PATH if absent. */
   readonly binary?: string;
-  readonly launchConfined: LaunchConfined;
+  /** Tests that are not root replace it. */
+  readonly launchConfined?: LaunchConfined;
   /** For what goes wrong without failing an operation; goes to the agent's log. */
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly machine?: MachineOptions;
@@ -51,6 +58,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
   const machineOptions = options.machine ?? DEFAULT_MACHINE_OPTIONS;
   const warn = options.onWarning ?? (() => {});
+  const confine = options.launchConfined ?? launchConfined;
 
   const openOutput = async (paths: OutputPaths): Promise<OutputReader | undefined> => {
     const onProblem = (error: unknown): void => warn(`Output is not kept in ${paths.file} any more`, error);
@@ -82,7 +90,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       const [stdout = -1, stderr = -1] = inherited;
 
       releases.push(() => handle && killAll([handle, ...handle.wrappers]));
-      const process = await options.launchConfined(
+      const process = await confine(
         {
           program,
           args: argumentsOf(spec.id, files),
@@ -113,7 +121,12 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
 
       const api = createFirecrackerApi(files.socket, timeouts.api);
       await toldOfDeath(process.exited, log, signal, async (gone) => {
-        const listens = await waitForSocket(files.socket, { timeoutMs: timeouts.socketMs, signal, gone });
+        const listens = await waitForSocket(files.socket, {
+          vmm: 'Firecracker',
+          timeoutMs: timeouts.socketMs,
+          signal,
+          gone,
+        });
         if (listens) await start(api, machine, signal);
       });
       return createMicrovm({

@@ -1,11 +1,6 @@
 /** Why a Firecracker process ended, in one sentence. */
 import { constants } from 'node:os';
-
-/** As the operating system tells a parent; both null where nobody was there to be told. */
-export interface ExitStatus {
-  readonly code: number | null;
-  readonly signal: string | null;
-}
+import type { ExitStatus } from '../confinement.ts';
 
 /** Firecracker's own codes (`FcExitCode`): it catches these signals, logs, and exits. */
 const OWN_CODES: ReadonlyMap<number, string> = new Map([

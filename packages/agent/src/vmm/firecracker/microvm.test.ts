@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive } from '@wrenn/host';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { FILE_LIMIT_BYTES } from '../output.ts';
 import { bundleFake, type FakeBuilder } from './fixtures/build-fake.ts';
 import { createHarness, type Harness, never } from './fixtures/harness.ts';
-import { FILE_LIMIT_BYTES } from './output.ts';
 
 let fakes: FakeBuilder;
 let box: Harness;

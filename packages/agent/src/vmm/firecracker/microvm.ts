@@ -3,11 +3,12 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
+import type { ExitStatus } from '../confinement.ts';
 import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
+import type { OutputReader } from '../output.ts';
+import { killAll } from '../processes.ts';
 import type { FirecrackerApi } from './api.ts';
-import { describeExit, type ExitStatus } from './exit-reason.ts';
-import type { OutputReader } from './output.ts';
-import { killAll } from './process.ts';
+import { describeExit } from './exit-reason.ts';
 
 export const LOG_LINES = 20;
 const CONSOLE_LINES_IN_DIAGNOSIS = 40;

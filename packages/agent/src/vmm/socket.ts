@@ -1,14 +1,16 @@
 /**
- * Waiting for Firecracker's API socket: until a connection is accepted (a file that exists may not listen
+ * Waiting for a VMM's socket: until a connection is accepted (a file that exists may not listen
  * yet), the process dies, the caller gives up or the deadline passes, whichever comes first.
  */
 import { connect } from 'node:net';
 import { WrennError } from '@wrenn/protocol';
 
-/** Firecracker takes about ten milliseconds; a try costs some fifty microseconds. */
+/** VMMs take ten to fifty milliseconds; a try costs some fifty microseconds. */
 const RETRY_MS = 3;
 
 export interface SocketWaitOptions {
+  /** The VMM's name, for messages. */
+  readonly vmm: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
   /** Resolves when the process that should serve the socket is gone. */
@@ -45,7 +47,7 @@ export function waitForSocket(path: string, options: SocketWaitOptions): Promise
     };
     const onAbort = (): void =>
       finish(
-        new WrennError('cancelled', 'The start of Firecracker was cancelled.', {
+        new WrennError('cancelled', `The start of ${options.vmm} was cancelled.`, {
           cause: options.signal.reason,
         }),
       );
@@ -55,7 +57,7 @@ export function waitForSocket(path: string, options: SocketWaitOptions): Promise
         finish(
           new WrennError(
             'deadline_exceeded',
-            `Firecracker did not open its API socket within ${options.timeoutMs} ms.`,
+            `${options.vmm} did not open its socket within ${options.timeoutMs} ms.`,
             { hint: "A loaded host makes it slow; the microVM's log may say what it was doing." },
           ),
         ),
