@@ -3,7 +3,7 @@
  * have millions of names in one. Here whoever asks stops when enough is enough.
  */
 import { closeSync, constants, openSync } from 'node:fs';
-import { isMissing } from './fs-errors.ts';
+import { isOutOfReach } from './fs-errors.ts';
 
 export interface Dirent {
   readonly name: string;
@@ -46,7 +46,7 @@ export function* readDirents(source: DirentSource, path: string): Generator<Dire
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NONBLOCK);
   } catch (error) {
-    if (isMissing(error)) return;
+    if (isOutOfReach(error)) return;
     throw error;
   }
   try {

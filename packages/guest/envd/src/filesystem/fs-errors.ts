@@ -29,9 +29,9 @@ export function isMissing(error: unknown): boolean {
   return code === 'ENOENT' || code === 'ENOTDIR';
 }
 
-export function isDiskFull(error: unknown): boolean {
-  const code = errnoCode(error);
-  return code === 'ENOSPC' || code === 'EDQUOT';
+/** The same in a walk, where a path may also have become longer than any system call takes. */
+export function isOutOfReach(error: unknown): boolean {
+  return isMissing(error) || errnoCode(error) === 'ENAMETOOLONG';
 }
 
 /** The error as an RPC's: one that is already is kept; `what` is what was being done, to what. */

@@ -4,7 +4,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { type EntryInfo, FileType } from '@wrenn/protocol/filesystem';
 import { type DirentSource, readDirents } from './dirents.ts';
 import { type EntrySources, readEntry, rememberOwners } from './entry.ts';
-import { isMissing } from './fs-errors.ts';
+import { isOutOfReach } from './fs-errors.ts';
 
 export interface ListLimits {
   readonly maxEntries: number;
@@ -88,7 +88,7 @@ async function readIfThere(path: string, sources: EntrySources): Promise<EntryIn
   try {
     return await readEntry(path, sources);
   } catch (error) {
-    if (isMissing(error)) return undefined;
+    if (isOutOfReach(error)) return undefined;
     throw error;
   }
 }

@@ -3,13 +3,13 @@
  * as fsnotify does, on which E2B's envd stands. Better than that in two points: what is created in a new
  * directory before its watch stands is told too (once), and what is moved out of the tree is let go.
  */
-import { lstatSync } from 'node:fs';
+import { lstatSync, type Stats } from 'node:fs';
 import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { EventType } from '@wrenn/protocol/filesystem';
 import { errnoCode } from '../sys/errno.ts';
 import { type Dirent, type DirentSource, readDirents } from './dirents.ts';
-import { isMissing, rpcError } from './fs-errors.ts';
+import { isOutOfReach, rpcError } from './fs-errors.ts';
 import type { Inotify, InotifySubscriber } from './inotify.ts';
 import { eventTypes, IN, type InotifyEvent } from './inotify-event.ts';
 import { createWatchedTree } from './watched-tree.ts';
@@ -116,7 +116,7 @@ export async function watchDirectory(
       tree.set(wd, path);
       return wd;
     } catch (error) {
-      if (path !== '' && isMissing(error)) return undefined;
+      if (path !== '' && isOutOfReach(error)) return undefined;
       throw errnoCode(error) === 'ENOSPC' ? tooManyWatches(error) : error;
     }
   }
@@ -124,7 +124,7 @@ export async function watchDirectory(
   /**
    * A directory just made: what is in it by the time that its watch stands is new as well. Read at once,
    * before any further event, so that what comes twice is known: a name is told here, and its CREATE, if
-   * it came after the watch, is dropped.
+   * it came after the watch, is dropped. What has contents by then has been written to.
    */
   function adoptNew(path: string): void {
     const pending = [path];
@@ -135,7 +135,7 @@ export async function watchDirectory(
       for (const found of readDirents(dirents, join(request.root, next))) {
         for (const dirent of found) {
           const child = below(next, dirent.name);
-          tell(child, IN.CREATE);
+          tell(child, dirent.kind === 'directory' || !hasContents(child) ? IN.CREATE : IN.CREATE | IN.MODIFY);
           if (closed) return;
           names.add(dirent.name);
           if (isDirectory(dirent, child)) pending.push(child);
@@ -169,7 +169,21 @@ export async function watchDirectory(
   /** Some file systems do not say in the directory of what kind an entry is. */
   function isDirectory(dirent: Dirent, path: string): boolean {
     if (dirent.kind !== 'unknown') return dirent.kind === 'directory';
-    return lstatSync(join(request.root, path), { throwIfNoEntry: false })?.isDirectory() ?? false;
+    return statsOf(path)?.isDirectory() ?? false;
+  }
+
+  function hasContents(path: string): boolean {
+    const stats = statsOf(path);
+    return stats?.isFile() === true && stats.size > 0;
+  }
+
+  function statsOf(path: string): Stats | undefined {
+    try {
+      return lstatSync(join(request.root, path));
+    } catch (error) {
+      if (isOutOfReach(error)) return undefined;
+      throw error;
+    }
   }
 
   function tell(name: string, mask: number): void {
