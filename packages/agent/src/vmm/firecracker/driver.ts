@@ -5,13 +5,12 @@
 import { closeSync } from 'node:fs';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
-
+import {
   type ConfinedProcess,
   type ExitStatus,
   type LaunchConfined,
   launchConfined,
 } from '../confinement.ts';
-
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
 import { killAll } from '../processes.ts';
