@@ -181,17 +181,33 @@ function mounts({ program, readOnlyPaths, writablePaths, devices }: ConfinedComm
   const bind = (how: string, path: string): string[] => [how, path, path];
   // What the distribution installed is public; /usr/local is whatever the machine's owner put there.
   const inUsr = (path: string): boolean => path.startsWith('/usr/') && !path.startsWith('/usr/local/');
+  const system = ['/lib', '/lib64', '/etc/ld.so.cache'];
+  const nodes = ['/dev/null', '/dev/urandom', ...devices];
   return [
+    // Directories that bwrap makes for a mount on its way are root's alone; made by name, all may pass.
+    ...ancestorsOf([...system, ...nodes, program, ...readOnlyPaths, ...writablePaths]).flatMap((path) => [
+      '--dir',
+      path,
+    ]),
     ...bind('--ro-bind', '/usr'),
     '--tmpfs',
     '/usr/local',
-    ...['/lib', '/lib64', '/etc/ld.so.cache'].flatMap((path) => bind('--ro-bind-try', path)),
-    ...['/dev/null', '/dev/urandom', ...devices].flatMap((path) => bind('--dev-bind', path)),
+    ...system.flatMap((path) => bind('--ro-bind-try', path)),
+    ...nodes.flatMap((path) => bind('--dev-bind', path)),
     ...[program, ...readOnlyPaths].filter((path) => !inUsr(path)).flatMap((path) => bind('--ro-bind', path)),
     ...writablePaths.flatMap((path) => bind('--bind', path)),
     '--remount-ro',
     '/',
   ];
+}
+
+/** Every directory above one of the paths, outermost first. */
+function ancestorsOf(paths: readonly string[]): string[] {
+  const ancestors = paths.flatMap((path) => {
+    const names = path.split('/').slice(1, -1);
+    return names.map((_, depth) => `/${names.slice(0, depth + 1).join('/')}`);
+  });
+  return [...new Set(ancestors)].sort();
 }
 
 /** The only supplementary groups: those of devices that are for a group alone, as /dev/kvm often is. */
@@ -206,7 +222,8 @@ async function groupsOf(devices: readonly string[]): Promise<number[]> {
   return [...groups];
 }
 
-async function findProgram(name: string): Promise<string> {
+/** Where the distribution keeps a program; the PATH of whoever started the agent is not asked. */
+export async function findProgram(name: string): Promise<string> {
   for (const directory of (plainEnvironment().PATH ?? '').split(':')) {
     const path = `${directory}/${name}`;
     try {
