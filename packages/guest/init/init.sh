@@ -8,8 +8,8 @@
 #   vdb  guest   read-only EROFS with envd and supervisor.sh
 #   vdc  layer   ext4, private to this sandbox
 #
-# Every command is a busybox applet; with PATH empty they run without an exec, which is what costs time
-# under software emulation.
+# Every command is a busybox applet: with PATH empty the shell runs its own instead of looking for files.
+# It finds itself through /proc, so that is mounted first, by the program's full name.
 PATH=
 umask 022
 
@@ -27,18 +27,19 @@ step() {
 
 power_off() {
   say "powering off: $*"
-  sync
+  /bin/busybox sync
   # The VMM leaves on a reset as well as on a power-off; Firecracker knows only the reset.
-  reboot -f
-  sleep 5
-  poweroff -f
-  while :; do sleep 1000; done
+  /bin/busybox reboot -f
+  /bin/busybox sleep 5
+  /bin/busybox poweroff -f
+  while :; do /bin/busybox sleep 1000; done
 }
 
 say started
 
-mkdir -p /proc /sys /dev /base /layer /root
-step 'mount /proc' mount -t proc -o nosuid,nodev,noexec proc /proc
+/bin/busybox mkdir -p /proc
+step 'mount /proc' /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
+mkdir -p /sys /dev /base /layer /root
 step 'mount /dev' mount -t devtmpfs -o nosuid,mode=0755 dev /dev
 step 'mount /sys' mount -t sysfs -o nosuid,nodev,noexec sys /sys
 
@@ -63,8 +64,10 @@ mkdir -p /root/run/wrenn
 step 'mount the guest drive' mount -t erofs -o ro,nosuid,nodev /dev/vdb /root/run/wrenn ||
   power_off 'there is no guest agent to run'
 
-for directory in proc sys dev; do
+[ -x /root/run/wrenn/busybox ] && [ -f /root/run/wrenn/supervisor.sh ] ||
+  power_off 'the guest drive lacks its supervisor'
+# /proc goes last: without it the shell does not find its applets.
+for directory in sys dev proc; do
   step "move /$directory" mount --move "/$directory" "/root/$directory"
 done
-exec switch_root /root /run/wrenn/busybox sh /run/wrenn/supervisor.sh
-power_off 'the root could not be entered'
+exec /bin/busybox switch_root /root /run/wrenn/busybox sh /run/wrenn/supervisor.sh

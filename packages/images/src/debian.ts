@@ -2,7 +2,7 @@
  * Where Debian packages come from: Debian 12 with its security updates, whatever distribution the host
  * is. apt is run with directories of our own, so that the host's package lists are never touched.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
@@ -52,8 +52,7 @@ export interface DebianArchive {
 /** An apt of our own below `cacheDir`. */
 export async function openArchive(cacheDir: string, signal?: AbortSignal): Promise<DebianArchive> {
   const root = join(cacheDir, 'apt');
-  const downloads = join(root, 'downloads');
-  for (const directory of ['state/lists/partial', 'cache/archives/partial', 'downloads']) {
+  for (const directory of ['state/lists/partial', 'cache/archives/partial']) {
     await mkdir(join(root, directory), { recursive: true });
   }
   const sources = join(root, 'sources.list');
@@ -82,6 +81,13 @@ export async function openArchive(cacheDir: string, signal?: AbortSignal): Promi
       ...(cwd === undefined ? {} : { cwd }),
     });
 
+  const candidateOf = async (name: string): Promise<string> => {
+    const { stdout } = await run('apt-cache', ['policy', name]);
+    const version = /Candidate: (\S+)/.exec(stdout)?.[1];
+    if (version !== undefined && version !== '(none)') return version;
+    throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
+  };
+
   return {
     async update() {
       await run('apt-get', ['-q', 'update']);
@@ -94,21 +100,16 @@ export async function openArchive(cacheDir: string, signal?: AbortSignal): Promi
       }
       return dependency;
     },
-    async candidate(name) {
-      const { stdout } = await run('apt-cache', ['policy', name]);
-      const version = /Candidate: (\S+)/.exec(stdout)?.[1];
-      if (version === undefined || version === '(none)') {
-        throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
-      }
-      return version;
-    },
+    candidate: candidateOf,
     async unpack(name, directory) {
-      const { stdout } = await run('apt-get', ['-q', 'download', '--print-uris', name], downloads);
-      const file = /^'[^']+' (\S+\.deb) /m.exec(stdout)?.[1];
-      if (file === undefined || file.includes('/')) {
-        throw new WrennError('not_set_up', `Debian's package ${name} was not found at ${debianMirror()}.`);
-      }
+      // A directory of its own for each version: apt leaves a whole file there alone and fetches any other.
+      const version = (await candidateOf(name)).replaceAll(/[^A-Za-z0-9.+~-]/g, '_');
+      const downloads = join(root, 'downloads', `${name}_${version}`);
+      await mkdir(downloads, { recursive: true });
       await run('apt-get', ['-q', 'download', name], downloads);
+      const file = (await readdir(downloads)).find((found) => found.endsWith('.deb'));
+      if (file === undefined)
+        throw new WrennError('internal', `apt did not leave the package ${name} behind.`);
       await mkdir(directory, { recursive: true });
       await runCommand('dpkg-deb', ['-x', join(downloads, file), directory], {
         timeoutMs: APT_TIMEOUT_MS,

@@ -3,7 +3,7 @@
  * busybox, the modules that a guest needs to reach its drives, and init.sh.
  */
 import { createHash } from 'node:crypto';
-import { copyFile, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
@@ -78,10 +78,9 @@ export async function ensureKernel(
     await extractElf(join(unpacked, 'boot', `vmlinuz-${release}`), join(directory, 'vmlinux'), signal);
     const initrd = await makeInitrd(join(unpacked, 'lib/modules', release, 'kernel'));
     await writeFile(join(directory, 'initrd'), initrd);
-    await copyFile(join(unpacked, 'boot', `System.map-${release}`), join(directory, 'system.map'));
     await rm(unpacked, { recursive: true });
 
-    const names = ['vmlinux', 'initrd', 'system.map'];
+    const names = ['vmlinux', 'initrd'];
     for (const file of names) await syncFile(join(directory, file));
     const files = await Promise.all(names.map((file) => describeFile(directory, file)));
     const manifest: KernelManifest = {
