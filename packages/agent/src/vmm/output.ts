@@ -1,10 +1,11 @@
 /**
- * What Firecracker and its guest print, kept bounded on every side.
+ * What VMMs and their guests print, kept bounded on every side: what the agent reads goes into a ring in
+ * memory and a bounded file, from which a restarted agent fills its ring.
  *
- * Each of the two streams goes through a FIFO in the run directory. The VMM holds it open for reading and
+ * Firecracker's two streams go through FIFOs in the run directory. The VMM holds each open for reading and
  * writing, without blocking: so a full FIFO makes it drop bytes, never wait, and with no agent alive to read
- * there is neither EPIPE nor growth. The agent's reader ends by itself when the VMM is gone. What is read
- * goes into a ring in memory and a bounded file beside it, from which a restarted agent fills its ring.
+ * there is neither EPIPE nor growth. The agent's reader ends by itself when the VMM is gone. QEMU's console
+ * is a socket, which drops what nobody is connected to read.
  *
  * The run directory belongs to the VMM's user, which may have been taken over by its guest: files are opened
  * without following links, checked for what they are, and from then on used through the descriptor alone.
@@ -44,25 +45,27 @@ export function openFifoForVmm(path: string): number {
   return openChecked(path, O_RDWR | O_NONBLOCK, (stats) => stats.isFIFO());
 }
 
-/** Starts reading. `onProblem` is told once, for the log, if the output cannot be kept on disk any more. */
+/** Starts reading a FIFO. `onProblem` is told once, for the log, if the output cannot be kept on disk any more. */
 export async function readOutput(
   paths: OutputPaths,
   onProblem: (error: unknown) => void,
 ): Promise<OutputReader> {
+  const fd = openChecked(paths.fifo, O_RDONLY | O_NONBLOCK, (stats) => stats.isFIFO());
+  return keepOutput(new Socket({ fd, readable: true, writable: false }), paths.file, onProblem);
+}
+
+/** The same for a stream that is open already: takes it over, and closes it in the end. */
+export async function keepOutput(
+  socket: Socket,
+  file: string,
+  onProblem: (error: unknown) => void,
+): Promise<OutputReader> {
   const ring = createRing(RING_BYTES);
-  const file = await openLogFile(paths.file, ring).catch((error: unknown) => {
+  const kept = await openLogFile(file, ring).catch((error: unknown) => {
     onProblem(error);
     return undefined;
   });
-  let fd: number;
-  try {
-    fd = openChecked(paths.fifo, O_RDONLY | O_NONBLOCK, (stats) => stats.isFIFO());
-  } catch (error) {
-    await file?.close();
-    throw error;
-  }
-  const socket = new Socket({ fd, readable: true, writable: false });
-  const ended = pump(socket, ring, file, onProblem);
+  const ended = pump(socket, ring, kept, onProblem);
   return { tail: (maxLines) => linesOf(ring.bytes(), maxLines), ended, close: () => socket.destroy() };
 }
 

@@ -1,0 +1,255 @@
+/** The QEMU driver: launch, adoption, version. */
+import { stat } from 'node:fs/promises';
+import { isAlive, runCommand } from '@wrenn/host';
+import { WrennError } from '@wrenn/protocol';
+import { type AppendedLog, openAppendedLog } from '../appended-log.ts';
+import { type ConfinedProcess, type ExitStatus, findProgram, launchConfined } from '../confinement.ts';
+import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
+import { keepOutput, type OutputReader } from '../output.ts';
+import { killAll } from '../processes.ts';
+import { type Accelerator, filesIn, type QemuSpec, qemuArguments } from './arguments.ts';
+import { connectTo } from './connect.ts';
+import { announcedEnd, describeExit } from './exit-reason.ts';
+import { hostTscKhz } from './host-tsc.ts';
+import { createMicrovm, lendRunDir, removeSockets, takeBackRunDir } from './microvm.ts';
+import { openQmp, type QmpClient } from './qmp.ts';
+import { watchProcess } from './watch.ts';
+
+export const QEMU_PROGRAM = 'qemu-system-x86_64';
+
+export interface QemuOptions {
+  readonly accelerator: Accelerator;
+  /** Absolute path of the program; the distribution's if absent. */
+  readonly binary?: string;
+  /** For what goes wrong without failing an operation; goes to the agent's log. */
+  readonly onWarning?: (message: string, cause: unknown) => void;
+  readonly timeouts?: QemuTimeouts;
+}
+
+export interface QemuTimeouts {
+  /** From the start of the process to its open socket. */
+  readonly socketMs: number;
+  /** The greeting, and each command of the start. */
+  readonly commandMs: number;
+}
+
+export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 15_000, commandMs: 10_000 };
+
+const VERSION_TIMEOUT_MS = 10_000;
+const LOG_LINES_IN_ERROR = 3;
+const DEATH_NOTICE_MS = 200;
+const SMALLEST_FILE_LIMIT_BYTES = 1024 * 1024;
+
+/** The driver also starts microVMs without a network, which only the boot probe wants. */
+export interface QemuDriver extends VmmDriver {
+  launch(spec: QemuSpec, options: LaunchOptions): Promise<Microvm>;
+}
+
+export function createQemuDriver(options: QemuOptions): QemuDriver {
+  const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
+  const warn = options.onWarning ?? (() => {});
+
+  const launch = async (spec: QemuSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
+    const tscKhz = options.accelerator === 'tcg' ? await hostTscKhz() : undefined;
+    const args = qemuArguments(spec, { accelerator: options.accelerator, tscKhz });
+    const program = options.binary ?? (await findProgram(QEMU_PROGRAM));
+    const files = filesIn(spec.runDir);
+    const releases: (() => unknown)[] = [];
+    let log: AppendedLog | undefined;
+    let handle: MicrovmHandle | undefined;
+    let exit: ExitStatus | undefined;
+    try {
+      releases.push(() => takeBackRunDir(spec.runDir));
+      releases.push(() => removeSockets(spec.runDir));
+      await lendRunDir(spec.runDir, spec);
+      log = await openAppendedLog(files.vmmLog, problemWith(files.vmmLog));
+      releases.push(() => log?.close());
+      releases.push(() => handle && killAll([handle, ...handle.wrappers]));
+      const process = await launchConfined(
+        {
+          program,
+          args,
+          uid: spec.uid,
+          gid: spec.gid,
+          netns: spec.network?.netns,
+          readOnlyPaths: [spec.kernelPath, spec.initrdPath, ...pathsOf(spec, true)],
+          writablePaths: [spec.runDir, ...pathsOf(spec, false)],
+          devices: [
+            ...(spec.network === undefined ? [] : ['/dev/net/tun']),
+            ...(options.accelerator === 'kvm' ? ['/dev/kvm'] : []),
+          ],
+          stdout: log.fd,
+          stderr: log.fd,
+          maxFileBytes: await largestWritable(spec),
+        },
+        {
+          signal,
+          onSpawned: async ({ pid, startTime }, wrappers) => {
+            handle = { driver: 'qemu', pid, startTime, wrappers, runDir: spec.runDir };
+            await onSpawned(handle);
+          },
+        },
+      );
+      const spawned = handle ?? handleOf(process, spec.runDir);
+      void process.exited.then((status) => {
+        exit = status;
+      });
+      const { qmp, console, announced } = await connect(spawned, () => exit !== undefined, signal);
+      releases.push(
+        () => qmp.close(),
+        () => console.close(),
+      );
+      await takeBackRunDir(spec.runDir);
+      await qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs });
+      return createMicrovm({
+        handle: spawned,
+        qmp,
+        console,
+        log,
+        announcedEnd: announced,
+        processExited: process.exited,
+        detachProcess: () => {},
+      });
+    } catch (error) {
+      const told = await tellOfDeath(error, log, () => exit, signal);
+      await releaseAll(releases, warn);
+      throw told;
+    }
+  };
+
+  const problemWith = (path: string) => (error: unknown) =>
+    warn(`Output is not kept in ${path} any more`, error);
+
+  /** Both sockets, the QMP one ready for commands. On failure neither is open. */
+  const connect = async (
+    { runDir }: MicrovmHandle,
+    isGone: () => boolean,
+    signal: AbortSignal,
+  ): Promise<{ qmp: QmpClient; console: OutputReader; announced: () => string | undefined }> => {
+    const files = filesIn(runDir);
+    const waiting = { timeoutMs: timeouts.socketMs, signal, isGone };
+    let end: string | undefined;
+    const socket = await connectTo(files.qmpSocket, waiting);
+    if (socket === undefined) throw gone();
+    const qmp = await openQmp(socket, {
+      signal,
+      timeoutMs: timeouts.commandMs,
+      onEvent: (event) => {
+        end = announcedEnd(event) ?? end;
+      },
+    });
+    try {
+      const consoleSocket = await connectTo(files.consoleSocket, waiting);
+      if (consoleSocket === undefined) throw gone();
+      const console = await keepOutput(consoleSocket, files.consoleLog, problemWith(files.consoleLog));
+      return { qmp, console, announced: () => end };
+    } catch (error) {
+      qmp.close();
+      throw error;
+    }
+  };
+
+  const adopt = async (handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm> => {
+    if (!(await isAlive(handle))) {
+      await killAll(handle.wrappers);
+      throw new WrennError('vmm_died', `The microVM's QEMU (process ${handle.pid}) is gone.`, {
+        hint: `Its last words may be in ${filesIn(handle.runDir).vmmLog}.`,
+      });
+    }
+    const watch = watchProcess(handle);
+    let isGone = false;
+    void watch.gone.then(() => {
+      isGone = true;
+    });
+    try {
+      const { qmp, console, announced } = await connect(handle, () => isGone, signal);
+      void qmp.closed.then(watch.hint);
+      const { vmmLog } = filesIn(handle.runDir);
+      return createMicrovm({
+        handle,
+        qmp,
+        console,
+        log: await openAppendedLog(vmmLog, problemWith(vmmLog)),
+        announcedEnd: announced,
+        processExited: watch.gone.then((): ExitStatus => ({ code: null, signal: null })),
+        detachProcess: watch.stop,
+      });
+    } catch (error) {
+      watch.stop();
+      throw error;
+    }
+  };
+
+  return {
+    name: 'qemu',
+    features: { pause: true, snapshot: false, accelerator: options.accelerator },
+    version: async (signal) => askVersion(options.binary ?? (await findProgram(QEMU_PROGRAM)), signal),
+    launch,
+    adopt,
+  };
+}
+
+async function askVersion(program: string, signal: AbortSignal): Promise<string> {
+  const { stdout } = await runCommand(program, ['--version'], { timeoutMs: VERSION_TIMEOUT_MS, signal });
+  const version = /^QEMU emulator version (\d{1,4}\.\d{1,4}\.\d{1,4})/.exec(stdout)?.[1];
+  if (version !== undefined) return version;
+  throw new WrennError('missing_program', `${program} is not QEMU.`, {
+    hint: 'apt-get install qemu-system-x86',
+  });
+}
+
+function pathsOf(spec: QemuSpec, readOnly: boolean): string[] {
+  return spec.drives.filter((drive) => drive.readOnly === readOnly).map((drive) => drive.path);
+}
+
+/** The guest cannot make its layer grow; so a VMM that tries to write beyond its end is not its own master. */
+async function largestWritable(spec: QemuSpec): Promise<number> {
+  const sizes = await Promise.all(pathsOf(spec, false).map(async (path) => (await stat(path)).size));
+  return Math.max(SMALLEST_FILE_LIMIT_BYTES, ...sizes);
+}
+
+function handleOf({ pid, startTime, wrappers }: ConfinedProcess, runDir: string): MicrovmHandle {
+  return { driver: 'qemu', pid, startTime, wrappers, runDir };
+}
+
+function gone(): WrennError {
+  return new WrennError('vmm_died', 'QEMU is gone.');
+}
+
+/** If the process died, that is the error, with its last words, and not the broken connection that follows. */
+async function tellOfDeath(
+  failure: unknown,
+  log: AppendedLog | undefined,
+  exit: () => ExitStatus | undefined,
+  signal: AbortSignal,
+): Promise<unknown> {
+  if (signal.aborted || !(failure instanceof WrennError)) return failure;
+  if (failure.code !== 'vmm_died' && failure.code !== 'vmm_api_error') return failure;
+  const deadline = performance.now() + DEATH_NOTICE_MS;
+  while (exit() === undefined && failure.code !== 'vmm_died' && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  const status = exit();
+  if (status === undefined && failure.code !== 'vmm_died') return failure;
+  const words = (await log?.tail(LOG_LINES_IN_ERROR).catch(() => [])) ?? [];
+  const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
+  const what = status === undefined ? failure.message : describeExit(status, undefined);
+  return new WrennError('vmm_died', `${what} ${said}`, {
+    hint: '`wrenn doctor` checks what QEMU needs.',
+    cause: failure,
+  });
+}
+
+/** Last acquired, first released; a release that fails does not keep the others from it. */
+async function releaseAll(
+  releases: (() => unknown)[],
+  warn: (message: string, cause: unknown) => void,
+): Promise<void> {
+  for (const release of releases.reverse()) {
+    try {
+      await release();
+    } catch (error) {
+      warn('Something of a failed launch could not be released', error);
+    }
+  }
+}
