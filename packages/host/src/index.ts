@@ -1,4 +1,11 @@
 /** The only place that runs system programs: typed, with deadlines, never through a shell. */
 export * from './command.ts';
 export * from './files.ts';
+export * from './ip.ts';
+export * from './ip-command.ts';
+export * from './ipv4.ts';
+export * from './machine.ts';
+export * from './nft.ts';
+export * as nftRule from './nft-rule.ts';
 export * from './process.ts';
+export * from './sysctl.ts';
