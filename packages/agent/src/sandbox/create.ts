@@ -9,7 +9,6 @@ import type { CleanupStack } from './cleanup-stack.ts';
 import type { CreateStep, SandboxDeps } from './deps.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
-import { killStrays } from './strays.ts';
 
 export interface CreateContext {
   readonly deps: SandboxDeps;
@@ -40,8 +39,6 @@ export async function createSteps(context: CreateContext): Promise<Created> {
 
   await timed.end('reserve', id, signal);
   await timed.run('journal', id, signal, async () => {
-    // The record goes last, and stays if anything that it names could not be taken away.
-    cleanup.register('files', () => deps.journal.remove(id), { onlyAfterTheRest: true });
     await deps.journal.makeDirectories(id, uid);
     await save({});
   });
@@ -85,7 +82,7 @@ async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient
     if (microvm !== undefined) await microvm.kill();
     const { cleanupStepMs } = deps.config.timeouts;
     await withDeadline('Ending the microVM', cleanupStepMs, undefined, (limited) =>
-      killStrays(id, uid, processesOf(record().handle), limited),
+      deps.killStrays(id, uid, processesOf(record().handle), limited),
     );
   });
 

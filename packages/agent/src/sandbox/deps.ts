@@ -38,6 +38,14 @@ export interface BootOptions {
 /** Starts a microVM and waits until it is up; tries again as the configuration says. Leaves nothing on failure. */
 export type BootMicrovm = (driver: VmmDriver, spec: MicrovmSpec, options: BootOptions) => Promise<Microvm>;
 
+/** Ends the given processes, and those of the sandbox that nobody has written down; see strays.ts. */
+export type KillStrays = (
+  id: string,
+  uid: number | undefined,
+  known: readonly { readonly pid: number; readonly startTime: string }[],
+  signal: AbortSignal,
+) => Promise<void>;
+
 export interface SandboxDeps {
   readonly config: AgentConfig;
   readonly host: HostFacts;
@@ -46,6 +54,7 @@ export interface SandboxDeps {
   /** Finds microVMs again that another driver may have started. */
   readonly driverNamed: (name: DriverName) => VmmDriver;
   readonly bootMicrovm: BootMicrovm;
+  readonly killStrays: KillStrays;
   readonly network: Network;
   readonly storage: Storage;
   readonly journal: Journal;

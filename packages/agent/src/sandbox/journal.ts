@@ -62,7 +62,7 @@ export interface SandboxFiles {
 
 export interface Journal {
   files(id: string): SandboxFiles;
-  /** Makes the sandbox's directories; the VMM may enter and owns its run directory, nothing else. */
+  /** Makes the sandbox's directories: root's own, with the VMM's run directory inside. */
   makeDirectories(id: string, uid: number): Promise<void>;
   write(record: JournalRecord): Promise<void>;
   /** Removes all files of the sandbox. Idempotent. */
@@ -83,7 +83,7 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
     files,
     makeDirectories: async (id, uid) => {
       const { dir, runDir } = files(id);
-      await mkdir(dir, { mode: 0o711 });
+      await mkdir(dir, { mode: 0o700 });
       await mkdir(runDir, { mode: 0o700 });
       const handle = await open(runDir, 'r');
       try {

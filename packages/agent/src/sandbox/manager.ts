@@ -111,6 +111,8 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   const reserve = (spec: SandboxSpec, template: Template, timed: Stopwatch, id: string): Sandbox => {
     admit(spec);
     const cleanup = createCleanupStack(timeouts.cleanupStepMs);
+    // Registered first, so it goes last: the record stays if anything that it names could not be taken away.
+    cleanup.register('files', () => deps.journal.remove(id), { onlyAfterTheRest: true });
     const slotIndex = network.reserve();
     cleanup.register('slot', () => network.release(slotIndex));
     const createdAtMs = Date.now();
@@ -134,7 +136,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       handle: null,
       phases: [],
     };
-    const sandbox = createSandbox({ deps, record, cleanup, timed, onGone, onFailed });
+    const sandbox = createSandbox({ deps, record, journalled: false, cleanup, timed, onGone, onFailed });
     sandboxes.set(id, sandbox);
     live.add(id);
     return sandbox;
@@ -218,7 +220,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       await sandbox.setTimeout(timeoutMs);
       return sandbox.view();
     },
-    destroy: (id) => find(id).destroy(),
+    destroy: async (id) => find(id).destroy(),
     exec: async function* (id, request, signal, inputs) {
       const sandbox = find(id);
       checkExec(request);

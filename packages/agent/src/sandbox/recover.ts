@@ -9,7 +9,6 @@ import { createStopwatch, initGuest, processesOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
-import { killStrays } from './strays.ts';
 
 export interface RecoveryEvents {
   readonly onGone: (id: string) => void;
@@ -112,7 +111,7 @@ async function toSandbox(
   events: RecoveryEvents,
 ): Promise<Sandbox | undefined> {
   const cleanup = createCleanupStack(deps.config.timeouts.cleanupStepMs);
-  const parts = { deps, cleanup, timed: createStopwatch(deps), ...events };
+  const parts = { deps, journalled: true, cleanup, timed: createStopwatch(deps), ...events };
   registerAll(deps, cleanup, record, holdings);
   if (holdings === undefined) {
     const sandbox = createSandbox({ ...parts, record });
@@ -199,6 +198,6 @@ async function endProcesses(
   { id, uid, handle }: Pick<JournalRecord, 'id' | 'uid' | 'handle'>,
 ): Promise<void> {
   await withDeadline('Ending the microVM', deps.config.timeouts.cleanupStepMs, undefined, (signal) =>
-    killStrays(id, uid, processesOf(handle), signal),
+    deps.killStrays(id, uid, processesOf(handle), signal),
   );
 }

@@ -65,6 +65,8 @@ export interface Holdings {
 export interface SandboxParts {
   readonly deps: SandboxDeps;
   readonly record: JournalRecord;
+  /** Whether the record is on disk. */
+  readonly journalled: boolean;
   readonly cleanup: CleanupStack;
   readonly timed: Stopwatch;
   /** For one found at the agent's start. */
@@ -84,7 +86,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const { timeouts, limits } = config;
   const { id } = parts.record;
 
-  let record = parts.record;
+  let { record, journalled } = parts;
   let state: SandboxState = record.state;
   let reason: string | undefined;
   let holdings: Holdings | undefined;
@@ -108,6 +110,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const save = async (change: Partial<JournalRecord>): Promise<void> => {
     const next = { ...record, ...change };
     await journal.write(next);
+    journalled = true;
     record = next;
   };
 
@@ -163,7 +166,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     life.abort(error);
     await queue.close(error);
     try {
-      await save({ state: 'destroying' });
+      if (journalled) await save({ state: 'destroying' });
     } catch (err) {
       // A full disk, say. All the more it must be destroyed; recovery does so in every state but two.
       log.warn({ sandboxId: id, err }, 'the end could not be journalled');

@@ -1,6 +1,7 @@
 /** VMMs whose agent died before it could write their pid down: found by their uid and their sandbox's id. */
 import { readdir, readFile } from 'node:fs/promises';
 import { identify, isAlive, killProcess, type ProcessIdentity, waitUntilGone } from '@wrenn/host';
+import type { KillStrays } from './deps.ts';
 
 const POLL_MS = 10;
 
@@ -8,12 +9,7 @@ const POLL_MS = 10;
  * Kills every process that runs as `uid` and has `id` in its command line, and the given ones. Both must fit,
  * so that another agent's VMM with the same uid is never hit. Resolves when all are gone.
  */
-export async function killStrays(
-  id: string,
-  uid: number | undefined,
-  known: readonly ProcessIdentity[],
-  signal: AbortSignal,
-): Promise<void> {
+export const killStrays: KillStrays = async (id, uid, known, signal) => {
   const found = uid === undefined ? [] : await findProcesses(id, uid);
   const all = [...known, ...found];
   await Promise.all(
@@ -22,7 +18,7 @@ export async function killStrays(
       if (await isAlive(identity)) await waitUntilGone(identity, { signal, pollMs: POLL_MS });
     }),
   );
-}
+};
 
 async function findProcesses(id: string, uid: number): Promise<ProcessIdentity[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);

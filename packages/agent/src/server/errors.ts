@@ -44,6 +44,8 @@ export function fromConnectError(thrown: unknown): WrennError {
         hint: '`wrenn agent` starts it; `wrenn doctor` tells what hinders it.',
         cause: error,
       });
+    case Code.ResourceExhausted:
+      return new WrennError('invalid_argument', `A message is too large: ${error.rawMessage}.`, { cause: error });
     case Code.InvalidArgument:
       return new WrennError('invalid_argument', error.rawMessage, { cause: error });
     default:

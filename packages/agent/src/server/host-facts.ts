@@ -1,0 +1,33 @@
+/** What this machine has, asked once at the start. */
+import { readFile } from 'node:fs/promises';
+import { availableParallelism, totalmem } from 'node:os';
+import type { HostFacts } from '../sandbox/spec.ts';
+
+const MIB = 1024 * 1024;
+const PUBLIC_NAMESERVERS = ['1.1.1.1', '8.8.8.8'];
+const NAMESERVERS_MAX = 3;
+
+/** A limit on this process's control group is a limit on the VMMs that it starts. */
+export async function readHostFacts(): Promise<HostFacts> {
+  const constrained = process.constrainedMemory();
+  const total = totalmem();
+  const usable = constrained > 0 && constrained < total ? constrained : total;
+  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  return { vcpus: availableParallelism(), memoryMib: Math.floor(usable / MIB), bootId };
+}
+
+/**
+ * The host's name servers as far as guests can use them: not its own loopback, and not IPv6. Where none is
+ * left, public ones.
+ */
+export function nameserversFrom(resolvConf: string): string[] {
+  const found = [...resolvConf.matchAll(/^\s*nameserver\s+(\d{1,3}(?:\.\d{1,3}){3})\s*$/gm)]
+    .map((match) => match[1] ?? '')
+    .filter((address) => !address.startsWith('127.') && address !== '0.0.0.0')
+    .slice(0, NAMESERVERS_MAX);
+  return found.length > 0 ? found : PUBLIC_NAMESERVERS;
+}
+
+export async function readNameservers(): Promise<string[]> {
+  return nameserversFrom(await readFile('/etc/resolv.conf', 'utf8').catch(() => ''));
+}

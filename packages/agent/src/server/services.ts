@@ -1,0 +1,151 @@
+/** The three services, each method a few lines: parse, ask the manager, answer. */
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ConnectRouter } from '@connectrpc/connect';
+import { WrennError } from '@wrenn/protocol';
+import {
+  AgentService,
+  type ExecRequest,
+  GuestService,
+  SandboxService,
+  type WriteFileRequest,
+} from '@wrenn/protocol/agent';
+import type { ExecInput } from '../sandbox/exec.ts';
+import type { FileTarget } from '../sandbox/guest.ts';
+import type { SandboxManager } from '../sandbox/manager.ts';
+import {
+  toCreateRequest,
+  toExecInput,
+  toExecRequest,
+  toExecResponse,
+  toFileEntryProto,
+  toMs,
+  toSandboxProto,
+} from './convert.ts';
+import type { Metrics } from './metrics.ts';
+
+export interface AgentInfo {
+  readonly version: string;
+  readonly startedAtMs: number;
+  readonly driver: string;
+  readonly accelerator: string;
+  readonly driverVersion: string;
+  /** Why this driver runs new microVMs. */
+  readonly driverReason: string;
+}
+
+export interface ServiceParts {
+  readonly manager: SandboxManager;
+  readonly metrics: Metrics;
+  readonly info: AgentInfo;
+}
+
+const MODE_MASK = 0o7777;
+
+export function registerServices(router: ConnectRouter, { manager, metrics, info }: ServiceParts): void {
+  router.service(AgentService, {
+    getInfo: () => ({
+      version: info.version,
+      startedAt: timestampFromMs(info.startedAtMs),
+      driver: info.driver,
+      accelerator: info.accelerator,
+      driverVersion: info.driverVersion,
+      driverReason: info.driverReason,
+      sandboxes: manager.liveCount(),
+      pid: process.pid,
+    }),
+    getMetrics: () => ({ text: metrics.render(manager.list()) }),
+  });
+
+  router.service(SandboxService, {
+    createSandbox: async (request) => ({
+      sandbox: toSandboxProto(await manager.create(toCreateRequest(request))),
+    }),
+    getSandbox: ({ id }) => ({ sandbox: toSandboxProto(manager.get(id)) }),
+    listSandboxes: () => ({ sandboxes: manager.list().map(toSandboxProto) }),
+    pauseSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.pause(id)) }),
+    resumeSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.resume(id)) }),
+    destroySandbox: async ({ id }) => {
+      await manager.destroy(id);
+      return {};
+    },
+    setSandboxTimeout: async ({ id, timeout }) => ({
+      sandbox: toSandboxProto(await manager.setTimeout(id, toMs(timeout, 'timeout'))),
+    }),
+    streamLogs: async function* ({ id, follow }, { signal }) {
+      const encoder = new TextEncoder();
+      for await (const text of manager.logs(id, follow, signal)) yield { data: encoder.encode(text) };
+    },
+  });
+
+  router.service(GuestService, {
+    exec: async function* (requests, { signal }) {
+      const messages = requests[Symbol.asyncIterator]();
+      const first = await messages.next();
+      if (first.done === true || first.value.message.case !== 'start') {
+        throw new WrennError('invalid_argument', 'The first message must be `start`.', { field: 'message' });
+      }
+      const start = first.value.message.value;
+      const outputs = manager.exec(start.sandboxId, toExecRequest(start), signal, execInputs(messages));
+      for await (const output of outputs) yield toExecResponse(output);
+    },
+    readFile: async function* (request, { signal }) {
+      const files = manager.files(request.sandboxId);
+      for await (const data of files.read(toTarget(request), signal)) yield { data };
+    },
+    writeFile: async (requests, { signal }) => {
+      const messages = requests[Symbol.asyncIterator]();
+      const first = await messages.next();
+      if (first.done === true || first.value.message.case !== 'open') {
+        throw new WrennError('invalid_argument', 'The first message must be `open`.', { field: 'message' });
+      }
+      const open = first.value.message.value;
+      const files = manager.files(open.sandboxId);
+      // The type bits that a stat has, and that a caller may hand through, are not permissions.
+      const mode = open.mode === undefined ? undefined : open.mode & MODE_MASK;
+      const entry = await files.write(toTarget(open), mode, fileData(messages), signal);
+      return { entry: toFileEntryProto(entry) };
+    },
+    statFile: async (request, { signal }) => ({
+      entry: toFileEntryProto(await manager.files(request.sandboxId).stat(toTarget(request), signal)),
+    }),
+    listFiles: async (request, { signal }) => {
+      const entries = await manager.files(request.sandboxId).list(toTarget(request), request.depth, signal);
+      return { entries: entries.map(toFileEntryProto) };
+    },
+    makeDirectory: async (request, { signal }) => ({
+      entry: toFileEntryProto(
+        await manager.files(request.sandboxId).makeDirectory(toTarget(request), signal),
+      ),
+    }),
+    removeFile: async (request, { signal }) => {
+      await manager.files(request.sandboxId).remove(toTarget(request), signal);
+      return {};
+    },
+  });
+}
+
+function toTarget({ path, user }: { readonly path: string; readonly user: string }): FileTarget {
+  return { path, user: user === '' ? undefined : user };
+}
+
+async function* execInputs(messages: AsyncIterator<ExecRequest>): AsyncGenerator<ExecInput> {
+  for (;;) {
+    const next = await messages.next();
+    if (next.done === true) return;
+    yield toExecInput(next.value);
+  }
+}
+
+async function* fileData(messages: AsyncIterator<WriteFileRequest>): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    const next = await messages.next();
+    if (next.done === true) return;
+    const { message } = next.value;
+    if (message.case !== 'data') {
+      throw new WrennError('invalid_argument', 'After the first message, a file takes data only.', {
+        field: 'message',
+      });
+    }
+    yield message.value;
+  }
+}
