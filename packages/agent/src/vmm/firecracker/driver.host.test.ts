@@ -2,14 +2,17 @@
 import { chownSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isAlive, runCommand } from '@wrenn/host';
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createFirecrackerDriver } from './driver.ts';
 import { bundleFake, type FakeBuilder } from './fixtures/build-fake.ts';
 import type { FakeConfig } from './fixtures/fake-firecracker.ts';
-import { createHarness, type Harness, NOTHING_LEFT, never, SHORT_TIMEOUTS } from './fixtures/harness.ts';
+import { createHarness, type Harness, NOTHING_LEFT, never, TIMEOUTS } from './fixtures/harness.ts';
 
 const UID = 1_900_090_001;
 const NETNS = `wrfc${process.pid}`;
+
+// Each test starts a process, which takes its time on a loaded machine.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 let fakes: FakeBuilder;
 let box: Harness;
@@ -35,7 +38,7 @@ function confined(config: FakeConfig = {}) {
   box.driver(config);
   return createFirecrackerDriver({
     binary: join(box.dir, 'firecracker'),
-    timeouts: SHORT_TIMEOUTS,
+    timeouts: TIMEOUTS,
     onWarning: (message) => box.warnings.push(message),
   });
 }

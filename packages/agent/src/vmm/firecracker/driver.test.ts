@@ -1,6 +1,6 @@
 import { chmodSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MicrovmHandle, MicrovmSpec } from '../driver.ts';
 import { createFirecrackerDriver } from './driver.ts';
 import { bundleFake, type FakeBuilder } from './fixtures/build-fake.ts';
@@ -11,9 +11,12 @@ import {
   launchUnconfined,
   NOTHING_LEFT,
   never,
-  SHORT_TIMEOUTS,
+  TIMEOUTS,
 } from './fixtures/harness.ts';
 import type { FaultKind } from './fixtures/strict-server.ts';
+
+// Each test starts a process, which takes its time on a loaded machine.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 let fakes: FakeBuilder;
 let box: Harness;
@@ -118,7 +121,7 @@ describe('launch', () => {
     expect(await microvm.status(never)).toBe('running');
     await microvm.kill();
     rmSync(join(box.runDir, 'requests.jsonl'));
-    const impatient = box.driver({ neverListens: true }, { ...SHORT_TIMEOUTS, socketMs: 300 });
+    const impatient = box.driver({ neverListens: true }, { ...TIMEOUTS, socketMs: 300 });
     await expect(impatient.launch(box.spec(), box.options())).rejects.toMatchObject({
       code: 'deadline_exceeded',
     });
@@ -126,7 +129,8 @@ describe('launch', () => {
 
   it('that hangs in a request ends at its deadline', async () => {
     const faults = [{ at: 'PUT /actions', fault: { kind: 'silence' } as const }];
-    await expect(box.launch({ faults })).rejects.toMatchObject({
+    const impatient = box.driver({ faults }, { ...TIMEOUTS, api: { requestMs: 10_000, actionMs: 300 } });
+    await expect(impatient.launch(box.spec(), box.options())).rejects.toMatchObject({
       code: 'deadline_exceeded',
       message: expect.stringContaining('PUT /actions'),
     });

@@ -50,7 +50,7 @@ export const DEFAULT_TIMEOUTS: FirecrackerTimeouts = { socketMs: 10_000, api: DE
 /** An adopted process is nobody's child: looked at this often. */
 const WATCH_INTERVAL_MS = 250;
 const LOG_LINES_IN_ERROR = 3;
-const DEATH_NOTICE_MS = 100;
+const DEATH_NOTICE_MS = 1_000;
 const LAST_WORDS_MS = 500;
 
 export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver {
@@ -235,10 +235,9 @@ async function toldOfDeath(
     failure = error;
   }
   // A dying process breaks its connections a moment before its end is told.
-  const status = await Promise.race([
-    exited,
-    soon(failure === undefined || signal.aborted ? 0 : DEATH_NOTICE_MS),
-  ]);
+  const broken =
+    failure instanceof WrennError && failure.code === 'vmm_api_error' && failure.cause !== undefined;
+  const status = await Promise.race([exited, soon(broken ? DEATH_NOTICE_MS : 0)]);
   if (status === undefined) {
     if (failure !== undefined) throw failure;
     return;

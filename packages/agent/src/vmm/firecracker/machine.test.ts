@@ -136,10 +136,10 @@ describe('the description of a machine', () => {
         expect(put('/network-interfaces/eth0', machine.networkInterface)).toBe(204);
         expect(put('/entropy', machine.entropy)).toBe(204);
       }),
-      { numRuns: 1_000 },
+      { numRuns: 500 },
     );
-    expect(accepted).toBeGreaterThan(200);
-  });
+    expect(accepted).toBeGreaterThan(100);
+  }, 60_000);
 
   it('limits the serial port where the version can', () => {
     const version = { major: 1, patch: 0, text: '' };

@@ -2,10 +2,13 @@ import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive } from '@wrenn/host';
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FILE_LIMIT_BYTES } from '../output.ts';
 import { bundleFake, type FakeBuilder } from './fixtures/build-fake.ts';
 import { createHarness, type Harness, never } from './fixtures/harness.ts';
+
+// Each test starts a process, which takes its time on a loaded machine.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 let fakes: FakeBuilder;
 let box: Harness;

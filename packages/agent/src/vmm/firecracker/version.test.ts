@@ -24,8 +24,8 @@ describe('versions', () => {
         });
       }),
     );
-    fc.assert(fc.property(fc.string({ unit: 'binary', maxLength: 5000 }), (text) => void parseVersion(text)));
-  });
+    fc.assert(fc.property(fc.string({ unit: 'binary', maxLength: 2000 }), (text) => void parseVersion(text)));
+  }, 60_000);
 
   it.each(['1.12.9', '0.25.2', '2.0.0'])('refuses %s', (text) => {
     const version = parseVersion(text);
