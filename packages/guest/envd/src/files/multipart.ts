@@ -15,7 +15,7 @@ export interface MultipartLimits {
   readonly parts: number;
 }
 
-export const MULTIPART_LIMITS: MultipartLimits = { headerBytes: 16 * 1024, parts: 50_000 };
+const MULTIPART_LIMITS: MultipartLimits = { headerBytes: 16 * 1024, parts: 50_000 };
 
 /** RFC 2046 says 70. */
 const BOUNDARY_MAX_CHARACTERS = 200;

@@ -1,5 +1,5 @@
 /** Writes what streams in to a file, in place, and owned by the user. See the README for why in place. */
-import { constants } from 'node:fs';
+import { constants, type Stats } from 'node:fs';
 import { chown, type FileHandle, lstat, open, stat, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { ensureDirs, type Owner } from '../filesystem/ensure-dirs.ts';
@@ -31,11 +31,16 @@ export async function writeFile(
 ): Promise<void> {
   const { path, owner } = request;
   await ensureDirs(dirname(path), owner);
-  const existing = await sizeIfThere(path);
-  const availableBytes = existing ?? 0;
-  if (request.sizeBytes !== undefined) refuseIfFull(statfs(dirname(path)), request.sizeBytes, availableBytes);
-  // Before the contents, so that the user never finds a file that is not theirs.
-  if (existing !== undefined) await chown(path, owner.uid, owner.gid);
+  const existing = await regularFileIfThere(path);
+  if (request.sizeBytes !== undefined) {
+    const stats = statfs(existing === undefined ? dirname(path) : path);
+    refuseIfFull(stats, request.sizeBytes, existing?.size ?? 0);
+  }
+  // Before the contents, so that the user never finds a file that is not theirs. Files of the kernel
+  // cannot be given away, and need not be where they belong to the user already.
+  if (existing !== undefined && (existing.uid !== owner.uid || existing.gid !== owner.gid)) {
+    await chown(path, owner.uid, owner.gid);
+  }
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NONBLOCK;
   const handle = await open(path, flags, FILE_MODE);
   try {
@@ -51,12 +56,12 @@ export async function writeFile(
 }
 
 /** Undefined where there is nothing yet, or a link that leads nowhere. Only regular files are written to. */
-async function sizeIfThere(path: string): Promise<number | undefined> {
+async function regularFileIfThere(path: string): Promise<Stats | undefined> {
   try {
     const stats = await stat(path);
     if (stats.isDirectory()) throw refusal(400, `path is a directory: ${path}`);
     if (!stats.isFile()) throw refusal(400, `path is not a regular file: ${path}`);
-    return stats.size;
+    return stats;
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;

@@ -6,7 +6,7 @@ import { type EntryInfo, FileType } from '@wrenn/protocol/filesystem';
 const TYPE_MASK = 0o170000;
 const PERMISSION_MASK = 0o777;
 
-export const FILE_TYPE_BITS = {
+const FILE_TYPE_BITS = {
   socket: 0o140000,
   symlink: 0o120000,
   regular: 0o100000,
@@ -49,7 +49,7 @@ export function isType(mode: number, type: keyof typeof FILE_TYPE_BITS): boolean
 }
 
 /** Sockets, FIFOs and devices have no type of their own in the protocol. */
-export function fileType(mode: number): FileType {
+function fileType(mode: number): FileType {
   if (isType(mode, 'regular')) return FileType.FILE;
   if (isType(mode, 'directory')) return FileType.DIRECTORY;
   if (isType(mode, 'symlink')) return FileType.SYMLINK;

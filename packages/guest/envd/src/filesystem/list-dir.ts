@@ -12,7 +12,7 @@ export interface ListLimits {
 }
 
 /** An answer is built in memory as a whole, several times over (message, JSON, bytes). */
-export const LIST_LIMITS: ListLimits = { maxEntries: 50_000, maxBytes: 16 * 1024 * 1024 };
+const LIST_LIMITS: ListLimits = { maxEntries: 50_000, maxBytes: 16 * 1024 * 1024 };
 
 /** How many lstat calls are under way at once. */
 const BATCH_ENTRIES = 64;
@@ -93,7 +93,7 @@ async function readIfThere(path: string, sources: EntrySources): Promise<EntryIn
   }
 }
 
-export function entrySizeBytes(entry: EntryInfo): number {
+function entrySizeBytes(entry: EntryInfo): number {
   let characters = entry.path.length + entry.name.length + (entry.symlinkTarget?.length ?? 0);
   for (const [key, value] of Object.entries(entry.metadata)) characters += key.length + value.length;
   return ENTRY_OVERHEAD_BYTES + characters;

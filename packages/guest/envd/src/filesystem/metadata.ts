@@ -5,7 +5,7 @@
  */
 import { errnoCode } from '../sys/errno.ts';
 
-export const METADATA_PREFIX = 'user.e2b.';
+const METADATA_PREFIX = 'user.e2b.';
 const HEADER_PREFIX = 'x-metadata-';
 /** The kernel's limit of an attribute's name. */
 const NAME_MAX_BYTES = 255;

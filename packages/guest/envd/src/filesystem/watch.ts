@@ -35,7 +35,7 @@ export interface WatchDependencies {
 }
 
 /** What one watch may hold of the agent's memory and of the kernel's. */
-export const WATCHED_DIRECTORIES_MAX = 65_536;
+const WATCHED_DIRECTORIES_MAX = 65_536;
 /** How long a walk may keep the event loop to itself. */
 const WALK_SLICE_MS = 10;
 
