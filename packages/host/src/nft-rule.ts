@@ -61,6 +61,15 @@ export function goesToOther(link: string): NftStatement {
   return isNot({ meta: { key: 'oifname' } }, link);
 }
 
+/** By a link that is in a named set of the same table. */
+export function cameFromSet(set: string): NftStatement {
+  return is({ meta: { key: 'iifname' } }, `@${set}`);
+}
+
+export function goesToSet(set: string): NftStatement {
+  return is({ meta: { key: 'oifname' } }, `@${set}`);
+}
+
 export const isIpv4: NftStatement = is({ meta: { key: 'nfproto' } }, 'ipv4');
 export const isNotIpv4: NftStatement = isNot({ meta: { key: 'nfproto' } }, 'ipv4');
 
