@@ -72,6 +72,23 @@ describe('bounded output', () => {
     expect(problems).toEqual([]);
   });
 
+  it('loses nothing that it took, when the agent lets go between two reads', async () => {
+    const writer = openFifoForVmm(paths.fifo);
+    const reader = await readOutput(paths, onProblem);
+    // A chunk after which it pauses for some 200 ms; the next one waits in the stream meanwhile.
+    writeSync(writer, `${'x'.repeat(50_000)}\n`);
+    await expect.poll(() => reader.tail(1)).toHaveLength(1);
+    writeSync(writer, 'last words\n');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    reader.close();
+    expect(reader.tail(1)).toEqual(['last words']);
+    expect(readFileSync(paths.file, 'utf8')).toMatch(/x\nlast words\n$/);
+    reader.close();
+    await reader.ended;
+    closeSync(writer);
+    expect(problems).toEqual([]);
+  });
+
   it('remembers after a restart, and keeps the file below its limit', async () => {
     const fill = Buffer.from(`${'y'.repeat(99)}\n`.repeat((FILE_LIMIT_BYTES - 1_000) / 100));
     writeFileSync(paths.file, fill);

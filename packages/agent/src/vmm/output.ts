@@ -10,7 +10,7 @@
  * The run directory belongs to the VMM's user, which may have been taken over by its guest: files are opened
  * without following links, checked for what they are, and from then on used through the descriptor alone.
  */
-import { closeSync, constants, fstatSync, openSync, type Stats } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, type Stats, writeSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -25,6 +25,8 @@ export const RING_BYTES = 64 * 1024;
 export const FILE_LIMIT_BYTES = 256 * 1024;
 /** A stream that is faster is read no faster: the FIFO fills and the VMM drops. */
 export const READ_BYTES_PER_SECOND = 256 * 1024;
+/** After each read: a guest that prints byte by byte must not wake the agent for each of them. */
+const PAUSE_MS = 10;
 const LINE_SHOWN_CHARS = 2_000;
 
 export interface OutputPaths {
@@ -66,7 +68,22 @@ export async function keepOutput(
     return undefined;
   });
   const ended = pump(socket, ring, kept, onProblem);
-  return { tail: (maxLines) => linesOf(ring.bytes(), maxLines), ended, close: () => socket.destroy() };
+  return {
+    tail: (maxLines) => linesOf(ring.bytes(), maxLines),
+    ended,
+    close() {
+      // Taken from the VMM already, but not yet from the stream. At once, as the agent may be about to end.
+      const rest: unknown = socket.read();
+      socket.destroy();
+      if (!Buffer.isBuffer(rest)) return;
+      ring.push(rest);
+      try {
+        kept?.appendNow(rest);
+      } catch (error) {
+        onProblem(error);
+      }
+    },
+  };
 }
 
 async function pump(
@@ -86,9 +103,8 @@ async function pump(
         keptOnDisk = undefined;
         onProblem(error);
       }
-      if (chunk.length > READ_BYTES_PER_SECOND / 100) {
-        await sleep((chunk.length / READ_BYTES_PER_SECOND) * 1000, undefined, { ref: false });
-      }
+      const pauseMs = PAUSE_MS + (chunk.length / READ_BYTES_PER_SECOND) * 1000;
+      await sleep(pauseMs, undefined, { ref: false });
     }
   } catch (error) {
     // `close` ends the loop with an error of its own, which is no problem.
@@ -139,6 +155,8 @@ export function linesOf(bytes: Uint8Array, maxLines: number): string[] {
 
 interface LogFile {
   append(chunk: Uint8Array): Promise<void>;
+  /** May go beyond the limit, by what a stream buffers. Nothing once closed. */
+  appendNow(chunk: Uint8Array): void;
   close(): Promise<void>;
 }
 
@@ -162,6 +180,9 @@ async function openLogFile(path: string, ring: Ring): Promise<LogFile> {
         }
         await handle.appendFile(chunk);
         sizeBytes += chunk.length;
+      },
+      appendNow(chunk) {
+        if (handle.fd >= 0) sizeBytes += writeSync(handle.fd, chunk);
       },
       close: () => handle.close(),
     };

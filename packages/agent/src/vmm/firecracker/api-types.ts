@@ -6,7 +6,7 @@
 import { z } from 'zod';
 
 /** Tokens are bytes or operations, refilled over `refill_time` milliseconds. */
-export interface TokenBucket {
+interface TokenBucket {
   readonly size: number;
   readonly refill_time: number;
   readonly one_time_burst?: number;

@@ -15,7 +15,7 @@ import type {
 } from './api-types.ts';
 import { type FirecrackerVersion, hasSerialRateLimiter } from './version.ts';
 
-export interface DeviceLimits {
+interface DeviceLimits {
   readonly drive?: RateLimiter;
   readonly networkReceive?: RateLimiter;
   readonly networkTransmit?: RateLimiter;
@@ -42,7 +42,7 @@ export const MAX_VCPUS = 32;
 /** Firecracker's buffer for the command line. */
 export const COMMAND_LINE_LIMIT_BYTES = 2048;
 /** Kept free of it for what Firecracker appends: `pci=off` and 36 bytes for each device. */
-export const COMMAND_LINE_RESERVE_BYTES = 512;
+const COMMAND_LINE_RESERVE_BYTES = 512;
 /** With network and entropy it stays below the 17 virtio devices that x86 has interrupt lines for. */
 export const MAX_DRIVES = 12;
 
@@ -50,7 +50,7 @@ export const MAX_DRIVES = 12;
  * `reboot=k panic=1`: a guest that reboots or panics ends the VMM, which is how Wrenn learns of it.
  * The rest spares probes that cost VM exits: one serial port, no mouse, no multiplexer, no bounce buffers.
  */
-export const BOOT_ARGS: readonly string[] = [
+const BOOT_ARGS: readonly string[] = [
   'console=ttyS0',
   'reboot=k',
   'panic=1',

@@ -15,8 +15,8 @@ export interface FirecrackerVersion {
  * From 1.13 on the VMM itself adds `pci=off` to the command line, so one set of boot arguments fits all;
  * 1.8 brought the ACPI tables without which Debian's kernel finds no virtio device. A 2.0 may break the API.
  */
-export const OLDEST_VERSION = { major: 1, minor: 13 } as const;
-export const FIRST_UNSUPPORTED_MAJOR = 2;
+const OLDEST_VERSION = { major: 1, minor: 13 } as const;
+const FIRST_UNSUPPORTED_MAJOR = 2;
 
 /** Reads the first `v1.16.1` or `1.17.0-dev` in a short text; undefined if there is none. */
 export function parseVersion(text: string): FirecrackerVersion | undefined {
@@ -33,7 +33,7 @@ export function parseVersion(text: string): FirecrackerVersion | undefined {
   };
 }
 
-export function isAtLeast(version: FirecrackerVersion, major: number, minor: number): boolean {
+function isAtLeast(version: FirecrackerVersion, major: number, minor: number): boolean {
   return version.major > major || (version.major === major && version.minor >= minor);
 }
 

@@ -1,0 +1,1 @@
+export { createFirecrackerDriver, type FirecrackerOptions } from './driver.ts';
