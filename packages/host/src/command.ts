@@ -1,5 +1,5 @@
 /** Runs one system program to its end: argument arrays only, a deadline always, bounded output. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { WrennError } from '@wrenn/protocol';
 
 export interface CommandOptions {
@@ -81,6 +81,8 @@ export async function runCommand(
 
   const child = spawn(program, [...args], {
     shell: false,
+    // A process group of its own, so that a deadline ends the program's children with it.
+    detached: true,
     stdio: ['pipe', 'pipe', 'pipe'],
     env: options.env ?? plainEnvironment(),
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
@@ -91,8 +93,8 @@ export async function runCommand(
   const stop = (reason: WrennError) => {
     if (stopReason !== undefined) return;
     stopReason = reason;
-    child.kill('SIGTERM');
-    killTimer = setTimeout(() => child.kill('SIGKILL'), KILL_GRACE_MS);
+    signalGroup(child, 'SIGTERM');
+    killTimer = setTimeout(() => signalGroup(child, 'SIGKILL'), KILL_GRACE_MS);
   };
   const deadline = setTimeout(() => {
     stop(new WrennError('deadline_exceeded', `${program} took longer than ${options.timeoutMs} ms.`));
@@ -130,6 +132,17 @@ export async function runCommand(
     clearTimeout(deadline);
     clearTimeout(killTimer);
     options.signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Signals the program and all that it started. */
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, signal);
+  } catch (error) {
+    // Gone already; anything else would be a bug worth seeing.
+    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
   }
 }
 

@@ -100,9 +100,13 @@ async function bootstrap(
   signal?: AbortSignal,
 ): Promise<void> {
   onProgress(`installing ${recipe.packages.length} packages and what they need`);
+  // In a mount namespace of its own: what mmdebstrap mounts in the tree is gone with it, however it ends.
   await runCommand(
-    'mmdebstrap',
+    'unshare',
     [
+      '--mount',
+      '--',
+      'mmdebstrap',
       '--mode=root',
       '--format=directory',
       '--variant=minbase',
