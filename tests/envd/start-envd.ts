@@ -1,7 +1,16 @@
 /** Builds and starts a real envd for tests. Everything it opens is on the loopback interface. */
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -13,6 +22,8 @@ const OUTPUT = join(ROOT, 'packages/guest/envd/dist');
 const SOURCES = ['packages/guest/envd/src', 'packages/protocol/src', 'package-lock.json'];
 const START_DEADLINE_MS = 10_000;
 const STOP_DEADLINE_MS = 5_000;
+/** Long enough for other tests that have just looked up the same build. */
+const BUILD_KEPT_MS = 10 * 60_000;
 
 /** How init starts envd in an emulated guest: without run-time code and without the idle collector's timer. */
 export const GUEST_ENVIRONMENT = {
@@ -160,7 +171,17 @@ export async function buildEnvd(): Promise<string> {
   const args = ['build', '--compile', '--minify', '--bytecode', main, '--outfile', temporary];
   await promisify(execFile)(BUN, args, { cwd: ROOT });
   renameSync(temporary, executable);
+  removeOldBuilds();
   return executable;
+}
+
+/** Each has 110 MB. One that is still running may go too: its pages stay until it ends. */
+function removeOldBuilds(): void {
+  for (const name of readdirSync(OUTPUT).filter((file) => file.startsWith('envd-test-'))) {
+    const path = join(OUTPUT, name);
+    const builtAtMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    if (Date.now() - builtAtMs > BUILD_KEPT_MS) rmSync(path, { force: true });
+  }
 }
 
 function filesUnder(path: string): string[] {
