@@ -1,0 +1,58 @@
+/** What the scripts share: running programs and talking about it. No dependencies: it runs before `npm ci`. */
+import { spawn } from 'node:child_process';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/**
+ * Runs a program with its output on the terminal. Resolves with its exit code.
+ * @param {string} program
+ * @param {string[]} args
+ * @param {import('node:child_process').SpawnOptions} [options]
+ * @returns {Promise<number>}
+ */
+export function run(program, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd: ROOT, stdio: 'inherit', shell: false, ...options });
+    child.once('error', reject);
+    child.once('close', (code, signal) => resolve(signal === null ? (code ?? 1) : 1));
+  });
+}
+
+/**
+ * Runs a program and keeps its output. Resolves with both; never rejects on a failure of the program.
+ * @param {string} program
+ * @param {string[]} args
+ * @returns {Promise<{code: number, output: string}>}
+ */
+export function capture(program, args) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'], shell: false });
+    /** @type {Buffer[]} */
+    const chunks = [];
+    child.stdout.on('data', (chunk) => chunks.push(chunk));
+    child.stderr.on('data', (chunk) => chunks.push(chunk));
+    child.once('error', reject);
+    child.once('close', (code) =>
+      resolve({ code: code ?? 1, output: Buffer.concat(chunks).toString('utf8') }),
+    );
+  });
+}
+
+/** Runs a program and ends this process with its exit code when that is not zero. */
+export async function must(program, args, options = {}) {
+  const code = await run(program, args, options);
+  if (code !== 0) process.exit(code);
+}
+
+/** Says what went wrong and what to do, and ends the process. */
+export function fail(message, hint) {
+  process.stderr.write(`wrenn: ${message}\n${hint === undefined ? '' : `hint: ${hint}\n`}`);
+  process.exit(1);
+}
+
+/** @param {number} startedAt as performance.now() gives it */
+export function secondsSince(startedAt) {
+  return `${((performance.now() - startedAt) / 1000).toFixed(1)} s`;
+}

@@ -1,0 +1,64 @@
+/**
+ * The README's second command: sets the machine up, then runs every test there is. The last line is
+ * `N passed, N failed`, summed over all of them; the exit code tells the same.
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { asRoot, bootstrap } from './bootstrap.mjs';
+import { ROOT, run, secondsSince } from './lib.mjs';
+
+const totals = { passed: 0, failed: 0, skipped: 0 };
+const reports = mkdtempSync(join(tmpdir(), 'wrenn-tests-'));
+try {
+  await bootstrap({ templates: ['minimal', 'base'] });
+  await check('generated code', ['scripts/generate.mjs', '--check']);
+  await check('types, lint, format, imports, unused code', ['scripts/check.mjs']);
+  for (const project of ['unit', 'host', 'vm']) await suite(project);
+} finally {
+  rmSync(reports, { recursive: true, force: true });
+}
+const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
+process.stdout.write(`${totals.passed} passed, ${totals.failed} failed${skipped}\n`);
+process.exitCode = totals.failed === 0 ? 0 : 1;
+
+/** A check that passes or fails as a whole counts as one test. */
+async function check(name, args) {
+  process.stdout.write(`\n== ${name}\n`);
+  if ((await run(process.execPath, args)) === 0) totals.passed += 1;
+  else totals.failed += 1;
+}
+
+async function suite(project) {
+  const startedAt = performance.now();
+  process.stdout.write(`\n== ${project} tests\n`);
+  const report = join(reports, `${project}.json`);
+  const vitest = [
+    process.execPath,
+    join(ROOT, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    '--project',
+    project,
+  ];
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  // Everything but the unit tests makes namespaces, links and microVMs.
+  const prefix = project === 'unit' ? [] : asRoot();
+  const [program, ...args] = [...prefix, ...vitest, ...reporters];
+  const code = await run(program, args);
+  const counted = readReport(report);
+  totals.passed += counted.numPassedTests;
+  totals.failed += counted.numFailedTests;
+  totals.skipped += counted.numPendingTests + counted.numTodoTests;
+  // A file that could not be loaded, or an error outside of any test, fails no test but the run.
+  if (code !== 0 && counted.numFailedTests === 0) totals.failed += 1;
+  process.stdout.write(`== ${project} tests took ${secondsSince(startedAt)}\n`);
+}
+
+function readReport(path) {
+  const none = { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0 };
+  try {
+    return { ...none, ...JSON.parse(readFileSync(path, 'utf8')) };
+  } catch {
+    return none;
+  }
+}

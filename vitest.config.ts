@@ -1,0 +1,40 @@
+import { defineConfig } from 'vitest/config';
+
+/** Tests are told apart by their names, see CONTRIBUTING.md. Those that need the real machine run one by one. */
+const everywhere = ['packages/**/src/**', 'tests/**', 'bench/**'];
+const ignored = ['**/node_modules/**', '**/dist/**'];
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: everywhere.map((place) => `${place}/*.test.ts`),
+          exclude: [...ignored, '**/*.host.test.ts', '**/*.vm.test.ts'],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        test: {
+          name: 'host',
+          include: everywhere.map((place) => `${place}/*.host.test.ts`),
+          exclude: ignored,
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'vm',
+          include: everywhere.map((place) => `${place}/*.vm.test.ts`),
+          exclude: ignored,
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
