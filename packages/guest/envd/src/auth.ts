@@ -54,7 +54,7 @@ export function createAccessToken(nowMs: () => number = Date.now): AccessToken {
 }
 
 /** `v1_` and the unpadded base64 of sha256("path:operation:user:token[:expiration]"). */
-export function fileSignature(token: string, claim: FileAccessClaim): string {
+function fileSignature(token: string, claim: FileAccessClaim): string {
   const parts = [claim.path, claim.operation, claim.username ?? '', token];
   if (claim.signatureExpiration !== undefined) parts.push(claim.signatureExpiration);
   const digest = new Bun.CryptoHasher('sha256').update(parts.join(':')).digest('base64');
@@ -62,7 +62,7 @@ export function fileSignature(token: string, claim: FileAccessClaim): string {
 }
 
 /** Compares digests, whose length and content say nothing of where the texts differ. */
-export function equalInConstantTime(a: string, b: string): boolean {
+function equalInConstantTime(a: string, b: string): boolean {
   const left = new Bun.CryptoHasher('sha256').update(a).digest();
   const right = new Bun.CryptoHasher('sha256').update(b).digest();
   let difference = 0;

@@ -25,6 +25,7 @@ export function createInputQueue(fd: number): InputQueue {
   let sink: Bun.FileSink | undefined;
   /** Settles when the kernel has taken what was last written; never rejects. */
   let idle: Promise<unknown> = Promise.resolve();
+  /** Settles when the writes so far are done or given up; never rejects. */
   let turn: Promise<unknown> = Promise.resolve();
   let closing: Promise<void> | undefined;
   let waitingBytes = 0;
@@ -55,7 +56,7 @@ export function createInputQueue(fd: number): InputQueue {
   }
 
   function close(): Promise<void> {
-    closing ??= turn.then(finish, finish);
+    closing ??= turn.then(finish);
     return closing;
   }
 
@@ -67,11 +68,7 @@ export function createInputQueue(fd: number): InputQueue {
       }
       waitingBytes += bytes.length;
       const ending = AbortSignal.any([signal, gone.signal]);
-      const before = turn;
-      const work = before.then(
-        () => writeSlices(bytes, ending),
-        () => writeSlices(bytes, ending),
-      );
+      const work = turn.then(() => writeSlices(bytes, ending));
       turn = work.catch(() => {});
       try {
         await work;

@@ -20,6 +20,7 @@ function process(pid: number, tag?: string): RunningProcess & { finish(code: num
     tag,
     config: create(ProcessConfigSchema, {}),
     ended: promise,
+    timedOut: unused,
     subscribe: unused,
     signal: unused,
     write: unused,

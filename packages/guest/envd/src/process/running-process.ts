@@ -23,6 +23,8 @@ export interface RunningProcess {
   readonly config: ProcessConfig;
   /** Settles once the process is gone and its output is taken; never rejects. */
   readonly ended: Promise<ExitStatus>;
+  /** Whether its deadline has come while it ran. */
+  timedOut(): boolean;
   /** From now on; earlier output is not repeated. */
   subscribe(): Subscription<Output>;
   /** Signals the process and everything in its process group. */
@@ -50,6 +52,7 @@ export function superviseProcess(libc: Libc, child: Child, identity: ProcessIden
   const cut = new AbortController();
   let gone = false;
   let killed = false;
+  let timedOut = false;
 
   function sendSignal(signal: 'SIGTERM' | 'SIGKILL'): void {
     killed = true;
@@ -68,7 +71,10 @@ export function superviseProcess(libc: Libc, child: Child, identity: ProcessIden
   const killTimer =
     identity.killAfterMs === undefined
       ? undefined
-      : setTimeout(() => sendSignal('SIGKILL'), identity.killAfterMs);
+      : setTimeout(() => {
+          timedOut = true;
+          sendSignal('SIGKILL');
+        }, identity.killAfterMs);
 
   async function follow(kind: OutputKind, fd: number): Promise<void> {
     const reader = Bun.file(fd).stream().getReader();
@@ -103,6 +109,7 @@ export function superviseProcess(libc: Libc, child: Child, identity: ProcessIden
     tag: identity.tag,
     config: identity.config,
     ended: untilEnded(),
+    timedOut: () => timedOut,
     subscribe: hub.subscribe,
     signal: sendSignal,
     write: async (kind, bytes, signal) => {

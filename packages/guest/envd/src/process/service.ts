@@ -42,6 +42,10 @@ export function createProcessService(context: EnvdContext): ServiceImpl<typeof P
       });
       registry.add(process);
       for await (const event of followProcess(process, keepaliveMs(call.requestHeader), call.signal)) {
+        // The process may be gone before the call itself has noticed that its time is over.
+        if (event.event.case === 'end' && process.timedOut()) {
+          throw new ConnectError('the operation timed out', Code.DeadlineExceeded);
+        }
         yield create(StartResponseSchema, { event });
       }
     },

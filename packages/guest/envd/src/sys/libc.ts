@@ -53,10 +53,8 @@ export interface Libc {
   inotifyInit(flags: number): number;
   inotifyAddWatch(fd: number, path: string, mask: number): number;
   inotifyRmWatch(fd: number, watch: number): void;
-  getxattr(path: string, name: string): Uint8Array;
   setxattr(path: string, name: string, value: Uint8Array): void;
   removexattr(path: string, name: string): void;
-  listxattr(path: string): string[];
   statfs(path: string): FileSystemStats;
   /** `[read end, write end]`; both close on exec. */
   pipe(flags?: number): [number, number];
@@ -72,7 +70,6 @@ const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const CLOCK_REALTIME = 0;
-const XATTR_MAX_BYTES = 64 * 1024;
 const STATFS_BYTES = 120;
 
 type Syscall = (nr: number, a: number, b: number, c: number, d: number, e: number, f: number) => number;
@@ -120,21 +117,11 @@ export function createLibc(): Libc {
     inotifyRmWatch: (fd, watch) => {
       call('inotify_rm_watch', undefined, fd, watch);
     },
-    getxattr: (path, name) => {
-      const buffer = new Uint8Array(XATTR_MAX_BYTES);
-      return buffer.slice(0, call('getxattr', path, path, name, buffer, buffer.length));
-    },
     setxattr: (path, name, value) => {
       call('setxattr', path, path, name, value, value.length, 0);
     },
     removexattr: (path, name) => {
       call('removexattr', path, path, name);
-    },
-    listxattr: (path) => {
-      const buffer = new Uint8Array(XATTR_MAX_BYTES);
-      const length = call('listxattr', path, path, buffer, buffer.length);
-      const text = new TextDecoder().decode(buffer.subarray(0, length));
-      return text.split('\0').filter((name) => name !== '');
     },
     statfs: (path) => {
       const buffer = new Uint8Array(STATFS_BYTES);
