@@ -9,3 +9,4 @@ export {
 export { type AgentClient, type AgentClientOptions, createAgentClient } from './server/client.ts';
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
 export { fromConnectError, toConnectError } from './server/errors.ts';
+export { type RunAgentOptions, runAgent } from './server/run-agent.ts';

@@ -1,7 +1,8 @@
 /** One command in a sandbox, wired to this program's own streams: input, output, signals, terminal, exit code. */
 import { once } from 'node:events';
-import type { MessageInitShape } from '@bufbuild/protobuf';
+import { constants } from 'node:os';
 import { create } from '@bufbuild/protobuf';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import type { AgentClient } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import {

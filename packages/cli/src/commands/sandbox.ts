@@ -1,0 +1,97 @@
+/** `wrenn sandbox …`: the life cycle of sandboxes, each command one call of the agent. */
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import { WrennError } from '@wrenn/protocol';
+import type { Sandbox } from '@wrenn/protocol/agent';
+import { withAgent } from '../agent-connection.ts';
+import { createRequest, type MachineOptions, timeoutOf } from '../options.ts';
+import { createProgress, formatTable, printable, printJson } from '../output.ts';
+import { detailRows, LIST_HEADER, listRow, viewOf } from '../sandbox-view.ts';
+import { parseDurationMs } from '../values.ts';
+
+export interface OutputOptions {
+  readonly json?: boolean;
+}
+
+export async function createSandbox(
+  options: MachineOptions & OutputOptions & { timeout?: string },
+): Promise<void> {
+  const request = createRequest(options, timeoutOf(options));
+  const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
+  await withAgent(async (client) => {
+    progress('booting a machine …');
+    show((await client.sandboxes.createSandbox(request)).sandbox, options);
+  });
+}
+
+export async function listSandboxes(options: OutputOptions): Promise<void> {
+  await withAgent(async (client) => {
+    const { sandboxes } = await client.sandboxes.listSandboxes({});
+    const views = sandboxes.map(viewOf);
+    if (options.json) return printJson(views);
+    const now = Date.now();
+    process.stdout.write(
+      formatTable(
+        LIST_HEADER,
+        views.map((view) => listRow(view, now)),
+      ),
+    );
+  });
+}
+
+export async function getSandbox(id: string, options: OutputOptions): Promise<void> {
+  await withAgent(async (client) => {
+    const view = viewOf(existing((await client.sandboxes.getSandbox({ id })).sandbox));
+    if (options.json) return printJson(view);
+    process.stdout.write(formatTable(['id', view.id], detailRows(view)));
+  });
+}
+
+export async function pauseSandbox(id: string, options: OutputOptions): Promise<void> {
+  await withAgent(async (client) => show((await client.sandboxes.pauseSandbox({ id })).sandbox, options));
+}
+
+export async function resumeSandbox(id: string, options: OutputOptions): Promise<void> {
+  await withAgent(async (client) => show((await client.sandboxes.resumeSandbox({ id })).sandbox, options));
+}
+
+export async function killSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
+  await withAgent(async (client) => {
+    for (const id of ids) await client.sandboxes.destroySandbox({ id });
+    if (options.json) printJson(ids.map((id) => ({ id })));
+    else process.stdout.write(ids.map((id) => `${printable(id)}\n`).join(''));
+  });
+}
+
+/** `never` takes the end away. */
+export async function setTimeoutOfSandbox(
+  id: string,
+  duration: string,
+  options: OutputOptions,
+): Promise<void> {
+  const timeout =
+    duration === 'never' ? {} : { timeout: durationFromMs(parseDurationMs(duration, 'duration')) };
+  await withAgent(async (client) => {
+    show((await client.sandboxes.setSandboxTimeout({ id, ...timeout })).sandbox, options);
+  });
+}
+
+export async function printLogs(id: string, options: { readonly follow?: boolean }): Promise<void> {
+  await withAgent(async (client) => {
+    for await (const { data } of client.sandboxes.streamLogs({ id, follow: options.follow === true })) {
+      // What a guest prints on its console is for reading, not for driving this terminal.
+      const text = new TextDecoder().decode(data).split('\n').map(printable).join('\n');
+      process.stdout.write(text);
+    }
+  });
+}
+
+function show(sandbox: Sandbox | undefined, options: OutputOptions): void {
+  const view = viewOf(existing(sandbox));
+  if (options.json) printJson(view);
+  else process.stdout.write(`${view.id}\n`);
+}
+
+function existing(sandbox: Sandbox | undefined): Sandbox {
+  if (sandbox === undefined) throw new WrennError('internal', 'The agent answered without a sandbox.');
+  return sandbox;
+}

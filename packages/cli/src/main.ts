@@ -1,0 +1,156 @@
+/** The command line: what there is, and how its failures are told. Commands are loaded when they are used. */
+import { WrennError } from '@wrenn/protocol';
+import { Command, CommanderError } from 'commander';
+import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
+import { gather, withMachineOptions } from './options.ts';
+import { printError } from './output.ts';
+
+const VERSION = '0.1.0';
+
+/** Set by commands whose exit code is that of a command in a sandbox. */
+let passesExitCodeOn = false;
+
+function withProcessOptions(command: Command): Command {
+  return command
+    .option('--env <name=value>', 'an environment variable; may be repeated', gather)
+    .option('--user <name>', 'who runs the command (default: user)')
+    .option('--cwd <path>', "where it starts (default: the user's home)")
+    .option('--timeout <duration>', 'kill the command after this long, as 30s or 5m');
+}
+
+function withJson(command: Command): Command {
+  return command.option('--json', 'answer and errors as JSON');
+}
+
+function buildProgram(): Command {
+  const program = new Command('wrenn')
+    .description('A Linux machine of its own for every program that nobody has read.')
+    .version(VERSION)
+    .addHelpText('after', EXIT_CODES_HELP)
+    .exitOverride()
+    .enablePositionalOptions();
+
+  withProcessOptions(withMachineOptions(program.command('run')))
+    .description('run a command in a throw-away machine')
+    .option('-t, --tty', 'give the command a terminal')
+    .argument('<command...>', 'the command and its arguments, after --')
+    .passThroughOptions()
+    .action(async (command: string[], options) => {
+      passesExitCodeOn = true;
+      process.exitCode = await (await import('./commands/run.ts')).run(command, options);
+    });
+
+  const sandbox = program.command('sandbox').description('machines that stay until they are killed');
+  const life = () => import('./commands/sandbox.ts');
+  withJson(withMachineOptions(sandbox.command('create')))
+    .description('boot a machine and print its id')
+    .option('--env <name=value>', "a variable of every command's environment; may be repeated", gather)
+    .option('--timeout <duration>', 'destroy it after this long, as 5m or 2h (default: never)')
+    .action(async (options) => (await life()).createSandbox(options));
+  withJson(sandbox.command('ls'))
+    .description('list machines, newest first')
+    .action(async (options) => (await life()).listSandboxes(options));
+  withJson(sandbox.command('get <id>'))
+    .description('show one machine')
+    .action(async (id, options) => (await life()).getSandbox(id, options));
+  withProcessOptions(sandbox.command('exec'))
+    .description('run a command in it')
+    .option('-t, --tty', 'give the command a terminal')
+    .argument('<id>')
+    .argument('<command...>', 'the command and its arguments, after --')
+    .passThroughOptions()
+    .action(async (id: string, command: string[], options) => {
+      passesExitCodeOn = true;
+      process.exitCode = await (await import('./commands/exec.ts')).exec(id, command, options);
+    });
+  withProcessOptions(sandbox.command('shell <id>'))
+    .description('open a terminal in it')
+    .action(async (id: string, options) => {
+      passesExitCodeOn = true;
+      const shell = ['/bin/bash', '-i', '-l'];
+      process.exitCode = await (await import('./commands/exec.ts')).exec(id, shell, {
+        ...options,
+        tty: true,
+      });
+    });
+  sandbox
+    .command('cp <from> <to>')
+    .description('copy files; a place in a machine is <id>:<path>, - is standard input or output')
+    .option('--user <name>', 'whose files they are (default: user)')
+    .action(async (from, to, options) => (await import('./commands/copy.ts')).copy(from, to, options));
+  withJson(sandbox.command('pause <id>'))
+    .description('freeze it with its memory kept')
+    .action(async (id, options) => (await life()).pauseSandbox(id, options));
+  withJson(sandbox.command('resume <id>'))
+    .description('continue it')
+    .action(async (id, options) => (await life()).resumeSandbox(id, options));
+  withJson(sandbox.command('kill <id...>'))
+    .description('take it away with everything in it')
+    .action(async (ids, options) => (await life()).killSandboxes(ids, options));
+  withJson(sandbox.command('timeout <id> <duration>'))
+    .description('destroy it this long from now; "never" takes the end away')
+    .action(async (id, duration, options) => (await life()).setTimeoutOfSandbox(id, duration, options));
+  sandbox
+    .command('logs <id>')
+    .description("print its console's last lines")
+    .option('-f, --follow', 'and what comes, until it ends')
+    .action(async (id, options) => (await life()).printLogs(id, options));
+
+  withJson(program.command('template').description('what machines start from').command('ls'))
+    .description('list templates')
+    .action(async (options) => (await import('./commands/template.ts')).printTemplates(options));
+
+  withJson(program.command('setup'))
+    .description('install and build what is missing: system packages, kernel, images')
+    .option('--template <name>', 'a template to build; may be repeated (default: base)', gather)
+    .action(async (options) => (await import('./commands/setup.ts')).setUp(options));
+  withJson(program.command('doctor'))
+    .description('say what this machine can do, and what mends it; changes nothing')
+    .option('--probe', 'boot a guest with KVM to see whether it works')
+    .action(async (options) => {
+      process.exitCode = await (await import('./commands/doctor.ts')).runDoctor(options);
+    });
+  program
+    .command('agent')
+    .description('run the host agent in the foreground')
+    .option('--idle-timeout <duration>', 'leave after this long without machines and requests')
+    .option('--log-file <path>', 'write the log there instead of to stderr')
+    .action(async (options) => (await import('./commands/agent.ts')).runAgentCommand(options));
+  program
+    .command('demo')
+    .description('boot a machine, run a command in it, destroy it, and show that nothing is left')
+    .option('--template <name>', 'what to start from (default: base)')
+    .action(async (options) => {
+      process.exitCode = await (await import('./commands/demo.ts')).runDemo(options);
+    });
+  return program;
+}
+
+/** What stands behind `--` belongs to the command in the sandbox. */
+function wantsJson(argv: readonly string[]): boolean {
+  const end = argv.indexOf('--');
+  return argv.slice(0, end === -1 ? undefined : end).includes('--json');
+}
+
+async function main(): Promise<void> {
+  try {
+    await buildProgram().parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Commander has told the user already; help and version end with code 0.
+      process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+      return;
+    }
+    const known = WrennError.from(error);
+    printError(known, wantsJson(process.argv));
+    if (known.code === 'internal' && process.env.WRENN_DEBUG !== undefined) console.error(error);
+    process.exitCode = passesExitCodeOn ? EXIT.wrennFailed : exitCodeOf(known.kind);
+  }
+}
+
+// A reader that has left (`wrenn … | head`) is no error of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.signalBase + 13);
+  throw error;
+});
+await main();

@@ -1,0 +1,55 @@
+/** The options that several commands share, and what becomes of them. */
+import { create } from '@bufbuild/protobuf';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import { type CreateSandboxRequest, CreateSandboxRequestSchema } from '@wrenn/protocol/agent';
+import type { Command } from 'commander';
+import { parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
+
+export interface MachineOptions {
+  readonly template?: string;
+  readonly cpus?: string;
+  readonly memory?: string;
+  readonly disk?: string;
+  readonly env?: readonly string[];
+  readonly metadata?: readonly string[];
+}
+
+export interface ProcessOptions {
+  readonly env?: readonly string[];
+  readonly user?: string;
+  readonly cwd?: string;
+  readonly timeout?: string;
+  readonly tty?: boolean;
+}
+
+/** For an option that may be given several times. */
+export function gather(value: string, earlier: readonly string[] | undefined): string[] {
+  return [...(earlier ?? []), value];
+}
+
+export function withMachineOptions(command: Command): Command {
+  return command
+    .option('--template <name>', 'what to start from: a template or a build id (default: base)')
+    .option('--cpus <n>', 'virtual CPUs')
+    .option('--memory <size>', 'memory, as 512M or 2G')
+    .option('--disk <size>', 'private disk, as 4G')
+    .option('--metadata <name=value>', 'a label to find the sandbox by; may be repeated', gather);
+}
+
+/** The request that the options ask for; without a timeout the sandbox has no end. */
+export function createRequest(options: MachineOptions, timeoutMs: number | undefined): CreateSandboxRequest {
+  const request = create(CreateSandboxRequestSchema, {
+    template: options.template ?? '',
+    envs: parsePairs(options.env ?? [], '--env'),
+    metadata: parsePairs(options.metadata ?? [], '--metadata'),
+  });
+  if (options.cpus !== undefined) request.vcpus = parseCount(options.cpus, '--cpus');
+  if (options.memory !== undefined) request.memoryMib = parseMemoryMib(options.memory, '--memory');
+  if (options.disk !== undefined) request.diskMib = parseMemoryMib(options.disk, '--disk');
+  if (timeoutMs !== undefined) request.timeout = durationFromMs(timeoutMs);
+  return request;
+}
+
+export function timeoutOf(options: { readonly timeout?: string }): number | undefined {
+  return options.timeout === undefined ? undefined : parseDurationMs(options.timeout, '--timeout');
+}

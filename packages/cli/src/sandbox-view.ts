@@ -1,0 +1,83 @@
+/** A sandbox as people and scripts see it. */
+import { durationMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import { type Sandbox, SandboxState } from '@wrenn/protocol/agent';
+import { formatDuration } from './output.ts';
+
+const STATES: Readonly<Record<SandboxState, string>> = {
+  [SandboxState.UNSPECIFIED]: 'unknown',
+  [SandboxState.CREATING]: 'creating',
+  [SandboxState.RUNNING]: 'running',
+  [SandboxState.PAUSED]: 'paused',
+  [SandboxState.DESTROYING]: 'destroying',
+  [SandboxState.FAILED]: 'failed',
+};
+
+export interface SandboxView {
+  readonly id: string;
+  readonly template: string;
+  readonly state: string;
+  readonly reason: string | undefined;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly diskMib: number;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly createdAt: string | undefined;
+  readonly endsAt: string | undefined;
+  readonly address: string;
+  readonly vmmPid: number;
+  readonly driver: string;
+  readonly phases: readonly { readonly name: string; readonly durationMs: number }[];
+}
+
+export function viewOf(sandbox: Sandbox): SandboxView {
+  const time = (timestamp: Sandbox['createdAt']) =>
+    timestamp === undefined ? undefined : new Date(timestampMs(timestamp)).toISOString();
+  return {
+    id: sandbox.id,
+    template: sandbox.template,
+    state: STATES[sandbox.state],
+    reason: sandbox.reason === '' ? undefined : sandbox.reason,
+    vcpus: sandbox.vcpus,
+    memoryMib: sandbox.memoryMib,
+    diskMib: sandbox.diskMib,
+    metadata: sandbox.metadata,
+    createdAt: time(sandbox.createdAt),
+    endsAt: time(sandbox.endsAt),
+    address: sandbox.address,
+    vmmPid: sandbox.vmmPid,
+    driver: sandbox.driver,
+    phases: sandbox.phases.map(({ name, duration }) => ({
+      name,
+      durationMs: duration === undefined ? 0 : durationMs(duration),
+    })),
+  };
+}
+
+export const LIST_HEADER = ['ID', 'TEMPLATE', 'STATE', 'CPUS', 'MEMORY', 'AGE', 'ENDS IN'] as const;
+
+export function listRow(view: SandboxView, nowMs: number): string[] {
+  const since = view.createdAt === undefined ? '' : formatDuration(nowMs - Date.parse(view.createdAt));
+  const until =
+    view.endsAt === undefined ? 'never' : formatDuration(Math.max(0, Date.parse(view.endsAt) - nowMs));
+  return [view.id, view.template, view.state, String(view.vcpus), `${view.memoryMib} MiB`, since, until];
+}
+
+/** Name and value lines for `wrenn sandbox get`. */
+export function detailRows(view: SandboxView): string[][] {
+  const metadata = Object.entries(view.metadata).map(([name, value]) => `${name}=${value}`);
+  const rows = [
+    ['template', view.template],
+    ['state', view.state],
+    ['reason', view.reason ?? ''],
+    ['cpus', String(view.vcpus)],
+    ['memory', `${view.memoryMib} MiB`],
+    ['disk', `${view.diskMib} MiB`],
+    ['created', view.createdAt ?? ''],
+    ['ends', view.endsAt ?? 'never'],
+    ['address', view.address],
+    ['vmm', view.vmmPid === 0 ? '' : `${view.driver}, pid ${view.vmmPid}`],
+    ['metadata', metadata.join(', ')],
+    ['creation', view.phases.map(({ name, durationMs: ms }) => `${name} ${formatDuration(ms)}`).join(', ')],
+  ];
+  return rows.filter(([, value]) => value !== '');
+}
