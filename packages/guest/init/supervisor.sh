@@ -115,8 +115,9 @@ pause_s=0
 while :; do
   read -r started_at _ </proc/uptime
   # Code made at run time costs more than it saves under software emulation, so JavaScript is
-  # interpreted; bun:ffi needs the machinery of the JIT to be there, so it is not switched off whole.
-  BUN_JSC_useBaselineJIT=0 BUN_JSC_useDFGJIT=0 BUN_JSC_useRegExpJIT=0 \
+  # interpreted; bun:ffi needs the machinery of the JIT to be there, so it is not switched off whole. The
+  # timer of the garbage collector would wake an idle guest many times a second after each request.
+  BUN_JSC_useBaselineJIT=0 BUN_JSC_useDFGJIT=0 BUN_JSC_useRegExpJIT=0 BUN_GC_TIMER_DISABLE=1 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
     /run/wrenn/envd --port 49983 --set-clock </dev/null &
   envd=$!
