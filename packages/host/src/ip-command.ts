@@ -38,17 +38,15 @@ export function deleteNetns(name: string): IpCommand {
 
 export interface VethSpec {
   readonly link: string;
-  /** Stays with the link for as long as it lives: says who made it. */
-  readonly alias: string;
   readonly peer: string;
   readonly peerNetns: string;
   readonly mtu: number;
 }
 
 /** A pair of links of which the peer begins its life in the other namespace. */
-export function addVeth({ link, alias, peer, peerNetns, mtu }: VethSpec): IpCommand {
+export function addVeth({ link, peer, peerNetns, mtu }: VethSpec): IpCommand {
   const size = whole('MTU', mtu, 576, 65_535);
-  const near = ['link', 'add', checkLinkName(link), 'mtu', size, 'alias', checked('alias', ALIAS, alias)];
+  const near = ['link', 'add', checkLinkName(link), 'mtu', size];
   const far = ['peer', 'name', checkLinkName(peer), 'mtu', size, 'netns', checkNetnsName(peerNetns)];
   return { words: [...near, 'type', 'veth', ...far] };
 }
@@ -66,6 +64,8 @@ export function addTap({ link, uid, gid }: TapSpec): IpCommand {
 }
 
 export interface LinkChange {
+  /** Stays with the link for as long as it lives: says who made it. The kernel takes none when it makes a link. */
+  readonly alias?: string;
   readonly up?: boolean;
   readonly mac?: string;
   readonly mtu?: number;
@@ -75,6 +75,7 @@ export interface LinkChange {
 
 export function setLink(link: string, change: LinkChange): IpCommand {
   const words = ['link', 'set', 'dev', checkLinkName(link)];
+  if (change.alias !== undefined) words.push('alias', checked('alias', ALIAS, change.alias));
   if (change.mac !== undefined) words.push('address', checkMac(change.mac));
   if (change.mtu !== undefined) words.push('mtu', whole('MTU', change.mtu, 576, 65_535));
   if (change.ipv6AddressMode !== undefined) words.push('addrgenmode', change.ipv6AddressMode);

@@ -132,6 +132,9 @@ export function moreConnectionsThan(count: number): NftStatement {
 /** An answer to the source address would not leave by the link by which this came. */
 export const hasForeignSource: NftStatement = is({ fib: { result: 'oif', flags: ['saddr', 'iif'] } }, false);
 
+/** Not sent by this machine itself. */
+export const isForwarded: NftStatement = isNot({ fib: { result: 'type', flags: ['saddr'] } }, 'local');
+
 /** Not to another machine: to an address of this one, a broadcast, a multicast. */
 export const isNotUnicast: NftStatement = isNot({ fib: { result: 'type', flags: ['daddr'] } }, 'unicast');
 

@@ -11,6 +11,8 @@ import type { NftStatement, NftValue } from './nft-rule.ts';
 
 const TIMEOUT_MS = 15_000;
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
+/** The kernel's limit for one argument is 128 KiB (MAX_ARG_STRLEN). */
+const MAX_TRANSACTION_BYTES = 120 * 1024;
 const NAME = /^[A-Za-z][A-Za-z0-9_]{0,30}$/;
 
 export type NftFamily = 'inet' | 'arp';
@@ -78,18 +80,22 @@ export interface Nft {
 }
 
 export function createNft(run: typeof RunCommand = runCommand): Nft {
-  const nft = (args: readonly string[], input: string | undefined, options: NftOptions) => {
-    const limits = { timeoutMs: TIMEOUT_MS, maxOutputBytes: MAX_OUTPUT_BYTES, signal: options.signal };
-    const rest = input === undefined ? limits : { ...limits, input };
-    if (options.netns === undefined) return run('nft', args, rest);
-    const where = `--net=${NETNS_DIR}/${checkNetnsName(options.netns)}`;
-    return run('nsenter', [where, 'nft', ...args], rest);
+  const nft = (args: readonly string[], { netns, signal }: NftOptions) => {
+    const limits = { timeoutMs: TIMEOUT_MS, maxOutputBytes: MAX_OUTPUT_BYTES, signal };
+    if (netns === undefined) return run('nft', args, limits);
+    const where = `--net=${NETNS_DIR}/${checkNetnsName(netns)}`;
+    return run('nsenter', [where, 'nft', ...args], limits);
   };
+  // As an argument: nft opens /dev/stdin for JSON, which fails as Node's pipes are sockets.
   const apply = async (commands: readonly object[], options: NftOptions): Promise<void> => {
-    await nft(['-j', '-f', '-'], JSON.stringify({ nftables: commands }), options);
+    const transaction = JSON.stringify({ nftables: commands });
+    if (Buffer.byteLength(transaction) > MAX_TRANSACTION_BYTES) {
+      throw new WrennError('internal', 'A transaction for nft is too long.');
+    }
+    await nft(['-j', transaction], options);
   };
   const list = async (what: readonly string[], options: NftOptions) =>
-    parseListing(await nft(['-j', 'list', ...what], undefined, options));
+    parseListing(await nft(['-j', 'list', ...what], options));
 
   return {
     replaceTables: (tables, options = {}) =>

@@ -50,13 +50,15 @@ export async function examineHost(
   for (const link of links) {
     const index = slotIndex(plan, link.name);
     if (index === undefined) continue;
-    if (link.alias === undefined || !tags.includes(link.alias)) throw foreignName(plan, 'link', link.name);
+    // Without a mark: its maker died in between, if the table says that the prefix is ours.
+    const ours = link.alias === undefined ? table !== undefined : tags.includes(link.alias);
+    if (!ours) throw foreignName(plan, 'link', link.name);
     slots.add(index);
   }
   for (const name of namespaces) {
     const index = slotIndex(plan, name);
     if (index === undefined) continue;
-    // A namespace bears no mark. It is ours if its link is, or if the table says that the prefix is.
+    // A namespace never has a mark. It is ours if its link is, or if the table says so.
     if (table === undefined && !slots.has(index)) throw foreignName(plan, 'network namespace', name);
     slots.add(index);
   }

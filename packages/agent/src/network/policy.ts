@@ -133,7 +133,7 @@ export function hostTable(plan: NetworkPlan, uplinks: Uplinks, comment: string):
         [rule.cameFromSet(OPENED_SET), rule.goesToSet(CLOSED_SET), rule.drop],
       ]),
       chain('masquerade', 'nat', 'postrouting', srcnat, 'accept', [
-        [rule.from(plan.range), rule.goesToOther(ours), rule.masquerade],
+        [rule.from(plan.range), rule.isForwarded, rule.goesToOther(ours), rule.masquerade],
       ]),
     ],
   };

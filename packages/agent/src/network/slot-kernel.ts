@@ -68,12 +68,12 @@ function makePair(
   signal: AbortSignal,
 ): Promise<void> {
   const name = slotName(plan, index);
-  const veth = { link: name, alias: plan.ownerTag, peer: UPLINK_NAME, peerNetns: name, mtu };
+  const veth = { link: name, peer: UPLINK_NAME, peerNetns: name, mtu };
   return ip.batch(
     [
       addNetns(name),
       addVeth(veth),
-      setLink(name, { ipv6AddressMode: 'none' }),
+      setLink(name, { alias: plan.ownerTag, ipv6AddressMode: 'none' }),
       addAddress(name, slotAddresses(plan, index).host, PAIR_PREFIX_LENGTH),
       setLink(name, { up: true }),
     ],

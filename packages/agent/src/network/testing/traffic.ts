@@ -1,0 +1,108 @@
+/** Real packets between namespaces: small Node programs that listen, connect and send. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { runCommand } from '@wrenn/host';
+
+/** `tcp` connects and reads who the other side says we are; `udp` sends one packet and waits for its echo. */
+export interface Probe {
+  readonly kind: 'tcp' | 'udp';
+  readonly address: string;
+  readonly port: number;
+  /** The source address to claim. */
+  readonly source?: string;
+}
+
+/** What the other side saw as our address, or why there was no answer. */
+export type ProbeResult = { readonly seenAs: string } | { readonly failed: string };
+
+export interface Listener {
+  /** Who came, as `tcp 10.0.0.1`, in order. */
+  readonly seen: readonly string[];
+  close(): Promise<void>;
+}
+
+const START_TIMEOUT_MS = 10_000;
+const PROBE_TIMEOUT_MS = 1000;
+
+const LISTENER = `
+const net = require('node:net'), dgram = require('node:dgram'), os = require('node:os');
+const port = Number(process.argv[1]);
+const plain = (a) => a.replace('::ffff:', '');
+const tcp = net.createServer((s) => {
+  console.log('tcp ' + plain(s.remoteAddress));
+  s.on('error', () => {});
+  s.end(plain(s.remoteAddress));
+});
+tcp.listen(port, '::', () => {
+  // A socket for each address, so that an answer comes from the address that was asked.
+  const addresses = Object.values(os.networkInterfaces()).flat().filter((a) => !a.scopeid);
+  Promise.all(addresses.map(({ address, family }) => new Promise((resolve) => {
+    const udp = dgram.createSocket(family === 'IPv6' ? 'udp6' : 'udp4');
+    udp.on('message', (m, from) => {
+      console.log('udp ' + from.address);
+      udp.send(from.address, from.port, from.address, () => {});
+    });
+    udp.bind(port, address, resolve);
+  }))).then(() => console.log('ready'));
+});
+`;
+
+const PROBER = `
+const net = require('node:net'), dgram = require('node:dgram');
+const { probes, timeoutMs } = JSON.parse(process.argv[1]);
+const one = (p) => new Promise((resolve) => {
+  const fail = (failed) => resolve({ failed });
+  const timer = setTimeout(() => fail('timeout'), timeoutMs);
+  const done = (seenAs) => { clearTimeout(timer); resolve({ seenAs }); };
+  if (p.kind === 'tcp') {
+    let text = '';
+    const s = net.connect({ host: p.address, port: p.port, localAddress: p.source });
+    s.on('data', (d) => (text += d)).on('end', () => done(text)).on('error', (e) => fail(e.code));
+  } else {
+    const s = dgram.createSocket(net.isIPv6(p.address.split('%')[0]) ? 'udp6' : 'udp4');
+    s.on('error', (e) => fail(e.code)).on('message', (m) => done(String(m)));
+    s.bind(0, p.source, () => s.connect(p.port, p.address, (e) => (e ? fail(e.code) : s.send('?'))));
+  }
+});
+Promise.all(probes.map(one)).then((r) => { console.log(JSON.stringify(r)); process.exit(0); });
+`;
+
+/** TCP and UDP on one port of all addresses of a namespace. */
+export async function listenIn(netns: string, port: number): Promise<Listener> {
+  const program = [process.execPath, '-e', LISTENER, String(port)];
+  const child = spawn('nsenter', [`--net=/run/netns/${netns}`, ...program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const seen: string[] = [];
+  const lines = createInterface({ input: child.stdout });
+  const ready = new Promise<void>((resolve, reject) => {
+    lines.on('line', (line) => {
+      if (line === 'ready') resolve();
+      else seen.push(line);
+    });
+    child.once('exit', () => reject(new Error(`nothing listens in ${netns}`)));
+    setTimeout(() => reject(new Error(`the listener in ${netns} is late`)), START_TIMEOUT_MS).unref();
+  });
+  await ready;
+  return {
+    seen,
+    close: async () => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+    },
+  };
+}
+
+export async function probeIn(netns: string, probes: readonly Probe[]): Promise<ProbeResult[]> {
+  const argument = JSON.stringify({ probes, timeoutMs: PROBE_TIMEOUT_MS });
+  const { stdout } = await runCommand(
+    'nsenter',
+    [`--net=/run/netns/${netns}`, process.execPath, '-e', PROBER, argument],
+    { timeoutMs: START_TIMEOUT_MS + PROBE_TIMEOUT_MS },
+  );
+  const results: ProbeResult[] = JSON.parse(stdout);
+  return results;
+}
