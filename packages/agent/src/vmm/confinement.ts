@@ -8,8 +8,10 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:fs';
-import { access, stat, writeFile } from 'node:fs/promises';
+import { access, lchown, rm, stat, writeFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   childrenOf,
   identify,
@@ -18,6 +20,7 @@ import {
   missingProgram,
   type ProcessIdentity,
   plainEnvironment,
+  runCommand,
   waitUntilGone,
 } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
@@ -72,10 +75,14 @@ export type LaunchConfined = (
 
 /** From the start of the first program until bwrap has told the VMM's pid: some 10 ms on an idle host. */
 const SETUP_TIMEOUT_MS = 10_000;
+const START_POLL_MS = 2;
+const MKNOD_TIMEOUT_MS = 5_000;
 const INFO_LIMIT_BYTES = 4096;
 const GONE_POLL_MS = 100;
 /** When the host runs out of memory, a guest goes before the agent and before the rest of the host. */
 const OOM_SCORE_ADJUSTMENT = 500;
+
+const PUBLIC_DEVICES = ['/dev/null', '/dev/urandom'];
 
 const LIMITS = {
   core: 0,
@@ -85,8 +92,24 @@ const LIMITS = {
   nproc: 256,
 } as const;
 
-export const launchConfined: LaunchConfined = async (command, { signal, onSpawned }) => {
-  const [program, args] = await confinedCommandLine(command);
+export const launchConfined: LaunchConfined = async (command, options) => {
+  if (options.signal.aborted) throw cancelled(options.signal.reason);
+  const releases: (() => Promise<void>)[] = [];
+  try {
+    const devices = await provideDevices(command, releases);
+    const vmm = await start(command, await confinedCommandLine(command, devices), options);
+    if (releases.length > 0) await untilItRuns(vmm, command.uid);
+    return vmm;
+  } finally {
+    for (const release of releases) await release();
+  }
+};
+
+async function start(
+  command: ConfinedCommand,
+  [program, args]: readonly [string, string[]],
+  { signal, onSpawned }: ConfinedLaunchOptions,
+): Promise<ConfinedProcess> {
   if (signal.aborted) throw cancelled(signal.reason);
   const child = spawn(program, args, {
     cwd: '/',
@@ -118,30 +141,31 @@ export const launchConfined: LaunchConfined = async (command, { signal, onSpawne
     await killWithChildren(processes);
     throw error;
   }
-};
+}
 
 /** The program and arguments that start the command confined. Throws `missing_program`. */
-export async function confinedCommandLine(command: ConfinedCommand): Promise<[string, string[]]> {
+export async function confinedCommandLine(
+  command: ConfinedCommand,
+  devices: readonly DeviceNode[],
+): Promise<[string, string[]]> {
   check('netns', command.netns === undefined || /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(command.netns));
   check('uid', Number.isInteger(command.uid) && command.uid > 0);
   check('gid', Number.isInteger(command.gid) && command.gid > 0);
-  const { program, readOnlyPaths, writablePaths, devices } = command;
-  for (const path of [program, ...readOnlyPaths, ...writablePaths, ...devices]) {
+  const { program, readOnlyPaths, writablePaths } = command;
+  for (const path of [program, ...readOnlyPaths, ...writablePaths]) {
     check('paths', path.startsWith('/') && !path.includes('\0'));
   }
-  const [prlimit, nsenter, bwrap, setpriv, groups] = await Promise.all([
+  const [prlimit, nsenter, bwrap, setpriv] = await Promise.all([
     findProgram('prlimit'),
     findProgram('nsenter'),
     findProgram('bwrap'),
     findProgram('setpriv'),
-    groupsOf(devices),
   ]);
   const limits = Object.entries({ ...LIMITS, fsize: command.maxFileBytes }).flatMap(([name, value]) =>
     value === undefined ? [] : [`--${name}=${value}:${value}`],
   );
   const enterNetwork =
     command.netns === undefined ? [] : [nsenter, `--net=/run/netns/${command.netns}`, '--'];
-  const identity = groups.length === 0 ? ['--clear-groups'] : [`--groups=${groups.join(',')}`];
   return [
     prlimit,
     [
@@ -157,14 +181,14 @@ export async function confinedCommandLine(command: ConfinedCommand): Promise<[st
       '--unshare-uts',
       '--unshare-cgroup-try',
       ...(command.netns === undefined ? ['--unshare-net'] : []),
-      ...mounts(command),
+      ...mounts(command, devices),
       '--chdir',
       '/',
       '--',
       setpriv,
       `--reuid=${command.uid}`,
       `--regid=${command.gid}`,
-      ...identity,
+      '--clear-groups',
       '--bounding-set=-all',
       '--inh-caps=-all',
       '--ambient-caps=-all',
@@ -177,23 +201,29 @@ export async function confinedCommandLine(command: ConfinedCommand): Promise<[st
 }
 
 /** Later mounts lie over earlier ones. The root itself is an empty tmpfs, made read-only at the end. */
-function mounts({ program, readOnlyPaths, writablePaths, devices }: ConfinedCommand): string[] {
+function mounts(
+  { program, readOnlyPaths, writablePaths }: ConfinedCommand,
+  devices: readonly DeviceNode[],
+): string[] {
   const bind = (how: string, path: string): string[] => [how, path, path];
   // What the distribution installed is public; /usr/local is whatever the machine's owner put there.
   const inUsr = (path: string): boolean => path.startsWith('/usr/') && !path.startsWith('/usr/local/');
   const system = ['/lib', '/lib64', '/etc/ld.so.cache'];
-  const nodes = ['/dev/null', '/dev/urandom', ...devices];
+  const nodes = [...PUBLIC_DEVICES.map((path) => ({ path, node: path })), ...devices];
   return [
     // Directories that bwrap makes for a mount on its way are root's alone; made by name, all may pass.
-    ...ancestorsOf([...system, ...nodes, program, ...readOnlyPaths, ...writablePaths]).flatMap((path) => [
-      '--dir',
-      path,
-    ]),
+    ...ancestorsOf([
+      ...system,
+      ...nodes.map(({ path }) => path),
+      program,
+      ...readOnlyPaths,
+      ...writablePaths,
+    ]).flatMap((path) => ['--dir', path]),
     ...bind('--ro-bind', '/usr'),
     '--tmpfs',
     '/usr/local',
     ...system.flatMap((path) => bind('--ro-bind-try', path)),
-    ...nodes.flatMap((path) => bind('--dev-bind', path)),
+    ...nodes.flatMap(({ node, path }) => ['--dev-bind', node, path]),
     ...[program, ...readOnlyPaths].filter((path) => !inUsr(path)).flatMap((path) => bind('--ro-bind', path)),
     ...writablePaths.flatMap((path) => bind('--bind', path)),
     '--remount-ro',
@@ -210,16 +240,56 @@ function ancestorsOf(paths: readonly string[]): string[] {
   return [...new Set(ancestors)].sort();
 }
 
-/** The only supplementary groups: those of devices that are for a group alone, as /dev/kvm often is. */
-async function groupsOf(devices: readonly string[]): Promise<number[]> {
-  const groups = new Set<number>();
-  for (const device of devices) {
-    const { mode, gid } = await stat(device);
-    const forAll = (mode & 0o006) === 0o006;
-    const forGroup = (mode & 0o060) === 0o060;
-    if (!forAll && forGroup && gid !== 0) groups.add(gid);
+/** A device as the confined process finds it, and the node on the host that is bound there. */
+export interface DeviceNode {
+  readonly path: string;
+  readonly node: string;
+}
+
+/**
+ * A device that is not for everybody, as /dev/kvm often and /dev/net/tun in containers, is given to the one
+ * user by a node of its own, as Firecracker's jailer does it: no group, and the host's node stays as it is.
+ * The node lies in /dev, since other file systems may forbid devices, and only until it is bound.
+ */
+async function provideDevices(
+  { devices, uid, gid }: ConfinedCommand,
+  releases: (() => Promise<void>)[],
+): Promise<DeviceNode[]> {
+  const nodes: DeviceNode[] = [];
+  for (const path of devices) {
+    const { mode, rdev } = await stat(path).catch((error: unknown) => {
+      throw new WrennError('driver_unavailable', `The device ${path} does not exist.`, {
+        hint: '`wrenn doctor` says what is missing.',
+        cause: error,
+      });
+    });
+    if ((mode & 0o006) === 0o006) {
+      nodes.push({ path, node: path });
+      continue;
+    }
+    const node = `/dev/.wrenn-${uid}-${basename(path)}`;
+    releases.push(() => rm(node, { force: true }));
+    await rm(node, { force: true });
+    const [major, minor] = deviceNumbers(rdev);
+    try {
+      await runCommand('mknod', ['-m', '0600', '--', node, 'c', String(major), String(minor)], {
+        timeoutMs: MKNOD_TIMEOUT_MS,
+      });
+      await lchown(node, uid, gid);
+    } catch (error) {
+      throw new WrennError('missing_privilege', `${path} cannot be given to the VMM's user.`, {
+        hint: `Run: chmod 0666 ${path} (or let the agent make device nodes in /dev)`,
+        cause: error,
+      });
+    }
+    nodes.push({ path, node });
   }
-  return [...groups];
+  return nodes;
+}
+
+/** As gnu_dev_major and gnu_dev_minor of sysmacros.h; device numbers of more than 32 bits do not exist here. */
+export function deviceNumbers(rdev: number): [number, number] {
+  return [(rdev >>> 8) & 0xfff, (rdev & 0xff) | ((rdev >>> 12) & 0xfff00)];
 }
 
 /** Where the distribution keeps a program; the PATH of whoever started the agent is not asked. */
@@ -263,6 +333,16 @@ async function readChildPid(stream: unknown, ended: Promise<unknown>): Promise<n
   }
   const pid = /"child-pid": ([1-9][0-9]{0,9})\b/.exec(text)?.[1];
   return pid === undefined ? undefined : Number(pid);
+}
+
+/** bwrap tells of its child before it mounts; the child's program is the first to be the user's own. */
+async function untilItRuns(vmm: ProcessIdentity, uid: number): Promise<void> {
+  const deadline = performance.now() + SETUP_TIMEOUT_MS;
+  while (performance.now() < deadline && (await isAlive(vmm))) {
+    const owner = await stat(`/proc/${vmm.pid}`).catch(() => undefined);
+    if (owner?.uid === uid) return;
+    await sleep(START_POLL_MS);
+  }
 }
 
 type End = ExitStatus & { readonly error?: Error };

@@ -37,7 +37,7 @@ export function filesIn(runDir: string): QemuFiles {
 }
 
 export const MAX_VCPUS = 64;
-/** `microvm` has eight virtio-mmio transports; network and entropy take one each. */
+/** `microvm` has at least eight virtio-mmio transports; network and entropy take one each. */
 export const MAX_DRIVES = 6;
 export const COMMAND_LINE_LIMIT_BYTES = 2047;
 /** Longest path that sockaddr_un holds, without its final NUL. */
@@ -97,17 +97,19 @@ export function qemuArguments(spec: QemuSpec, options: MachineOptions): string[]
 }
 
 /** No option ROMs, no PCI, no ISA timer or interrupt controller: nothing that the guest does without. */
-function machine({ accelerator }: MachineOptions): string {
-  const off = ['x-option-roms', 'pit', 'pic', 'pcie', 'usb', 'graphics', 'mem-merge', 'dump-guest-core'];
+function machine({ accelerator, tscKhz }: MachineOptions): string {
+  // Where the frequency is not known, calibration is the only hope, and it needs the PIT.
+  const pit = accelerator === 'tcg' && tscKhz === undefined ? 'on' : 'off';
+  const off = ['x-option-roms', 'pic', 'pcie', 'usb', 'graphics', 'mem-merge', 'dump-guest-core'];
   return [
     'microvm',
     ...off.map((name) => `${name}=off`),
+    `pit=${pit}`,
     'acpi=on',
     'rtc=on',
     'isa-serial=on',
     // The devices are in the ACPI tables.
     'auto-kernel-cmdline=off',
-    ...(accelerator === 'kvm' ? ['kernel-irqchip=on'] : []),
   ].join(',');
 }
 
@@ -116,25 +118,25 @@ function socket(id: string, path: string): string[] {
 }
 
 function devices(spec: QemuSpec): string[][] {
-  let buses = 0;
-  // Said explicitly: it makes the order of the drives the order of /dev/vda, vdb, vdc.
-  const nextBus = (): string => `virtio-mmio-bus.${buses++}`;
-  const all: string[][] = spec.drives.map((drive) => driveArguments(drive, nextBus()));
+  // No word of buses: QEMU hands out its virtio-mmio transports from the last one down and lists them in the
+  // same order in the ACPI tables, so the first drive is /dev/vda. The first transport would not do: its
+  // interrupt is pin 0 of the second I/O APIC, which Linux never sees.
+  const all: string[][] = spec.drives.map(driveArguments);
   if (spec.network !== undefined) {
     const { tap, guestMac } = spec.network;
     all.push(
       json('-netdev', { type: 'tap', id: 'net0', ifname: tap, script: 'no', downscript: 'no', vhost: false }),
-      json('-device', { driver: 'virtio-net-device', netdev: 'net0', mac: guestMac, bus: nextBus() }),
+      json('-device', { driver: 'virtio-net-device', netdev: 'net0', mac: guestMac }),
     );
   }
   all.push(
     json('-object', { 'qom-type': 'rng-builtin', id: 'entropy' }),
-    json('-device', { driver: 'virtio-rng-device', rng: 'entropy', bus: nextBus() }),
+    json('-device', { driver: 'virtio-rng-device', rng: 'entropy' }),
   );
   return all;
 }
 
-function driveArguments(drive: DriveSpec, bus: string): string[] {
+function driveArguments(drive: DriveSpec): string[] {
   return [
     ...json('-blockdev', {
       driver: 'file',
@@ -154,7 +156,6 @@ function driveArguments(drive: DriveSpec, bus: string): string[] {
       id: `drive-${drive.id}`,
       drive: drive.id,
       serial: drive.id,
-      bus,
       // A full host disk is an I/O error in the guest, not a guest that stands still and nobody resumes.
       werror: 'report',
       rerror: 'report',

@@ -204,8 +204,16 @@ function pathsOf(spec: QemuSpec, readOnly: boolean): string[] {
 
 /** The guest cannot make its layer grow; so a VMM that tries to write beyond its end is not its own master. */
 async function largestWritable(spec: QemuSpec): Promise<number> {
-  const sizes = await Promise.all(pathsOf(spec, false).map(async (path) => (await stat(path)).size));
+  const sizes = await Promise.all(pathsOf(spec, false).map(sizeOf));
   return Math.max(SMALLEST_FILE_LIMIT_BYTES, ...sizes);
+}
+
+async function sizeOf(path: string): Promise<number> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    throw new WrennError('file_not_found', `The drive ${path} cannot be read.`, { cause: error });
+  }
 }
 
 function handleOf({ pid, startTime, wrappers }: ConfinedProcess, runDir: string): MicrovmHandle {
