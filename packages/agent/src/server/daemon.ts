@@ -4,7 +4,7 @@ import { WrennError } from '@wrenn/protocol';
 import { type AgentConfig, agentPaths } from '../config/schema.ts';
 import { createEnvdClient } from '../envd-client/client.ts';
 import type { Network } from '../network/slot.ts';
-import type { BootMicrovm, Checkpoint } from '../sandbox/deps.ts';
+import type { BootMicrovm, Checkpoint, KillStrays } from '../sandbox/deps.ts';
 import { createJournal } from '../sandbox/journal.ts';
 import type { Logger } from '../sandbox/log.ts';
 import { createSandboxManager } from '../sandbox/manager.ts';
@@ -27,6 +27,7 @@ export interface World {
   readonly driverVersion: string;
   readonly driverNamed: (name: DriverName) => VmmDriver;
   readonly bootMicrovm: BootMicrovm;
+  readonly killStrays: KillStrays;
   readonly network: Network;
 }
 

@@ -1,0 +1,67 @@
+/** Puts together what touches the host and the VMMs, as the configuration and the machine will have it. */
+import { findBootFiles } from '@wrenn/images';
+import type { AgentConfig, AgentPaths } from '../config/schema.ts';
+import { createNetwork } from '../network/network.ts';
+import type { BootMicrovm } from '../sandbox/deps.ts';
+import type { Logger } from '../sandbox/log.ts';
+import { killStrays } from '../sandbox/strays.ts';
+import { bootMicrovm } from '../vmm/boot.ts';
+import type { DriverName, VmmDriver } from '../vmm/driver.ts';
+import { createFirecrackerDriver } from '../vmm/firecracker/index.ts';
+import { createQemuDriver } from '../vmm/qemu/index.ts';
+import { selectDriver } from '../vmm/select.ts';
+import type { World } from './daemon.ts';
+import { readNameservers } from './host-facts.ts';
+
+export interface WorldOptions {
+  readonly config: AgentConfig;
+  readonly paths: AgentPaths;
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+}
+
+export async function createWorld({ config, paths, log, signal }: WorldOptions): Promise<World> {
+  const onWarning = (message: string, err: unknown) => log.warn({ err }, message);
+  const { kernelPath, initrdPath } = await findBootFiles(paths.imagesDir);
+  const firecrackerBinary = process.env.WRENN_FIRECRACKER;
+  const selected = await selectDriver({
+    preference: config.driver,
+    firecrackerBinary,
+    // The uid below those of the slots.
+    probe: { kernelPath, initrdPath, directory: paths.wrennDir, uid: config.uidBase - 1 },
+    onWarning,
+    signal,
+  });
+  const { driver } = selected;
+  const others: Readonly<Record<DriverName, () => VmmDriver>> = {
+    qemu: () => createQemuDriver({ accelerator: 'tcg', onWarning }),
+    firecracker: () =>
+      createFirecrackerDriver({
+        onWarning,
+        ...(firecrackerBinary === undefined ? {} : { binary: firecrackerBinary }),
+      }),
+  };
+  const { bootMs, bootAttempts } = config.timeouts;
+  const boot: BootMicrovm = (vmm, spec, { signal: caller, onSpawned, waitUntilUp, onAttemptFailed }) =>
+    bootMicrovm(vmm, spec, {
+      signal: caller,
+      onSpawned,
+      ready: (_, attemptSignal) => waitUntilUp(attemptSignal),
+      bootDeadlineMs: bootMs,
+      attempts: bootAttempts,
+      onAttemptFailed,
+    });
+  return {
+    driver,
+    driverReason: selected.reason,
+    driverVersion: selected.version,
+    driverNamed: (name) => (name === driver.name ? driver : others[name]()),
+    bootMicrovm: boot,
+    killStrays,
+    network: createNetwork({
+      ...config.network,
+      owner: paths.wrennDir,
+      nameservers: config.network.nameservers ?? (await readNameservers()),
+    }),
+  };
+}
