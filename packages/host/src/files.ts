@@ -67,15 +67,16 @@ export interface Ext4Options {
  * Makes a sparse file of `sizeMib` with an empty ext4 on it; only its metadata takes space at first.
  *
  * No journal: the layer lives as long as its sandbox, so there is never an old state to recover, and
- * mounting and writing are quicker. Initialisation of inode tables is left out, not left for later:
- * the file is all zeroes already.
+ * mounting and writing are quicker. The inode tables are neither written here (4 GiB would take 64 MiB at once)
+ * nor by the guest's kernel after the mount: the file is all zeroes already, and its block groups say so.
+ * That needs e2fsprogs 1.47. Measured: 8 ms and 172 KiB for 4 GiB.
  */
 export async function makeExt4(path: string, sizeMib: number, options: Ext4Options = {}): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   await file.close();
   await truncate(path, sizeMib * 1024 * 1024);
-  const features = '^has_journal,^resize_inode,^metadata_csum';
-  const extended = 'lazy_itable_init=1,nodiscard,root_owner=0:0';
+  const features = '^has_journal,^resize_inode,^metadata_csum,uninit_bg';
+  const extended = 'assume_storage_prezeroed=1,nodiscard,root_owner=0:0';
   const label = options.label === undefined ? [] : ['-L', options.label];
   await runCommand(
     'mkfs.ext4',
