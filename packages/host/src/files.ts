@@ -80,7 +80,7 @@ export async function makeExt4(path: string, sizeMib: number, options: Ext4Optio
   const label = options.label === undefined ? [] : ['-L', options.label];
   await runCommand(
     'mkfs.ext4',
-    ['-q', '-F', '-m', '0', '-O', features, '-E', extended, ...label, '--', path],
+    ['-q', '-F', '-b', '4096', '-m', '0', '-O', features, '-E', extended, ...label, '--', path],
     {
       timeoutMs: MAKE_FILE_SYSTEM_TIMEOUT_MS,
       signal: options.signal,
