@@ -50,8 +50,11 @@ const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ kind: fc.constant('wait' as const), ms: fc.nat(6) }) },
 );
 
-/** Which of the operations fail, and how long each takes: drawn once, then used round and round. */
-const disturbance = fc.array(fc.record({ ms: fc.nat(3), fails: fc.nat(9) }), { minLength: 1, maxLength: 30 });
+/** Which operations fail, how long each takes, and which are slow to heed an abort: used round and round. */
+const disturbance = fc.array(fc.record({ ms: fc.nat(3), fails: fc.nat(9), deaf: fc.boolean() }), {
+  minLength: 1,
+  maxLength: 30,
+});
 
 /** What a clean-up cannot survive without leaving something; the rest may fail at any time. */
 const MUST_WORK = new Set(['release', 'remove']);
@@ -72,11 +75,11 @@ const FOLLOWS: Readonly<Record<string, readonly SandboxState[]>> = {
   failed: ['failed'],
 };
 
-function disturb(world: FakeWorld, plan: readonly { ms: number; fails: number }[]): void {
+function disturb(world: FakeWorld, plan: readonly { ms: number; fails: number; deaf: boolean }[]): void {
   let turn = 0;
   world.disturb = async (operation, signal) => {
-    const { ms, fails } = plan[turn++ % plan.length] ?? { ms: 0, fails: 9 };
-    if (ms > 0) await sleep(ms, undefined, signal === undefined ? {} : { signal });
+    const { ms, fails, deaf } = plan[turn++ % plan.length] ?? { ms: 0, fails: 9, deaf: false };
+    if (ms > 0) await sleep(ms, undefined, signal === undefined || deaf ? {} : { signal });
     if (fails === 0 && !MUST_WORK.has(operation))
       throw new WrennError('command_failed', `${operation} failed`);
   };
@@ -129,7 +132,8 @@ it('leaves nothing and breaks no contract', async () => {
           case 'resume':
           case 'destroy': {
             const id = pick(one.which);
-            under.push(fairly(() => manager[one.kind](id)));
+            const { kind } = one;
+            under.push(fairly(() => manager[kind](id)));
             break;
           }
           case 'setTimeout': {

@@ -1,4 +1,5 @@
 /** One sandbox: what it holds, what may happen to it next, and how it ends. */
+import { setMaxListeners } from 'node:events';
 import { WrennError } from '@wrenn/protocol';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
@@ -102,6 +103,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const queue = createOperationQueue(limits.maxQueuedOperations);
   /** Aborts when the sandbox ends: commands and transfers in it end with it. */
   const life = new AbortController();
+  // One listener for each command and transfer, as many as are allowed.
+  setMaxListeners(0, life.signal);
   const timer = createDeadline(() => {
     log.info({ sandboxId: id }, 'the time to live is over');
     destroy().catch((err: unknown) => log.error({ sandboxId: id, err }, 'an expired sandbox remains'));

@@ -45,7 +45,9 @@ export function fromConnectError(thrown: unknown): WrennError {
         cause: error,
       });
     case Code.ResourceExhausted:
-      return new WrennError('invalid_argument', `A message is too large: ${error.rawMessage}.`, { cause: error });
+      return new WrennError('invalid_argument', `A message is too large: ${error.rawMessage}.`, {
+        cause: error,
+      });
     case Code.InvalidArgument:
       return new WrennError('invalid_argument', error.rawMessage, { cause: error });
     default:

@@ -2,7 +2,8 @@
 import { ConnectError, type Interceptor } from '@connectrpc/connect';
 import { type ErrorCode, WrennError } from '@wrenn/protocol';
 import type { Logger } from '../sandbox/log.ts';
-import { fromConnectError, toConnectError } from './errors.ts';
+import { toConnectError } from './errors.ts';
+import { presentable } from './own-errors.ts';
 
 export interface InterceptorOptions {
   readonly isOverloaded: () => boolean;
@@ -46,7 +47,7 @@ export function createInterceptor({ isOverloaded, onRequestEnded, log }: Interce
   };
 }
 
-/** What Connect itself throws of a request (too large, not parseable, cancelled) has a meaning of its own. */
+/** What Connect itself throws of a request (too large, not to be decoded, cancelled) has a meaning of its own. */
 function toWrennError(thrown: unknown): WrennError {
-  return thrown instanceof ConnectError ? fromConnectError(thrown) : WrennError.from(thrown);
+  return thrown instanceof ConnectError ? presentable(thrown) : WrennError.from(thrown);
 }

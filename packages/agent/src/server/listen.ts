@@ -19,6 +19,7 @@ import { type ErrorCode, WrennError } from '@wrenn/protocol';
 import type { AgentConfig } from '../config/schema.ts';
 import type { Logger } from '../sandbox/log.ts';
 import { createInterceptor } from './interceptor.ts';
+import { withOwnError } from './own-errors.ts';
 
 export interface ListenOptions {
   readonly socketPath: string;
@@ -45,6 +46,7 @@ const HEADERS_MAX_BYTES = 16 * 1024;
 const INVALID_FRAMES_MAX = 100;
 const PROBE_TIMEOUT_MS = 500;
 const CLOSE_POLL_MS = 10;
+const DROP_REST_MS = 60_000;
 
 /** The caller holds the lock of its directory: a socket on which nobody answers is that of a dead agent. */
 export async function listen(options: ListenOptions): Promise<Listening> {
@@ -76,7 +78,7 @@ export async function listen(options: ListenOptions): Promise<Listening> {
     },
     (request, response) => {
       count(1);
-      response.once('close', () => count(-1));
+      whenAnswered(request, () => count(-1));
       void serve(handlers, request, response, log);
     },
   );
@@ -102,6 +104,17 @@ export async function listen(options: ListenOptions): Promise<Listening> {
   };
 }
 
+/** Once the answer is whole, or its stream is gone. */
+function whenAnswered({ stream }: Http2ServerRequest, onAnswered: () => void): void {
+  let open = true;
+  const close = (): void => {
+    if (open) onAnswered();
+    open = false;
+  };
+  stream.once('finish', close);
+  stream.once('close', close);
+}
+
 function handlersOf(options: ListenOptions, isOverloaded: () => boolean): Handlers {
   const router = createConnectRouter({
     grpc: false,
@@ -123,9 +136,8 @@ async function serve(
   // Without these a broken stream would be an uncaught error.
   request.on('error', (err) => log.debug({ err }, 'a request broke'));
   response.on('error', (err) => log.debug({ err }, 'an answer broke'));
-  // An answer may be whole before its request is: then nobody reads the rest, and its sender must know.
-  response.once('finish', () => {
-    if (!request.readableEnded) request.stream.close(http2Constants.NGHTTP2_NO_ERROR);
+  request.stream.once('finish', () => {
+    if (!request.readableEnded) dropRest(request);
   });
   try {
     const handler = handlers.get(request.url.split('?', 1)[0] ?? '');
@@ -133,13 +145,28 @@ async function serve(
       response.writeHead(404).end();
       return;
     }
-    const answer = await handler(universalRequestFromNodeRequest(request, response, undefined, undefined));
-    await universalResponseToNodeResponse(answer, response);
+    // Whoever stops reading in the middle (a message is too large) still has an answer to give.
+    const body = request.iterator({ destroyOnReturn: false });
+    const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
+    const answer = await handler({ ...asked, body });
+    await universalResponseToNodeResponse(await withOwnError(answer), response);
   } catch (err) {
     // Either its caller has gone, or it is no request at all.
     log.debug({ err }, 'a request could not be answered');
     request.stream.close(http2Constants.NGHTTP2_INTERNAL_ERROR);
   }
+}
+
+/**
+ * An answer may be whole before its request is. Resetting the stream would make the client lose what it has
+ * not read of the answer yet; so the rest is taken and dropped for a while, as fast as it comes.
+ */
+function dropRest(request: Http2ServerRequest): void {
+  const timer = setTimeout(() => request.stream.destroy(), DROP_REST_MS);
+  request.stream.once('close', () => clearTimeout(timer));
+  // Whoever read it so far has stopped, and would hold it up.
+  request.removeAllListeners('readable');
+  request.resume();
 }
 
 /** Nobody but the owner can open it, at no time: the mask is set while it is made. */

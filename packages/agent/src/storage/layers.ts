@@ -6,7 +6,7 @@ import { WrennError } from '@wrenn/protocol';
 
 const MIB = 1024 * 1024;
 /** Part of a master's name: another one whenever `makeExt4` changes what it makes. */
-const FORMAT = 'ext4-1';
+const FORMAT = 'ext4-2';
 const LABEL = 'wrenn-layer';
 
 export interface Layers {

@@ -1,0 +1,115 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createJournal, type Journal, type JournalRecord, parseRecord } from './journal.ts';
+
+const id = 'abcdefghij0123456789';
+const record: JournalRecord = {
+  version: 1,
+  id,
+  bootId: 'b',
+  state: 'running',
+  template: 'base',
+  buildId: 'x',
+  vcpus: 1,
+  memoryMib: 512,
+  diskMib: 1024,
+  envs: { A: 'b' },
+  metadata: {},
+  createdAtMs: 1,
+  endsAtMs: null,
+  slotIndex: 0,
+  uid: 1_900_000_000,
+  accessToken: 'secret',
+  handle: {
+    driver: 'qemu',
+    pid: 5,
+    startTime: '77',
+    wrappers: [{ pid: 4, startTime: '76' }],
+    runDir: '/run',
+  },
+  phases: [{ name: 'boot', durationMs: 1.5 }],
+};
+
+let dir: string;
+let journal: Journal;
+const uid = process.getuid?.() ?? 0;
+
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'wrenn-journal-'));
+  await mkdir(join(dir, 'sandboxes'));
+  journal = createJournal(join(dir, 'sandboxes'), join(dir, 'corrupt'));
+});
+afterEach(async () => {
+  await rm(dir, { recursive: true });
+});
+
+describe('a journal', () => {
+  it('comes back as it was written, and only its owner may read it', async () => {
+    await journal.makeDirectories(id, uid);
+    await journal.write(record);
+    await journal.write({ ...record, state: 'paused' });
+    expect(await journal.readAll()).toEqual({ records: [{ ...record, state: 'paused' }], corrupt: [] });
+    expect((await stat(join(dir, 'sandboxes', id, 'sandbox.json'))).mode & 0o777).toBe(0o600);
+    expect((await stat(join(dir, 'sandboxes', id))).mode & 0o077).toBe(0);
+    expect(await readdir(join(dir, 'sandboxes', id))).toEqual(['run', 'sandbox.json']);
+  });
+
+  it('is removed with everything, again and again', async () => {
+    await journal.makeDirectories(id, uid);
+    await journal.write(record);
+    await writeFile(journal.files(id).layer, 'x');
+    await journal.remove(id);
+    await journal.remove(id);
+    expect(await readdir(join(dir, 'sandboxes'))).toEqual([]);
+  });
+
+  it('is set aside when it cannot be read, with what the files tell', async () => {
+    await journal.makeDirectories(id, uid);
+    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json'), '{"half":');
+    await mkdir(join(dir, 'sandboxes', 'not-a-sandbox'));
+    const { records, corrupt } = await journal.readAll();
+    expect(records).toEqual([]);
+    expect(corrupt).toMatchObject([{ id, uid }]);
+    await journal.setAside(id);
+    await journal.remove(id);
+    expect(await readFile(join(dir, 'corrupt', `${id}.json`), 'utf8')).toBe('{"half":');
+    expect((await readdir(join(dir, 'sandboxes'))).sort()).toEqual(['not-a-sandbox']);
+  });
+
+  it('is corrupt without its file, or when it is too large', async () => {
+    await journal.makeDirectories(id, uid);
+    expect((await journal.readAll()).corrupt).toMatchObject([{ id, uid }]);
+    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json'), Buffer.alloc(5 * 1024 * 1024, ' '));
+    expect((await journal.readAll()).corrupt).toMatchObject([{ id }]);
+  });
+
+  it('never names a path outside', () => {
+    expect(() => journal.files('../../etc/passwd00000')).toThrow('not a sandbox id');
+  });
+});
+
+describe('parsing', () => {
+  it('refuses what it does not know, and another sandbox', () => {
+    const codes = [
+      JSON.stringify({ ...record, extra: 1 }),
+      JSON.stringify({ ...record, version: 2 }),
+      JSON.stringify({ ...record, state: 'failed' }),
+      JSON.stringify({ ...record, id: 'z'.repeat(20) }),
+      JSON.stringify({ ...record, handle: { ...record.handle, pid: 0 } }),
+      'null',
+      '',
+    ];
+    for (const text of codes) expect(() => parseRecord(text, id), text).toThrow(/journal of sandbox/);
+  });
+
+  it('never throws anything but journal_corrupt', () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.string(), fc.json()), (text) => {
+        expect(() => parseRecord(text, id)).toThrow(expect.objectContaining({ code: 'journal_corrupt' }));
+      }),
+    );
+  });
+});
