@@ -49,13 +49,17 @@ export function isEmpty(inventory: Inventory): boolean {
   return Object.values(inventory).every((found) => found.length === 0);
 }
 
-/** VMMs run under uids that nothing else has. */
-async function vmmProcesses({ uidBase }: AgentConfig): Promise<string[]> {
+/** VMMs run under uids that nothing else has, with their sandbox's directory in their command line. */
+async function vmmProcesses(config: AgentConfig): Promise<string[]> {
+  const { uidBase } = config;
+  const { sandboxesDir } = agentPaths(config);
   const found: string[] = [];
   for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
     const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
     const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
-    if (uid >= uidBase && uid < uidBase + UIDS)
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    const isVmm = (uid >= uidBase && uid < uidBase + UIDS) || command.startsWith('bwrap');
+    if (isVmm && command.includes(sandboxesDir))
       found.push(`${pid} ${/^Name:\s+(.+)/m.exec(status)?.[1] ?? ''}`);
   }
   return found;

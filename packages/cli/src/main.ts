@@ -61,7 +61,9 @@ function buildProgram(): Command {
     .passThroughOptions()
     .action(async (id: string, command: string[], options) => {
       passesExitCodeOn = true;
-      process.exitCode = await (await import('./commands/exec.ts')).exec(id, command, options);
+      // Behind an argument of ours commander leaves the separator in.
+      const words = command[0] === '--' ? command.slice(1) : command;
+      process.exitCode = await (await import('./commands/exec.ts')).exec(id, words, options);
     });
   withProcessOptions(sandbox.command('shell <id>'))
     .description('open a terminal in it')
@@ -144,7 +146,8 @@ async function main(): Promise<void> {
     const known = WrennError.from(error);
     printError(known, wantsJson(process.argv));
     if (known.code === 'internal' && process.env.WRENN_DEBUG !== undefined) console.error(error);
-    process.exitCode = passesExitCodeOn ? EXIT.wrennFailed : exitCodeOf(known.kind);
+    const code = exitCodeOf(known.kind);
+    process.exitCode = passesExitCodeOn && code !== EXIT.timeout ? EXIT.wrennFailed : code;
   }
 }
 

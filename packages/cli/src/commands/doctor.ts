@@ -1,3 +1,207 @@
-export async function runDoctor(_: object): Promise<number> {
-  return 0;
+/** `wrenn doctor`: what this machine can do, and the command that mends what it cannot. Changes nothing. */
+import { access, constants, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { cpus, tmpdir, totalmem } from 'node:os';
+import { join } from 'node:path';
+import {
+  type AgentConfig,
+  agentPaths,
+  agentSocketPath,
+  createAgentClient,
+  keptKvmVerdict,
+  kvmVerdict,
+  loadConfig,
+} from '@wrenn/agent';
+import { freeBytes, runCommand } from '@wrenn/host';
+import { findBootFiles, listTemplates, missingSystemPackages, REQUIRED_PROGRAMS } from '@wrenn/images';
+import { WrennError } from '@wrenn/protocol';
+import { agentAnswers } from '../agent-connection.ts';
+import { EXIT } from '../exit-codes.ts';
+import { isEmpty, takeInventory } from '../inventory.ts';
+import { formatBytes, formatTable, printJson } from '../output.ts';
+
+export interface DoctorOptions {
+  readonly json?: boolean;
+  readonly probe?: boolean;
+}
+
+type Verdict = 'ok' | 'note' | 'fail';
+
+interface Finding {
+  readonly check: string;
+  readonly verdict: Verdict;
+  readonly found: string;
+  /** A command, or what else mends it. */
+  readonly mend?: string;
+}
+
+const MIN_FREE_BYTES = 5 * 2 ** 30;
+const COMMAND_TIMEOUT_MS = 10_000;
+const SET_UP = 'wrenn setup';
+
+/** Resolves with the exit code: not zero when something that is needed is missing. */
+export async function runDoctor(options: DoctorOptions): Promise<number> {
+  const config = loadConfig();
+  const checks: readonly (() => Promise<Finding[]>)[] = [
+    checkNode,
+    checkPrivileges,
+    checkPrograms,
+    checkDevices,
+    () => checkKvm(config, options.probe === true),
+    () => checkImages(config),
+    () => checkResources(config),
+    () => checkAgent(config),
+  ];
+  const findings: Finding[] = [];
+  // One after the other: a check that fails by itself is a finding too.
+  for (const check of checks) findings.push(...(await check().catch(asFinding)));
+  const healthy = findings.every(({ verdict }) => verdict !== 'fail');
+  if (options.json) printJson({ healthy, findings });
+  else printFindings(findings);
+  return healthy ? EXIT.ok : EXIT.unavailable;
+}
+
+function printFindings(findings: readonly Finding[]): void {
+  const signs: Readonly<Record<Verdict, string>> = { ok: 'ok', note: 'note', fail: 'FAIL' };
+  const rows = findings.map(({ check, verdict, found }) => [signs[verdict], check, found]);
+  process.stdout.write(formatTable(['', 'CHECK', 'FOUND'], rows));
+  const mends = [...new Set(findings.map(({ mend }) => mend).filter((mend) => mend !== undefined))];
+  if (mends.length > 0)
+    process.stdout.write(`\nWhat mends it:\n${mends.map((mend) => `  ${mend}\n`).join('')}`);
+}
+
+function asFinding(error: unknown): Finding[] {
+  const { message, hint } = WrennError.from(error);
+  return [
+    { check: 'doctor', verdict: 'fail', found: message, ...(hint === undefined ? {} : { mend: hint }) },
+  ];
+}
+
+async function checkNode(): Promise<Finding[]> {
+  return [{ check: 'Node', verdict: 'ok', found: process.versions.node }];
+}
+
+async function checkPrivileges(): Promise<Finding[]> {
+  const root = process.getuid?.() === 0;
+  if (root) return [{ check: 'privileges', verdict: 'ok', found: 'root' }];
+  const mend = 'run wrenn with sudo';
+  return [{ check: 'privileges', verdict: 'fail', found: 'not root, which the agent needs', mend }];
+}
+
+async function checkPrograms(): Promise<Finding[]> {
+  const missing = await missingSystemPackages();
+  if (missing.length === 0) {
+    return [{ check: 'programs', verdict: 'ok', found: `all ${REQUIRED_PROGRAMS.length} are there` }];
+  }
+  return missing.map(({ program, debianPackage }) => ({
+    check: 'programs',
+    verdict: 'fail',
+    found: `${program} is missing`,
+    mend: `apt-get install --no-install-recommends ${debianPackage}`,
+  }));
+}
+
+async function checkDevices(): Promise<Finding[]> {
+  const tun = await access('/dev/net/tun', constants.R_OK | constants.W_OK).then(
+    () => true,
+    () => false,
+  );
+  const nft = await runCommand('nft', ['list', 'tables'], { timeoutMs: COMMAND_TIMEOUT_MS }).then(
+    () => undefined,
+    (error: unknown) => WrennError.from(error).message,
+  );
+  return [
+    tun
+      ? { check: 'TAP links', verdict: 'ok', found: '/dev/net/tun opens' }
+      : {
+          check: 'TAP links',
+          verdict: 'fail',
+          found: '/dev/net/tun does not open',
+          mend: 'modprobe tun (as root)',
+        },
+    nft === undefined
+      ? { check: 'nftables', verdict: 'ok', found: 'answers' }
+      : { check: 'nftables', verdict: 'fail', found: nft, mend: 'run as root, on a kernel with nf_tables' },
+  ];
+}
+
+async function checkKvm(config: AgentConfig, probe: boolean): Promise<Finding[]> {
+  const paths = agentPaths(config);
+  if (!probe) {
+    const kept = await keptKvmVerdict(paths.wrennDir);
+    const found = kept?.reason ?? 'not tried yet; `wrenn doctor --probe` boots a guest with it';
+    return [{ check: 'KVM', verdict: kept?.usable === true ? 'ok' : 'note', found }];
+  }
+  // In a directory of its own, so that nothing is kept: doctor changes nothing.
+  const directory = await mkdtemp(join(tmpdir(), 'wrenn-probe-'));
+  try {
+    const { kernelPath, initrdPath } = await findBootFiles(paths.imagesDir);
+    const options = { kernelPath, initrdPath, directory, uid: config.uidBase - 1 };
+    const { usable, reason } = await kvmVerdict(options, AbortSignal.timeout(60_000));
+    return [{ check: 'KVM', verdict: usable ? 'ok' : 'note', found: reason }];
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function checkImages(config: AgentConfig): Promise<Finding[]> {
+  const { imagesDir } = agentPaths(config);
+  const boot = await findBootFiles(imagesDir).catch((error: unknown) => WrennError.from(error));
+  const templates = await listTemplates(imagesDir);
+  const names = templates.map(({ name, sizeBytes }) => `${name} (${formatBytes(sizeBytes)})`).join(', ');
+  return [
+    boot instanceof WrennError
+      ? { check: 'kernel', verdict: 'fail', found: boot.message, mend: SET_UP }
+      : { check: 'kernel', verdict: 'ok', found: boot.kernelPath },
+    templates.length === 0
+      ? { check: 'templates', verdict: 'fail', found: 'none is built', mend: SET_UP }
+      : { check: 'templates', verdict: 'ok', found: names },
+  ];
+}
+
+async function checkResources(config: AgentConfig): Promise<Finding[]> {
+  const place = await access(config.wrennDir).then(
+    () => config.wrennDir,
+    () => '/',
+  );
+  const free = await freeBytes(place);
+  const available = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile('/proc/meminfo', 'utf8'))?.[1];
+  const memory = `${formatBytes(totalmem())}, ${formatBytes(Number(available ?? 0) * 1024)} of it available`;
+  return [
+    {
+      check: 'disk',
+      verdict: free < MIN_FREE_BYTES ? 'note' : 'ok',
+      found: `${formatBytes(free)} free at ${place}`,
+      ...(free < MIN_FREE_BYTES
+        ? { mend: 'free some space, or set WRENN_DIR to a directory on a larger disk' }
+        : {}),
+    },
+    { check: 'memory', verdict: 'ok', found: memory },
+    { check: 'CPUs', verdict: 'ok', found: String(cpus().length) },
+  ];
+}
+
+async function checkAgent(config: AgentConfig): Promise<Finding[]> {
+  const socketPath = agentSocketPath(config);
+  if (!(await agentAnswers(socketPath))) {
+    const left = await takeInventory(config);
+    const found = 'not running; the first command that needs it starts it';
+    if (isEmpty(left)) return [{ check: 'agent', verdict: 'ok', found }];
+    // Sandboxes outlive their agent on purpose; the next one takes them over or away.
+    const ids = left.files.length;
+    return [
+      {
+        check: 'agent',
+        verdict: 'note',
+        found: `not running, with ${ids} sandboxes left; the next agent looks after them`,
+      },
+    ];
+  }
+  const client = createAgentClient({ socketPath });
+  try {
+    const info = await client.agent.getInfo({});
+    const found = `pid ${info.pid}, ${info.sandboxes} sandboxes, on ${info.driver} ${info.driverVersion} (${info.accelerator})`;
+    return [{ check: 'agent', verdict: 'ok', found }];
+  } finally {
+    client.close();
+  }
 }
