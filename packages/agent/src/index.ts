@@ -10,4 +10,4 @@ export { type AgentClient, type AgentClientOptions, createAgentClient } from './
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
 export { fromConnectError, toConnectError } from './server/errors.ts';
 export { type RunAgentOptions, runAgent } from './server/run-agent.ts';
-export { type KvmVerdict, keptKvmVerdict, kvmVerdict } from './vmm/select.ts';
+export { type KvmVerdict, keptKvmVerdict, probeKvm, whyNotOpened } from './vmm/kvm-probe.ts';

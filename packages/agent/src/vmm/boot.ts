@@ -1,108 +1,160 @@
-/** Booting with a deadline, a reason and another try. */
+/**
+ * Starts a microVM and waits until its guest is of use. A kernel that hangs before it hands over to init is
+ * the machine's fault and worth another try; whatever goes wrong later is the guest's and would again.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONSOLE_INIT_STARTED, WrennError } from '@wrenn/protocol';
-import { joinSignals } from '../signals/signals.ts';
-import type { Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from './driver.ts';
+import type { ExitReason, LaunchOptions, Microvm, MicrovmHandle } from './driver.ts';
 
-export interface BootMicrovmOptions {
+export interface BootOptions {
   readonly signal: AbortSignal;
+  /** As in LaunchOptions; called once for each attempt. */
   readonly onSpawned: (handle: MicrovmHandle) => Promise<void>;
-  /** Resolves when the guest is of use; its failure fails the attempt. */
+  /** Resolves when the guest is of use; its failure fails the boot. */
   readonly ready: (microvm: Microvm, signal: AbortSignal) => Promise<void>;
-  /** For each attempt, from the launch on. */
+  /** For one attempt, from the start of the VMM until `ready` resolves. */
   readonly bootDeadlineMs: number;
   readonly attempts: number;
-  /** Told of each attempt that failed, with what the VMM could say. */
-  readonly onAttemptFailed: (attempt: number, diagnosis: string, error: unknown) => void;
+  /** For the log. The diagnosis is what the VMM could still say, or empty. */
+  readonly onAttemptFailed?: (attempt: number, diagnosis: string, error: unknown) => void;
 }
 
-const DIAGNOSE_TIMEOUT_MS = 3_000;
-const CONSOLE_LINES = 200;
-const LINES_SHOWN = 3;
-/** What the console has received is written down a moment after a VMM ended. */
-const LAST_WORDS_MS = 100;
+/** All of a driver that a boot needs; the spec is the driver's own business. */
+export interface Launcher<Spec> {
+  launch(spec: Spec, options: LaunchOptions): Promise<Microvm>;
+}
+
+const DIAGNOSIS_TIMEOUT_MS = 5_000;
+/** A guest that ends breaks its connections a moment before its VMM's end is told. */
+const EXIT_NOTICE_MS = 250;
+const CONSOLE_LINES_SEARCHED = 2_000;
+const CONSOLE_LINES_IN_ERROR = 3;
 
 /**
- * Launches a microVM and waits until it is ready. One whose kernel hung before it reached init is ended
- * and tried again; one whose init ran and yet did not come up failed for a reason that would be the same
- * the next time. Throws `boot_timeout`, `vmm_died`, or what `launch` throws; nothing is left then.
+ * Throws `boot_timeout`, `vmm_died`, `cancelled`, or what `launch` or `ready` threw. In each case nothing of
+ * the microVM is left.
  */
-export async function bootMicrovm(
-  driver: VmmDriver,
-  spec: MicrovmSpec,
-  options: BootMicrovmOptions,
+export async function bootMicrovm<Spec>(
+  driver: Launcher<Spec>,
+  spec: Spec,
+  options: BootOptions,
 ): Promise<Microvm> {
-  for (let attempt = 1; ; attempt += 1) {
-    const microvm = await driver.launch(spec, { signal: options.signal, onSpawned: options.onSpawned });
-    try {
-      await waitUntilReady(microvm, options);
-      return microvm;
-    } catch (error) {
-      const diagnosis = await diagnose(microvm);
-      const lines = await microvm.consoleTail(CONSOLE_LINES);
-      await microvm.kill();
-      if (options.signal.aborted) throw error;
-      options.onAttemptFailed(attempt, diagnosis, error);
-      const hung = isTimeout(error) && !lines.some((line) => line.includes(CONSOLE_INIT_STARTED));
-      if (!hung || attempt >= options.attempts) throw explain(error, lines, attempt, options);
+  for (let attempt = 1; ; attempt++) {
+    const outcome = await tryOnce(driver, spec, options);
+    if (outcome.kind === 'ready') return outcome.microvm;
+    options.onAttemptFailed?.(attempt, outcome.diagnosis, outcome.error);
+    if (outcome.kind === 'failed' || attempt >= options.attempts) throw outcome.error;
+  }
+}
+
+type Outcome =
+  | { readonly kind: 'ready'; readonly microvm: Microvm }
+  | { readonly kind: 'failed' | 'hung'; readonly error: unknown; readonly diagnosis: string };
+
+type Event =
+  | { readonly kind: 'ready' | 'deadline' | 'cancelled' }
+  | { readonly kind: 'exited'; readonly reason: ExitReason }
+  | { readonly kind: 'not-ready'; readonly error: unknown };
+
+async function tryOnce<Spec>(
+  driver: Launcher<Spec>,
+  spec: Spec,
+  { signal, onSpawned, ready, bootDeadlineMs }: BootOptions,
+): Promise<Outcome> {
+  const deadline = new AbortController();
+  const timer = setTimeout(() => deadline.abort(), bootDeadlineMs);
+  const either = AbortSignal.any([signal, deadline.signal]);
+  let microvm: Microvm;
+  try {
+    microvm = await driver.launch(spec, { signal: either, onSpawned });
+  } catch (error) {
+    clearTimeout(timer);
+    const late = deadline.signal.aborted && !signal.aborted;
+    return {
+      kind: 'failed',
+      error: late ? timedOut(bootDeadlineMs, 'The VMM', [], error) : error,
+      diagnosis: '',
+    };
+  }
+  let event: Event;
+  try {
+    event = await firstEvent(microvm, ready, either, () => signal.aborted);
+  } finally {
+    clearTimeout(timer);
+  }
+  if (event.kind === 'ready') return { kind: 'ready', microvm };
+
+  const diagnosis = event.kind === 'cancelled' ? '' : await diagnose(microvm);
+  const console = await microvm.consoleTail(CONSOLE_LINES_SEARCHED);
+  await microvm.kill();
+  switch (event.kind) {
+    case 'cancelled':
+      return { kind: 'failed', error: cancelled(signal.reason), diagnosis };
+    case 'not-ready':
+      return { kind: 'failed', error: event.error, diagnosis };
+    case 'exited':
+      return { kind: 'failed', error: died(event.reason, console), diagnosis };
+    case 'deadline': {
+      const started = console.some((line) => line.includes(CONSOLE_INIT_STARTED));
+      const who = started ? 'The guest' : "The guest's kernel";
+      return {
+        kind: started ? 'failed' : 'hung',
+        error: timedOut(bootDeadlineMs, who, console, undefined),
+        diagnosis,
+      };
     }
   }
 }
 
-async function waitUntilReady(microvm: Microvm, options: BootMicrovmOptions): Promise<void> {
-  const attempt = new AbortController();
-  const joined = joinSignals(options.signal, attempt.signal);
-  const deadline = setTimeout(
-    () =>
-      attempt.abort(
-        new WrennError('boot_timeout', `The guest did not come up within ${options.bootDeadlineMs} ms.`),
-      ),
-    options.bootDeadlineMs,
-  );
-  const died = microvm.exited.then(async ({ message, log }) => {
-    await sleep(LAST_WORDS_MS);
-    const words = log.slice(-LINES_SHOWN).join(' | ');
-    const error = new WrennError('vmm_died', words === '' ? message : `${message} Its last words: ${words}`);
-    attempt.abort(error);
-    throw error;
+async function firstEvent(
+  microvm: Microvm,
+  ready: BootOptions['ready'],
+  signal: AbortSignal,
+  isCancelled: () => boolean,
+): Promise<Event> {
+  const exited = microvm.exited.then((reason): Event => ({ kind: 'exited', reason }));
+  const aborted = new Promise<Event>((resolve) => {
+    const onAbort = (): void => resolve({ kind: isCancelled() ? 'cancelled' : 'deadline' });
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
   });
-  try {
-    await Promise.race([options.ready(microvm, joined.signal), died]);
-  } catch (error) {
-    throw attempt.signal.aborted ? attempt.signal.reason : error;
-  } finally {
-    clearTimeout(deadline);
-    joined.release();
-    // Its end is the owner's business from here on.
-    died.catch(() => {});
-  }
+  const tried = ready(microvm, signal).then(
+    (): Event => ({ kind: 'ready' }),
+    (error: unknown): Event => ({ kind: 'not-ready', error }),
+  );
+  const event = await Promise.race([exited, aborted, tried]);
+  if (event.kind !== 'not-ready') return event;
+  const cause = await Promise.race([exited, sleep(signal.aborted ? 0 : EXIT_NOTICE_MS)]);
+  return cause ?? (signal.aborted ? aborted : event);
 }
 
 async function diagnose(microvm: Microvm): Promise<string> {
   try {
-    return await microvm.diagnose(AbortSignal.timeout(DIAGNOSE_TIMEOUT_MS));
+    return await microvm.diagnose(AbortSignal.timeout(DIAGNOSIS_TIMEOUT_MS));
   } catch (error) {
-    return `nothing could be learnt of it: ${WrennError.from(error).message}`;
+    return `No diagnosis: ${WrennError.from(error).message}`;
   }
 }
 
-function isTimeout(error: unknown): boolean {
-  return error instanceof WrennError && (error.code === 'boot_timeout' || error.code === 'deadline_exceeded');
+function lastWords(console: readonly string[]): string {
+  const lines = console.slice(-CONSOLE_LINES_IN_ERROR).map((line) => line.slice(0, 200));
+  return lines.length === 0 ? 'Its console is empty.' : `Its console ends with: ${lines.join(' | ')}`;
 }
 
-function explain(
-  error: unknown,
-  lines: readonly string[],
-  attempt: number,
-  options: BootMicrovmOptions,
-): unknown {
-  if (!isTimeout(error)) return error;
-  const shown = lines.slice(-LINES_SHOWN).join(' | ');
-  const console = shown === '' ? 'Its console is empty.' : `The console's last lines: ${shown}`;
-  const tries = attempt === 1 ? '' : ` in any of ${attempt} attempts`;
-  return new WrennError(
-    'boot_timeout',
-    `The guest did not come up within ${options.bootDeadlineMs} ms${tries}. ${console}`,
-    { hint: "A very busy host is slow to boot guests; the agent's log has the details.", cause: error },
-  );
+function died(reason: ExitReason, console: readonly string[]): WrennError {
+  return new WrennError('vmm_died', `${reason.message} ${lastWords(console)}`, {
+    hint: "The agent's log has what the VMM said.",
+    cause: reason.log,
+  });
+}
+
+function timedOut(afterMs: number, who: string, console: readonly string[], cause: unknown): WrennError {
+  return new WrennError('boot_timeout', `${who} was not up within ${afterMs} ms. ${lastWords(console)}`, {
+    hint: "An overloaded host boots slowly; the agent's log has the state of the VMM.",
+    cause,
+  });
+}
+
+function cancelled(cause: unknown): WrennError {
+  return new WrennError('cancelled', 'The boot was cancelled.', { cause });
 }

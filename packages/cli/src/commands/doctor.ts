@@ -8,8 +8,9 @@ import {
   agentSocketPath,
   createAgentClient,
   keptKvmVerdict,
-  kvmVerdict,
   loadConfig,
+  probeKvm,
+  whyNotOpened,
 } from '@wrenn/agent';
 import { freeBytes, runCommand } from '@wrenn/host';
 import { findBootFiles, listTemplates, missingSystemPackages, REQUIRED_PROGRAMS } from '@wrenn/images';
@@ -36,6 +37,7 @@ interface Finding {
 
 const MIN_FREE_BYTES = 5 * 2 ** 30;
 const COMMAND_TIMEOUT_MS = 10_000;
+const PROBE_TIMEOUT_MS = 60_000;
 const SET_UP = 'wrenn setup';
 
 /** Resolves with the exit code: not zero when something that is needed is missing. */
@@ -126,6 +128,8 @@ async function checkDevices(): Promise<Finding[]> {
 
 async function checkKvm(config: AgentConfig, probe: boolean): Promise<Finding[]> {
   const paths = agentPaths(config);
+  const unopened = await whyNotOpened();
+  if (unopened !== undefined) return [{ check: 'KVM', verdict: 'note', found: unopened }];
   if (!probe) {
     const kept = await keptKvmVerdict(paths.wrennDir);
     const found = kept?.reason ?? 'not tried yet; `wrenn doctor --probe` boots a guest with it';
@@ -135,8 +139,9 @@ async function checkKvm(config: AgentConfig, probe: boolean): Promise<Finding[]>
   const directory = await mkdtemp(join(tmpdir(), 'wrenn-probe-'));
   try {
     const { kernelPath, initrdPath } = await findBootFiles(paths.imagesDir);
-    const options = { kernelPath, initrdPath, directory, uid: config.uidBase - 1 };
-    const { usable, reason } = await kvmVerdict(options, AbortSignal.timeout(60_000));
+    const uid = config.uidBase - 1;
+    const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS);
+    const { usable, reason } = await probeKvm({ kernelPath, initrdPath, directory, uid, signal });
     return [{ check: 'KVM', verdict: usable ? 'ok' : 'note', found: reason }];
   } finally {
     await rm(directory, { recursive: true, force: true });
