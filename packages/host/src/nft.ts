@@ -70,8 +70,8 @@ export interface NftOptions {
 export interface Nft {
   /** Makes the tables as described, in place of those with the same names, in one transaction. */
   replaceTables(tables: readonly NftTable[], options?: NftOptions): Promise<void>;
-  /** The same for one table that must not exist yet. */
-  createTable(table: NftTable, options?: NftOptions): Promise<void>;
+  /** The same for tables that must not exist yet; quicker, as the kernel waits for nobody to let go of old ones. */
+  createTables(tables: readonly NftTable[], options?: NftOptions): Promise<void>;
   deleteTable(family: NftFamily, name: string, options?: NftOptions): Promise<void>;
   /** Undefined when there is none. */
   readTable(family: NftFamily, name: string, options?: NftOptions): Promise<NftTableListing | undefined>;
@@ -107,7 +107,11 @@ export function createNft(run: typeof RunCommand = runCommand): Nft {
         }),
         options,
       ),
-    createTable: (table, options = {}) => apply(describe(table, 'create'), options),
+    createTables: (tables, options = {}) =>
+      apply(
+        tables.flatMap((table) => describe(table, 'create')),
+        options,
+      ),
     deleteTable: (family, name, options = {}) =>
       apply([{ delete: { table: tableName(family, name) } }], options),
     readTable: async (family, name, options = {}) => {

@@ -79,7 +79,7 @@ export async function installHostSide(
   const comment = PLAIN_PATH.test(plan.owner) ? `${plan.ownerTag} ${plan.owner}` : plan.ownerTag;
   const table = hostTable(plan, uplinks, comment);
   // Of two agents that start at once, one finds the table made by the other.
-  if (state.table === undefined) await host.nft.createTable(table, { signal });
+  if (state.table === undefined) await host.nft.createTables([table], { signal });
   else await host.nft.replaceTables([table], { signal });
 
   const own = state.routes.filter((route) => isOwnRoute(plan, route));

@@ -49,7 +49,7 @@ export async function setUpSlot(
     await makePair(plan, host, index, mtu, signal);
     await allDone([
       fillNamespace(plan, host, index, owner, signal),
-      host.nft.replaceTables(slotTables(plan, slotAddresses(plan, index)), { netns: name, signal }),
+      host.nft.createTables(slotTables(plan, slotAddresses(plan, index)), { netns: name, signal }),
       host.sysctl.writeIn(name, ['ipv4', 'ip_forward'], '1', signal),
       host.sysctl.write(['ipv4', 'conf', name, 'forwarding'], '1'),
     ]);
