@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CONSOLE_INIT_STARTED, WrennError } from '@wrenn/protocol';
+import { joinSignals } from '../signals/signals.ts';
 import type { ExitReason, LaunchOptions, Microvm, MicrovmHandle } from './driver.ts';
 
 export interface BootOptions {
@@ -63,12 +64,16 @@ async function tryOnce<Spec>(
 ): Promise<Outcome> {
   const deadline = new AbortController();
   const timer = setTimeout(() => deadline.abort(), bootDeadlineMs);
-  const either = AbortSignal.any([signal, deadline.signal]);
+  const joined = joinSignals(signal, deadline.signal);
+  const release = (): void => {
+    clearTimeout(timer);
+    joined.release();
+  };
   let microvm: Microvm;
   try {
-    microvm = await driver.launch(spec, { signal: either, onSpawned });
+    microvm = await driver.launch(spec, { signal: joined.signal, onSpawned });
   } catch (error) {
-    clearTimeout(timer);
+    release();
     const late = deadline.signal.aborted && !signal.aborted;
     return {
       kind: 'failed',
@@ -78,9 +83,9 @@ async function tryOnce<Spec>(
   }
   let event: Event;
   try {
-    event = await firstEvent(microvm, ready, either, () => signal.aborted);
+    event = await firstEvent(microvm, ready, joined.signal, () => signal.aborted);
   } finally {
-    clearTimeout(timer);
+    release();
   }
   if (event.kind === 'ready') return { kind: 'ready', microvm };
 

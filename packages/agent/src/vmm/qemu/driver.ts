@@ -38,6 +38,8 @@ export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 15_000, commandMs: 10_
 const VERSION_TIMEOUT_MS = 10_000;
 const LOG_LINES_IN_ERROR = 3;
 const DEATH_NOTICE_MS = 200;
+/** In the log it is of use, in a sentence not. */
+const TIMESTAMP = /^\d{4}-\d\d-\d\dT[\d:.]+Z /;
 const SMALLEST_FILE_LIMIT_BYTES = 1024 * 1024;
 
 /** The driver also starts microVMs without a network, which only the boot probe wants. */
@@ -239,7 +241,8 @@ async function tellOfDeath(
   }
   const status = exit();
   if (status === undefined && failure.code !== 'vmm_died') return failure;
-  const words = (await log?.tail(LOG_LINES_IN_ERROR).catch(() => [])) ?? [];
+  const lines = (await log?.tail(LOG_LINES_IN_ERROR).catch(() => [])) ?? [];
+  const words = lines.map((line) => line.replace(TIMESTAMP, ''));
   const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
   const what = status === undefined ? failure.message : describeExit(status, undefined);
   return new WrennError('vmm_died', `${what} ${said}`, {
