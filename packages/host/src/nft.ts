@@ -75,6 +75,8 @@ export interface Nft {
   deleteTable(family: NftFamily, name: string, options?: NftOptions): Promise<void>;
   /** Undefined when there is none. */
   readTable(family: NftFamily, name: string, options?: NftOptions): Promise<NftTableListing | undefined>;
+  /** The sets of every table that have this name, with the elements that are plain names. */
+  setsNamed(name: string, options?: NftOptions): Promise<{ table: string; elements: readonly string[] }[]>;
   /** Every chain of every table that hangs at a hook. */
   baseChains(options?: NftOptions): Promise<NftBaseChain[]>;
 }
@@ -124,6 +126,10 @@ export function createNft(run: typeof RunCommand = runCommand): Nft {
         sets: new Map(items.flatMap(({ set }) => (set === undefined ? [] : [[set.name, names(set.elem)]]))),
       };
     },
+    setsNamed: async (name, options = {}) =>
+      (await list(['sets'], options)).flatMap(({ set }) =>
+        set?.name === name ? [{ table: set.table, elements: names(set.elem) }] : [],
+      ),
     baseChains: async (options = {}) =>
       (await list(['chains'], options)).flatMap(({ chain }) =>
         chain?.hook === undefined || chain.policy === undefined
@@ -192,7 +198,9 @@ const listingSchema = z.object({
           policy: z.string().optional(),
         })
         .optional(),
-      set: z.object({ name: z.string(), elem: z.array(z.unknown()).optional() }).optional(),
+      set: z
+        .object({ table: z.string(), name: z.string(), elem: z.array(z.unknown()).optional() })
+        .optional(),
       rule: z.object({ comment: z.string().optional() }).optional(),
     }),
   ),

@@ -73,6 +73,9 @@ export { GUEST_PREFIX_LENGTH, GUEST_TAP_NAME };
 /** Not used by any routing daemon (iproute2's rt_protos): with the metric it marks a route as an agent's own. */
 export const ROUTE_PROTOCOL = 87;
 
+/** Ends the name of every agent's table on the host. */
+export const TABLE_SUFFIX = '_slots';
+
 const ADDRESSES_PER_SLOT = 2;
 const MAX_SLOTS = 32_768;
 const PREFIX = /^[a-z][a-z0-9]{0,4}$/;
@@ -115,7 +118,7 @@ export function planNetwork(config: NetworkConfig): NetworkPlan {
     holdOffMs: config.holdOffMs,
     nameservers: parseField('network.nameservers', () => (config.nameservers ?? []).map(parseIpv4)),
     enableForwarding: config.enableForwarding ?? true,
-    tableName: `${config.prefix}_slots`,
+    tableName: `${config.prefix}${TABLE_SUFFIX}`,
     // Up to five base-36 digits: a different number for every prefix.
     routeMetric: Number.parseInt(config.prefix, 36),
   };

@@ -1,12 +1,20 @@
 /**
  * Whether the host passes packets on at all. The machine-wide switch is not touched: a packet is passed on when
  * the link by which it came may forward, so the uplinks' own switches are enough. What was switched on is
- * written in our table, so that it is known again after a crash and switched off at the end.
+ * written in our table, so that it is known again after a crash and switched off at the end. Agents on one
+ * machine see each other's tables: the last one switches off.
  */
 import type { Link, NftBaseChain, Route } from '@wrenn/host';
-import { linkPattern, type NetworkConfig, type NetworkPlan, planNetwork, slotIndex } from './config.ts';
+import {
+  linkPattern,
+  type NetworkConfig,
+  type NetworkPlan,
+  planNetwork,
+  slotIndex,
+  TABLE_SUFFIX,
+} from './config.ts';
 import { createNetworkHost, type NetworkHost } from './host.ts';
-import type { Uplinks } from './policy.ts';
+import { OPENED_SET, type Uplinks } from './policy.ts';
 
 /** Names that nft and /proc take as they are. */
 const PLAIN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.@:-]*$/;
@@ -34,21 +42,35 @@ export async function planUplinks(
   const others = links
     .map(({ name }) => name)
     .filter((name) => name !== 'lo' && PLAIN_NAME.test(name) && slotIndex(plan, name) === undefined);
+  const openedBefore = [...previous.opened, ...(await openedByOthers(plan, host))];
   const states = await Promise.all(
     others.map(async (name) => ({ name, forwards: (await readForwarding(host, name)) === '1' })),
   );
   const closed = states
-    .filter(({ name, forwards }) => !forwards || previous.opened.includes(name))
+    .filter(({ name, forwards }) => !forwards || openedBefore.includes(name))
     .map(({ name }) => name);
   return { opened: uplinkNames(routes).filter((name) => closed.includes(name)), closed };
 }
 
 /** Switches on what `next` says, and off what only `previous` said. */
-export async function switchUplinks(host: NetworkHost, previous: Uplinks, next: Uplinks): Promise<void> {
+export async function switchUplinks(
+  plan: NetworkPlan,
+  host: NetworkHost,
+  previous: Uplinks,
+  next: Uplinks,
+): Promise<void> {
   for (const name of next.opened) await writeForwarding(host, name, '1');
-  const over = previous.opened.filter((name) => !next.opened.includes(name));
+  const needed = [...next.opened, ...(await openedByOthers(plan, host))];
+  const over = previous.opened.filter((name) => !needed.includes(name));
   if (over.length === 0 || (await forwardsEverywhere(host))) return;
   for (const name of over) await writeForwarding(host, name, '0');
+}
+
+async function openedByOthers(plan: NetworkPlan, { nft }: NetworkHost): Promise<string[]> {
+  const sets = await nft.setsNamed(OPENED_SET);
+  return sets
+    .filter(({ table }) => table.endsWith(TABLE_SUFFIX) && table !== plan.tableName)
+    .flatMap(({ elements }) => elements);
 }
 
 async function forwardsEverywhere({ sysctl }: NetworkHost): Promise<boolean> {

@@ -88,14 +88,14 @@ export async function installHostSide(
   );
   const missing = own.length === stale.length ? [addUnreachableRoute(plan.range, mark(plan))] : [];
   await host.ip.batch([...stale, ...missing], { signal });
-  await switchUplinks(host, previous, uplinks);
+  await switchUplinks(plan, host, previous, uplinks);
 }
 
 /** Takes all of it away. Idempotent. */
 export async function removeHostSide(plan: NetworkPlan, host: NetworkHost): Promise<void> {
   const table = await host.nft.readTable('inet', plan.tableName);
   if (table?.comments.some((comment) => comment.startsWith(plan.ownerTag))) {
-    await switchUplinks(host, uplinksOf(table), NO_UPLINKS);
+    await switchUplinks(plan, host, uplinksOf(table), NO_UPLINKS);
     await host.nft.deleteTable('inet', plan.tableName);
   }
   const own = (await host.ip.routes()).filter((route) => isOwnRoute(plan, route));
@@ -153,6 +153,26 @@ export function checkRange(plan: NetworkPlan, routes: readonly Route[]): void {
     'network_conflict',
     `The range ${formatIpv4Range(plan.range)} overlaps with the route ${formatIpv4Range(colliding.range)} (${where})${byAgent}.`,
     { hint: `Set \`network.range\` in the agent's configuration to ${advice}.`, field: 'network.range' },
+  );
+}
+
+/** Throws `network_conflict` when there are slots whose addresses are from a range of before. */
+export function checkUnchanged(
+  plan: NetworkPlan,
+  routes: readonly Route[],
+  inUse: ReadonlySet<number>,
+): void {
+  const before = routes.find(
+    (route) => isOwnRoute(plan, route) && route.range !== undefined && !sameRange(route.range, plan.range),
+  )?.range;
+  if (before === undefined || inUse.size === 0) return;
+  throw new WrennError(
+    'network_conflict',
+    `There are sandboxes with addresses of the range ${formatIpv4Range(before)}, and it was changed.`,
+    {
+      hint: 'Set `network.range` back until they are destroyed.',
+      field: 'network.range',
+    },
   );
 }
 

@@ -209,6 +209,35 @@ describe('starting', () => {
     expect(await lab.inventory()).toEqual([]);
   });
 
+  it('leaves forwarding on for another agent that needs it', async () => {
+    const first = await started();
+    const second = await started({ ...lab.config, owner: '/tmp', prefix: 'tzz', range: '10.118.0.0/16' });
+    await first.stop();
+    expect((await lab.inventory()).filter((item) => item.startsWith('forwarding'))).toEqual([
+      'forwarding eth0 1',
+    ]);
+    await second.stop();
+    expect(await lab.inventory()).toEqual([]);
+  });
+
+  it('refuses another range as long as there are sandboxes', async () => {
+    const before = await started();
+    const index = before.reserve();
+    await before.setUp(index, OWNER, signal);
+    const config = { ...lab.config, range: '10.201.0.0/24' };
+    const network = createNetwork(config, lab.networkHost());
+    await expect(network.start(new Set([index]), signal)).rejects.toMatchObject({
+      code: 'network_conflict',
+      message: expect.stringContaining('10.117.0.0/16'),
+    });
+    expect(await network.start(new Set(), signal)).toEqual([index]);
+    expect((await lab.inventory()).filter((item) => item.startsWith('route'))).toEqual([
+      expect.stringContaining('10.201.0.0/24'),
+    ]);
+    await network.stop();
+    expect(await lab.inventory()).toEqual([]);
+  });
+
   it('leaves forwarding alone when told to, or when it is on already', async () => {
     await (await started({ ...lab.config, enableForwarding: false })).stop();
     const quiet = await started({ ...lab.config, enableForwarding: false });

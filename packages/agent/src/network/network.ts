@@ -3,7 +3,7 @@ import { WrennError } from '@wrenn/protocol';
 import { createSlotAllocator } from './allocator.ts';
 import { describeSlot, type NetworkConfig, planNetwork } from './config.ts';
 import { createNetworkHost, type NetworkHost } from './host.ts';
-import { examineHost, installHostSide, removeHostSide } from './host-side.ts';
+import { checkUnchanged, examineHost, installHostSide, removeHostSide } from './host-side.ts';
 import type { Network } from './slot.ts';
 import { setUpSlot, takeDownSlot } from './slot-kernel.ts';
 
@@ -34,6 +34,7 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
   return {
     start: async (inUse, signal) => {
       const state = await examineHost(plan, host, signal);
+      checkUnchanged(plan, state.routes, inUse);
       const leftovers = state.slots.filter((index) => !inUse.has(index)).sort((a, b) => a - b);
       for (let first = 0; first < leftovers.length; first += LEFTOVERS_AT_ONCE) {
         if (signal.aborted) throw WrennError.from(signal.reason);

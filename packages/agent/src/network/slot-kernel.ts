@@ -55,7 +55,11 @@ export async function setUpSlot(
     ]);
     if (signal.aborted) throw WrennError.from(signal.reason);
   } catch (error) {
-    await takeDownSlot(plan, host, index);
+    await takeDownSlot(plan, host, index).catch((undoError: unknown) => {
+      const { code, message, hint } = WrennError.from(error);
+      const cause = new AggregateError([error, undoError], 'The slot could not be taken away again either.');
+      throw new WrennError(code, message, hint === undefined ? { cause } : { hint, cause });
+    });
     throw error;
   }
 }
