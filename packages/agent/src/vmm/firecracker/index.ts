@@ -1,1 +1,1 @@
-export { createFirecrackerDriver, type FirecrackerOptions } from './driver.ts';
+export { createFirecrackerDriver } from './driver.ts';

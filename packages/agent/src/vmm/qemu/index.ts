@@ -1,1 +1,1 @@
-export { createQemuDriver, type QemuDriver, type QemuOptions } from './driver.ts';
+export { createQemuDriver } from './driver.ts';
