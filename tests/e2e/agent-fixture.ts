@@ -1,0 +1,235 @@
+/**
+ * An agent of a test's own: a directory, an address range, names and users that no other agent has, with the
+ * machine's images. Runs in this process, or as one that can be killed.
+ */
+import { spawn } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import {
+  type AgentClient,
+  type AgentConfigInput,
+  agentSocketPath,
+  createAgentClient,
+  fromConnectError,
+  parseConfig,
+} from '@wrenn/agent';
+import { runCommand } from '@wrenn/host';
+import { wrennDirFromEnv } from '@wrenn/images';
+import {
+  type CreateSandboxRequestSchema,
+  type ExecRequest,
+  ExecRequestSchema,
+  type Sandbox,
+} from '@wrenn/protocol/agent';
+import { build } from 'esbuild';
+
+export const TEMPLATE = 'minimal';
+export const REQUEST = { template: TEMPLATE, vcpus: 1, memoryMib: 256, diskMib: 128 };
+
+export interface TestAgentFiles {
+  readonly dir: string;
+  readonly config: AgentConfigInput;
+  readonly prefix: string;
+  readonly socketPath: string;
+  remove(): Promise<void>;
+}
+
+/** `number` makes the names and addresses different from other test files'. */
+export async function prepareAgent(number: number, extra: AgentConfigInput = {}): Promise<TestAgentFiles> {
+  // Short: the paths of unix sockets are.
+  const dir = await mkdtemp('/tmp/wr-');
+  const prefix = `wt${number}`;
+  const config: AgentConfigInput = {
+    ...extra,
+    wrennDir: dir,
+    imagesDir: wrennDirFromEnv(),
+    uidBase: 1_950_000_000 + number * 1000,
+    network: { range: `10.231.${number}.0/24`, prefix, holdOffMs: 0 },
+    log: { level: 'debug', file: join(dir, 'agent.log') },
+  };
+  return {
+    dir,
+    config,
+    prefix,
+    socketPath: agentSocketPath(parseConfig(config)),
+    remove: () => rm(dir, { recursive: true, force: true }),
+  };
+}
+
+/** What the kernel and the file system hold of an agent's sandboxes; empty when nothing is left. */
+export async function remains({ dir, prefix, config }: TestAgentFiles): Promise<string[]> {
+  const [netns, links, rules, mounts, sandboxes, processes] = await Promise.all([
+    run('ip', ['-json', 'netns', 'list']),
+    run('ip', ['-json', 'link', 'show']),
+    run('nft', ['-j', 'list', 'table', 'inet', `${prefix}_slots`]).catch(() => ''),
+    readFile('/proc/self/mountinfo', 'utf8'),
+    readdir(join(dir, 'sandboxes')),
+    processesOf(config.uidBase ?? 0),
+  ]);
+  const named = new RegExp(`"(?:name|ifname)":"(${prefix}[^"]*)"`, 'g');
+  return [
+    ...[...netns.matchAll(named)].map((match) => `namespace ${match[1]}`),
+    ...[...links.matchAll(named)].map((match) => `link ${match[1]}`),
+    ...[...rules.matchAll(/"elem":\[[^\]]+\]/g)].map((match) => `rule ${match[0]}`),
+    ...mounts.split('\n').filter((line) => line.includes(dir) || line.includes(`/${prefix}`)),
+    ...sandboxes.map((name) => `directory ${name}`),
+    ...processes.map((pid) => `process ${pid}`),
+  ];
+}
+
+/** Those that run as one of the agent's thousand users. */
+async function processesOf(uidBase: number): Promise<number[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+      const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
+      return uid >= uidBase && uid < uidBase + 1000 && !/^State:\s+Z/m.test(status) ? [pid] : [];
+    }),
+  );
+  return found.flat();
+}
+
+async function run(program: string, args: string[]): Promise<string> {
+  const { stdout } = await runCommand(program, args, { timeoutMs: 5000 });
+  return stdout;
+}
+
+export interface AgentProcess {
+  readonly pid: number;
+  readonly client: AgentClient;
+  /** Resolves when the process is gone. */
+  kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number | null>;
+}
+
+/** The agent as a program, bundled once for each directory. */
+export async function startAgentProcess(files: TestAgentFiles): Promise<AgentProcess> {
+  const program = join(files.dir, 'agent.mjs');
+  const configFile = join(files.dir, 'config.json');
+  await build({
+    stdin: {
+      contents:
+        "import { loadConfig, runAgent } from '@wrenn/agent'; await runAgent({ config: loadConfig() });",
+      resolveDir: import.meta.dirname,
+    },
+    outfile: program,
+    bundle: true,
+    platform: 'node',
+    target: 'node20.19',
+    format: 'esm',
+    logLevel: 'error',
+    banner: {
+      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    },
+  });
+  await writeFile(configFile, JSON.stringify(files.config));
+  const child = spawn(process.execPath, [program], {
+    env: { PATH: process.env.PATH, WRENN_CONFIG: configFile },
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)));
+  const client = createAgentClient({ socketPath: files.socketPath });
+  await untilAnswering(client, child.pid ?? 0, ended);
+  return {
+    pid: child.pid ?? 0,
+    client,
+    kill: async (signal) => {
+      child.kill(signal);
+      const code = await ended;
+      client.close();
+      return code;
+    },
+  };
+}
+
+async function untilAnswering(client: AgentClient, pid: number, ended: Promise<unknown>): Promise<void> {
+  let gone = false;
+  void ended.then(() => {
+    gone = true;
+  });
+  const deadline = Date.now() + 20_000;
+  for (;;) {
+    const info = await client.agent.getInfo({}, { timeoutMs: 2000 }).catch(() => undefined);
+    if (info?.pid === pid) return;
+    if (gone) throw new Error('the agent ended');
+    if (Date.now() > deadline) throw new Error('the agent does not answer');
+    await sleep(20);
+  }
+}
+
+export interface Executed {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly exitCode: number;
+}
+
+export interface ExecOptions {
+  readonly user?: string;
+  readonly stdin?: AsyncIterable<Uint8Array>;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+  /** Told of the process's start. */
+  readonly onStarted?: () => void;
+}
+
+/** Runs a command to its end. */
+export async function exec(
+  client: AgentClient,
+  sandboxId: string,
+  command: string[],
+  options: ExecOptions = {},
+): Promise<Executed> {
+  const { user = '', stdin, timeoutMs, signal, onStarted } = options;
+  async function* requests(): AsyncGenerator<ExecRequest> {
+    const timeout = timeoutMs === undefined ? undefined : durationFromMs(timeoutMs);
+    const start = { sandboxId, command, user, stdin: stdin !== undefined, ...(timeout && { timeout }) };
+    yield create(ExecRequestSchema, { message: { case: 'start', value: start } });
+    for await (const value of stdin ?? []) {
+      yield create(ExecRequestSchema, { message: { case: 'stdin', value } });
+    }
+  }
+  const output = { stdout: '', stderr: '' };
+  for await (const { message } of client.guest.exec(requests(), signal === undefined ? {} : { signal })) {
+    if (message.case === 'started') onStarted?.();
+    if (message.case === 'stdout' || message.case === 'stderr') {
+      output[message.case] += Buffer.from(message.value).toString();
+    }
+    if (message.case === 'exited') return { ...output, exitCode: message.value.exitCode };
+  }
+  throw new Error('the command did not tell how it ended');
+}
+
+export async function createSandbox(
+  client: AgentClient,
+  change: MessageInitShape<typeof CreateSandboxRequestSchema> = {},
+): Promise<Sandbox> {
+  const { sandbox } = await client.sandboxes.createSandbox({ ...REQUEST, ...change });
+  if (sandbox === undefined) throw new Error('the agent answered without a sandbox');
+  return sandbox;
+}
+
+/** The code of the error that the work fails with. */
+export async function codeOf(work: Promise<unknown>): Promise<string> {
+  try {
+    await work;
+    return 'no error';
+  } catch (error) {
+    return fromConnectError(error).code;
+  }
+}
+
+export async function until(
+  what: string,
+  deadlineMs: number,
+  condition: () => Promise<boolean>,
+): Promise<number> {
+  const startedAt = performance.now();
+  while (!(await condition())) {
+    if (performance.now() - startedAt > deadlineMs) throw new Error(`${what}: not within ${deadlineMs} ms`);
+    await sleep(10);
+  }
+  return performance.now() - startedAt;
+}

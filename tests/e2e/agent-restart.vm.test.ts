@@ -1,0 +1,99 @@
+/** Agents come and go, and sandboxes stay. The agent is a process of its own here, so that it can be killed. */
+import { access } from 'node:fs/promises';
+import { SandboxState } from '@wrenn/protocol/agent';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import {
+  type AgentProcess,
+  codeOf,
+  createSandbox,
+  exec,
+  prepareAgent,
+  REQUEST,
+  remains,
+  startAgentProcess,
+  type TestAgentFiles,
+  until,
+} from './agent-fixture.ts';
+
+let files: TestAgentFiles;
+let agent: AgentProcess;
+
+beforeAll(async () => {
+  files = await prepareAgent(3);
+  agent = await startAgentProcess(files);
+});
+
+afterAll(async () => {
+  await agent?.kill('SIGKILL');
+  await files?.remove();
+});
+
+const exists = (path: string) =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
+
+it('loses no sandbox when it is killed, and finds again what was half made', async () => {
+  const { id } = await createSandbox(agent.client, { metadata: { kept: 'yes' } });
+  await exec(agent.client, id, ['sh', '-c', 'echo before > /tmp/mark']);
+  // One more is on its way when the agent dies.
+  const lost = codeOf(agent.client.sandboxes.createSandbox(REQUEST));
+  await until('the second VMM', 10_000, async () => {
+    const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
+    return sandboxes.filter(({ vmmPid }) => vmmPid > 0).length === 2;
+  });
+  await agent.kill('SIGKILL');
+  expect(await lost).not.toBe('no error');
+
+  agent = await startAgentProcess(files);
+  const startedAt = performance.now();
+  expect((await exec(agent.client, id, ['cat', '/tmp/mark'])).stdout).toBe('before\n');
+  expect(performance.now() - startedAt).toBeLessThan(1000);
+  const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
+  expect(sandboxes.map(({ state, metadata }) => ({ state, kept: metadata.kept }))).toEqual([
+    { state: SandboxState.FAILED, kept: undefined },
+    { state: SandboxState.RUNNING, kept: 'yes' },
+  ]);
+  expect((await remains(files)).filter((line) => line.startsWith('process'))).toHaveLength(1);
+});
+
+it('leaves sandboxes running when it is told to go, and each state as it was', async () => {
+  const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
+  const id = sandboxes.find(({ state }) => state === SandboxState.RUNNING)?.id ?? '';
+  await agent.client.sandboxes.pauseSandbox({ id });
+  const startedAt = performance.now();
+  expect(await agent.kill('SIGTERM')).toBe(0);
+  expect(performance.now() - startedAt).toBeLessThan(10_000);
+  expect(await exists(files.socketPath)).toBe(false);
+
+  agent = await startAgentProcess(files);
+  expect((await agent.client.sandboxes.getSandbox({ id })).sandbox?.state).toBe(SandboxState.PAUSED);
+  await agent.client.sandboxes.resumeSandbox({ id });
+  expect((await exec(agent.client, id, ['cat', '/tmp/mark'])).stdout).toBe('before\n');
+});
+
+it('is alone in its directory', async () => {
+  await expect(startAgentProcess(files)).rejects.toThrow();
+  expect((await agent.client.agent.getInfo({})).pid).toBe(agent.pid);
+});
+
+it('notices that a VMM died while it was away', async () => {
+  const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
+  const sandbox = sandboxes.find(({ state }) => state === SandboxState.RUNNING);
+  await agent.kill('SIGKILL');
+  process.kill(sandbox?.vmmPid ?? 0, 'SIGKILL');
+  agent = await startAgentProcess(files);
+  const { sandbox: now } = await agent.client.sandboxes.getSandbox({ id: sandbox?.id ?? '' });
+  expect(now?.state).toBe(SandboxState.FAILED);
+  expect(await remains(files)).toEqual([]);
+});
+
+it('leaves by itself when it was started on demand and has nothing to do', async () => {
+  await agent.kill('SIGTERM');
+  const config = { ...files.config, idleTimeoutMs: 500 };
+  agent = await startAgentProcess({ ...files, config });
+  agent.client.close();
+  await until('it leaves', 5000, async () => !(await exists(files.socketPath)));
+  expect(await remains(files)).toEqual([]);
+});
