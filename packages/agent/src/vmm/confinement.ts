@@ -44,7 +44,7 @@ export interface ConfinedCommand {
    */
   readonly stdout: number;
   readonly stderr: number;
-  /** No file can be made larger than this; a process that tries gets SIGXFSZ. */
+  /** No file can be made larger than this; a process that tries gets EFBIG, or SIGXFSZ if it does not ignore it. */
   readonly maxFileBytes?: number;
 }
 
@@ -119,26 +119,29 @@ async function start(
     stdio: ['ignore', command.stdout, command.stderr, 'pipe'],
   });
   const ended = endOf(child);
+  const childPid = readChildPid(child.stdio[3]);
+  // Awaited below; if something else fails before, this must not count as unhandled.
+  childPid.catch(() => {});
   child.unref();
   const { pid: wrapperPid } = child;
   if (wrapperPid === undefined) {
     throw new WrennError('internal', `${program} could not be started.`, { cause: await ended });
   }
-  const processes: ProcessIdentity[] = [];
+  let wrapper: ProcessIdentity | undefined;
+  let vmm: ProcessIdentity | undefined;
   try {
-    const wrapper = await identify(wrapperPid);
+    wrapper = await identify(wrapperPid);
     if (wrapper === undefined) throw await diedEarly(ended);
-    processes.push(wrapper);
-    const pid = await readChildPid(child.stdio[3], ended);
-    const vmm = pid === undefined ? undefined : await identify(pid);
+    const pid = await childPid;
+    vmm = pid === undefined ? undefined : await identify(pid);
     if (vmm === undefined) throw await diedEarly(ended);
-    processes.push(vmm);
     await onSpawned(vmm, [wrapper]);
     await preferForOom(vmm);
     if (signal.aborted) throw cancelled(signal.reason);
     return { ...vmm, wrappers: [wrapper], exited: exitOfCommand(vmm, ended) };
   } catch (error) {
-    await killWithChildren(processes);
+    if (vmm !== undefined && wrapper !== undefined) await killAll([vmm, wrapper]);
+    else if (wrapper !== undefined) await killWithChildren(wrapper);
     throw error;
   }
 }
@@ -306,33 +309,36 @@ export async function findProgram(name: string): Promise<string> {
   throw missingProgram(name);
 }
 
-/** What bwrap tells as soon as it has made the child; undefined when it ended without telling. */
-async function readChildPid(stream: unknown, ended: Promise<unknown>): Promise<number | undefined> {
+/**
+ * What bwrap tells as soon as it has made the child; undefined when it ended without telling. To be called
+ * in the same turn as the start, as Node empties the pipes of a process that has ended.
+ */
+async function readChildPid(stream: unknown): Promise<number | undefined> {
   if (!(stream instanceof Readable)) throw new WrennError('internal', 'The pipe to bwrap is missing.');
-  let text = '';
-  const told = new Promise<void>((resolve) => {
-    stream.on('data', (chunk: Buffer) => {
-      text += chunk.toString('latin1');
-      if (text.includes('}') || text.length > INFO_LIMIT_BYTES) resolve();
-    });
-    stream.on('error', () => resolve());
-    stream.on('end', resolve);
-  });
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<'late'>((resolve) => {
-    timer = setTimeout(() => resolve('late'), SETUP_TIMEOUT_MS);
-  });
-  // The pipe can stay open in nobody else's hands, but an end without its closing costs nothing to notice.
-  const outcome = await Promise.race([told, late, ended.then(() => told)]);
-  clearTimeout(timer);
-  stream.destroy();
-  if (outcome === 'late') {
-    throw new WrennError('deadline_exceeded', `bwrap did not start within ${SETUP_TIMEOUT_MS} ms.`, {
-      hint: 'The host may be overloaded; try again.',
+  const text = await new Promise<string>((resolve, reject) => {
+    let told = '';
+    timer = setTimeout(() => reject(tooSlow()), SETUP_TIMEOUT_MS);
+    stream.on('data', (chunk: Buffer) => {
+      told += chunk.toString('latin1');
+      if (told.includes('}') || told.length > INFO_LIMIT_BYTES) resolve(told);
     });
-  }
+    // The reason is worth nothing: 'close' follows.
+    stream.on('error', () => {});
+    stream.on('close', () => resolve(told));
+    stream.on('end', () => resolve(told));
+  }).finally(() => {
+    clearTimeout(timer);
+    stream.destroy();
+  });
   const pid = /"child-pid": ([1-9][0-9]{0,9})\b/.exec(text)?.[1];
   return pid === undefined ? undefined : Number(pid);
+}
+
+function tooSlow(): WrennError {
+  return new WrennError('deadline_exceeded', `bwrap did not start within ${SETUP_TIMEOUT_MS} ms.`, {
+    hint: 'The host may be overloaded; try again.',
+  });
 }
 
 /** bwrap tells of its child before it mounts; the child's program is the first to be the user's own. */
@@ -370,17 +376,17 @@ async function diedEarly(ended: Promise<End>): Promise<WrennError> {
   });
 }
 
-/** For a start that failed: whether the wrapper has made its child yet is not known, so it is held first. */
-async function killWithChildren(processes: readonly ProcessIdentity[]): Promise<void> {
-  const [wrapper] = processes;
-  const children: ProcessIdentity[] = [];
-  if (wrapper !== undefined && (await killProcess(wrapper, 'SIGSTOP'))) {
-    for (const pid of await childrenOf(wrapper.pid)) {
-      const child = await identify(pid);
-      if (child !== undefined) children.push(child);
-    }
-  }
-  await killAll([...processes, ...children]);
+/**
+ * For a start that failed: whether the wrapper has made its child yet is not known, so it is held first. With
+ * its child gone it goes on, and ends by itself.
+ */
+async function killWithChildren(wrapper: ProcessIdentity): Promise<void> {
+  if (!(await killProcess(wrapper, 'SIGSTOP'))) return;
+  const pids = await childrenOf(wrapper.pid);
+  const children = (await Promise.all(pids.map(identify))).filter((child) => child !== undefined);
+  for (const child of children) await killAll([child]);
+  if (children.length > 0) await killProcess(wrapper, 'SIGCONT');
+  await killAll(children.length > 0 ? [...children, wrapper] : [wrapper]);
 }
 
 /** A refusal is no failure: containers may forbid it, and a process that died is noticed elsewhere. */

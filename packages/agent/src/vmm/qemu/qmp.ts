@@ -10,6 +10,9 @@ import { printable } from '../printable.ts';
 /** The registers of 64 vCPUs take some 300 KiB. */
 export const LINE_LIMIT_BYTES = 1024 * 1024;
 const MAX_PENDING = 64;
+/** A healthy QEMU says a few lines a second, and limits its own events. Parsing more would be all the agent does. */
+export const MAX_LINES_PER_SECOND = 1_000;
+const MAX_BYTES_PER_SECOND = 16 * LINE_LIMIT_BYTES;
 
 export interface QmpEvent {
   readonly name: string;
@@ -93,10 +96,16 @@ export async function openQmp(
   });
   // The reason is worth nothing: 'close' follows.
   socket.on('error', () => {});
-  socket.on(
-    'data',
-    lineReader(onLine, () => end(new WrennError('vmm_api_error', TOO_LONG_MESSAGE))),
+  const allowance = createAllowance(() => end(new WrennError('vmm_api_error', 'QEMU talks without end.')));
+  const read = lineReader(
+    (line) => {
+      if (failure === undefined && allowance.take('lines', 1)) onLine(line);
+    },
+    () => end(new WrennError('vmm_api_error', TOO_LONG_MESSAGE)),
   );
+  socket.on('data', (chunk) => {
+    if (allowance.take('bytes', chunk.length)) read(chunk);
+  });
 
   const execute: QmpClient['execute'] = (command, args, { signal, timeoutMs }) =>
     new Promise((resolve, reject) => {
@@ -138,6 +147,28 @@ export async function openQmp(
 
 const LOST_HINT = 'It has ended, or its guest confused it; destroy the sandbox if it does not end by itself.';
 const TOO_LONG_MESSAGE = `QEMU said a line of more than ${LINE_LIMIT_BYTES} bytes.`;
+
+/** Counts what came within a second; refuses, and calls `onExceeded` once, when it is too much. */
+function createAllowance(onExceeded: () => void): { take(what: 'lines' | 'bytes', count: number): boolean } {
+  const limits = { lines: MAX_LINES_PER_SECOND, bytes: MAX_BYTES_PER_SECOND };
+  const left = { ...limits };
+  let since = performance.now();
+  let exceeded = false;
+  return {
+    take(what, count) {
+      if (performance.now() - since > 1_000) {
+        since = performance.now();
+        Object.assign(left, limits);
+      }
+      left[what] -= count;
+      if (left[what] < 0 && !exceeded) {
+        exceeded = true;
+        onExceeded();
+      }
+      return !exceeded;
+    },
+  };
+}
 
 /** Cuts a stream into lines. After a line over the limit it reads nothing more. */
 export function lineReader(onLine: (line: string) => void, onTooLong: () => void): (chunk: Buffer) => void {

@@ -1,0 +1,136 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { MAX_DRIVES, type QemuSpec, qemuArguments } from './arguments.ts';
+
+const TCG = { accelerator: 'tcg', tscKhz: 2_445_400 } as const;
+
+function spec(changes: Partial<QemuSpec> = {}): QemuSpec {
+  return {
+    id: 'abc',
+    vcpus: 2,
+    memoryMib: 256,
+    kernelPath: '/k/vmlinux',
+    initrdPath: '/k/initrd',
+    commandLine: ['wrenn.hostname=box'],
+    drives: [
+      { id: 'base', path: '/t/base.img', readOnly: true },
+      { id: 'layer', path: '/s/layer.img', readOnly: false },
+    ],
+    network: { netns: 'wr0', tap: 'tap0', guestMac: '02:00:00:00:00:01' },
+    runDir: '/s/run',
+    uid: 2000,
+    gid: 2000,
+    ...changes,
+  };
+}
+
+/** The values of an option, in order. */
+function valuesOf(args: readonly string[], option: string): string[] {
+  return args.flatMap((arg, i) => (arg === option ? [args[i + 1] ?? ''] : []));
+}
+
+describe('the command line of QEMU', () => {
+  it('is this for an emulated guest', () => {
+    expect(qemuArguments(spec(), TCG)).toEqual([
+      ...['-name', 'guest=abc'],
+      '-machine',
+      'microvm,x-option-roms=off,pic=off,pcie=off,usb=off,graphics=off,mem-merge=off,dump-guest-core=off,pit=off,acpi=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off',
+      ...['-accel', 'tcg,thread=multi,tb-size=128', '-cpu', 'max,-svm,-la57', '-smp', '2', '-m', '256M'],
+      ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-msg', 'timestamp=on'],
+      ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny', '-S'],
+      ...['-kernel', '/k/vmlinux', '-initrd', '/k/initrd', '-append'],
+      'console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2445400 tsc=reliable mitigations=off wrenn.hostname=box',
+      ...['-chardev', 'socket,id=qmp,path=/s/run/qmp.sock,server=on,wait=off'],
+      ...['-mon', 'chardev=qmp,mode=control'],
+      ...['-chardev', 'socket,id=console,path=/s/run/console.sock,server=on,wait=off'],
+      ...['-serial', 'chardev:console'],
+      '-blockdev',
+      '{"driver":"file","node-name":"base","filename":"/t/base.img","read-only":true,"auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true},"discard":"ignore"}',
+      '-device',
+      '{"driver":"virtio-blk-device","id":"drive-base","drive":"base","serial":"base","werror":"report","rerror":"report"}',
+      '-blockdev',
+      '{"driver":"file","node-name":"layer","filename":"/s/layer.img","read-only":false,"auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true},"discard":"unmap"}',
+      '-device',
+      '{"driver":"virtio-blk-device","id":"drive-layer","drive":"layer","serial":"layer","werror":"report","rerror":"report"}',
+      '-netdev',
+      '{"type":"tap","id":"net0","ifname":"tap0","script":"no","downscript":"no","vhost":false}',
+      '-device',
+      '{"driver":"virtio-net-device","netdev":"net0","mac":"02:00:00:00:00:01"}',
+      ...['-object', '{"qom-type":"rng-builtin","id":"entropy"}'],
+      ...['-device', '{"driver":"virtio-rng-device","rng":"entropy"}'],
+    ]);
+  });
+
+  it('says nothing of the TSC to a guest with KVM, whose clock the host tells', () => {
+    const args = qemuArguments(spec(), { accelerator: 'kvm', tscKhz: undefined });
+    expect(valuesOf(args, '-append')[0]).not.toMatch(/tsc|mitigations/);
+    expect(valuesOf(args, '-accel')).toEqual(['kvm']);
+  });
+
+  it('has the PIT where the frequency of the TSC is not known, since it must be calibrated then', () => {
+    const args = qemuArguments(spec(), { accelerator: 'tcg', tscKhz: undefined });
+    expect(valuesOf(args, '-machine')[0]).toMatch(/,pit=on,/);
+    expect(valuesOf(args, '-append')[0]).not.toMatch(/tsc_early_khz/);
+  });
+
+  it('has no network where none is asked for', () => {
+    const args = qemuArguments(spec({ network: undefined, drives: [] }), TCG);
+    expect(valuesOf(args, '-netdev')).toEqual([]);
+    expect(args.join(' ')).not.toMatch(/virtio-(net|blk)/);
+  });
+
+  it('lets no path become an option', () => {
+    const path = fc.string({ unit: 'binary', maxLength: 40 }).map((text) => `/${text.replaceAll('\0', '')}`);
+    fc.assert(
+      fc.property(path, path, path, (kernelPath, drivePath, runDir) => {
+        const drives = [{ id: 'base', path: drivePath, readOnly: true }];
+        const args = qemuArguments(spec({ kernelPath, drives, runDir: runDir.slice(0, 20) }), TCG);
+        expect(args).toHaveLength(qemuArguments(spec({ drives }), TCG).length);
+        expect(valuesOf(args, '-kernel')).toContain(kernelPath);
+        expect(JSON.parse(valuesOf(args, '-blockdev')[0] ?? '')).toMatchObject({ filename: drivePath });
+        for (const chardev of valuesOf(args, '-chardev')) {
+          // What is left without the doubled commas has exactly the options that were meant.
+          expect(chardev.replaceAll(',,', '').split(',')).toHaveLength(5);
+        }
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  const refused: [string, Partial<QemuSpec>][] = [
+    ['id', { id: 'a,b' }],
+    ['id', { id: '-a' }],
+    ['vcpus', { vcpus: 0 }],
+    ['vcpus', { vcpus: 1.5 }],
+    ['vcpus', { vcpus: 65 }],
+    ['memoryMib', { memoryMib: 0 }],
+    ['memoryMib', { memoryMib: Number.NaN }],
+    ['kernelPath', { kernelPath: 'vmlinux' }],
+    ['initrdPath', { initrdPath: '/a\0b' }],
+    ['runDir', { runDir: `/${'x'.repeat(100)}` }],
+    ['commandLine', { commandLine: ['a b'] }],
+    ['commandLine', { commandLine: ['a\nb'] }],
+    ['commandLine', { commandLine: ['x'.repeat(2048)] }],
+    ['drives.id', { drives: [{ id: 'Base', path: '/x', readOnly: true }] }],
+    ['drives.path', { drives: [{ id: 'base', path: 'x', readOnly: true }] }],
+    ['drives', { drives: Array(2).fill({ id: 'base', path: '/x', readOnly: true }) }],
+    [
+      'drives',
+      {
+        drives: Array.from({ length: MAX_DRIVES + 1 }, (_, i) => ({
+          id: `d${i}`,
+          path: '/x',
+          readOnly: true,
+        })),
+      },
+    ],
+    ['network.tap', { network: { netns: 'n', tap: 'a,b', guestMac: '02:00:00:00:00:01' } }],
+    ['network.guestMac', { network: { netns: 'n', tap: 'tap0', guestMac: '03:00:00:00:00:01' } }],
+    ['network.guestMac', { network: { netns: 'n', tap: 'tap0', guestMac: '02:00' } }],
+  ];
+  it.each(refused)('is refused for a wrong %s: %j', (field, changes) => {
+    expect(() => qemuArguments(spec(changes), TCG)).toThrow(
+      expect.objectContaining({ code: 'invalid_argument', field }),
+    );
+  });
+});
