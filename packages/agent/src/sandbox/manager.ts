@@ -126,7 +126,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       vcpus: spec.vcpus,
       memoryMib: spec.memoryMib,
       diskMib: spec.diskMib,
-      envs: { ...spec.envs },
+      envs: { ...identityEnvs(id, template), ...spec.envs },
       metadata: { ...spec.metadata },
       createdAtMs,
       endsAtMs: spec.timeoutMs === undefined ? null : createdAtMs + spec.timeoutMs,
@@ -245,4 +245,9 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       await Promise.all(leaving);
     },
   };
+}
+
+/** How a program in a sandbox learns where it is; the names are those that E2B's programs look for. */
+function identityEnvs(id: string, template: Template): Record<string, string> {
+  return { E2B_SANDBOX: 'true', E2B_SANDBOX_ID: id, E2B_TEMPLATE_ID: template.buildId };
 }

@@ -36,13 +36,13 @@ const FILE_TYPES: Readonly<Record<FileEntry['type'], FileEntry_Type>> = {
   other: FileEntry_Type.UNSPECIFIED,
 };
 
-/** Zero means the default, as protobuf cannot tell it from nothing in older clients. */
+/** What is absent takes its default; what is there is checked as it is, zero too. */
 export function toCreateRequest(request: CreateSandboxRequest): CreateRequest {
   return {
     template: request.template,
-    vcpus: request.vcpus || undefined,
-    memoryMib: request.memoryMib || undefined,
-    diskMib: request.diskMib || undefined,
+    vcpus: request.vcpus,
+    memoryMib: request.memoryMib,
+    diskMib: request.diskMib,
     envs: request.envs,
     metadata: request.metadata,
     timeoutMs: toMs(request.timeout, 'timeout'),

@@ -276,7 +276,7 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
   template: string;
 
   /**
-   * Zero means the default for these three.
+   * Absent means the default for these three; zero is refused.
    *
    * @generated from field: optional uint32 vcpus = 2;
    */

@@ -1,0 +1,177 @@
+import { spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { CLI, createFixture, type Fixture, leftovers } from './wrenn.ts';
+
+let wrenn: Fixture;
+beforeAll(() => {
+  wrenn = createFixture();
+});
+afterAll(() => wrenn.close());
+
+describe('wrenn run', () => {
+  it('passes stdin, both outputs and the exit code on, and leaves nothing', async () => {
+    const result = await wrenn.run(['run', '--', 'sh', '-c', 'cat; echo err >&2; exit 7'], 'hello');
+    expect(result).toEqual({ code: 7, stdout: 'hello', stderr: 'err\n' });
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+
+  it('destroys its sandbox when it is told to end', async () => {
+    const child = wrenn.start(['run', '--', 'sh', '-c', 'echo up; sleep 1000']);
+    await new Promise((resolve) => child.stdout?.once('data', resolve));
+    child.kill('SIGTERM');
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    expect(code).toBe(143);
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+});
+
+describe('wrenn sandbox', () => {
+  let id: string;
+  beforeAll(async () => {
+    const created = await wrenn.run([
+      'sandbox',
+      'create',
+      '--json',
+      '--env',
+      'COLOUR=blue',
+      '--metadata',
+      'a=b',
+    ]);
+    expect(created.stderr).toBe('');
+    id = JSON.parse(created.stdout).id;
+  });
+  afterAll(async () => {
+    expect(await wrenn.run(['sandbox', 'kill', id])).toMatchObject({ code: 0 });
+    expect(await wrenn.run(['sandbox', 'get', id])).toMatchObject({ code: 3 });
+  });
+
+  it('is listed and shown', async () => {
+    const [listed] = JSON.parse((await wrenn.run(['sandbox', 'ls', '--json'])).stdout);
+    expect(listed).toMatchObject({ id, state: 'running', template: 'minimal', metadata: { a: 'b' } });
+    expect((await wrenn.run(['sandbox', 'ls'])).stdout).toContain(`${id}  minimal   running`);
+  });
+
+  it('runs commands with its environment, as a user, and knows who it is', async () => {
+    const script = 'echo $COLOUR $MORE $E2B_SANDBOX_ID; id -un; pwd';
+    const as = await wrenn.run(['sandbox', 'exec', '--env', 'MORE=1', id, '--', 'sh', '-c', script]);
+    expect(as.stdout).toBe(`blue 1 ${id}\nuser\n/home/user\n`);
+    const root = await wrenn.run([
+      'sandbox',
+      'exec',
+      '--user',
+      'root',
+      '--cwd',
+      '/tmp',
+      id,
+      '--',
+      'sh',
+      '-c',
+      'id -u; pwd',
+    ]);
+    expect(root.stdout).toBe('0\n/tmp\n');
+  });
+
+  it('tells signals and timeouts by the exit code', async () => {
+    expect(await wrenn.run(['sandbox', 'exec', id, '--', 'sh', '-c', 'kill -9 $$'])).toMatchObject({
+      code: 137,
+    });
+    const late = await wrenn.run(['sandbox', 'exec', '--timeout', '1s', id, '--', 'sleep', '100']);
+    expect(late).toMatchObject({ code: 124, stdout: '' });
+  });
+
+  it('gives a terminal', async () => {
+    // script(1) makes the terminal that this test has not; its typescript goes nowhere.
+    const command = `${process.execPath} ${CLI} sandbox exec -t ${id} -- sh -c 'test -t 0 && test -t 1 && echo a terminal'`;
+    const child = spawn('script', ['-qec', command, '/dev/null'], {
+      env: wrenn.env,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+    expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0);
+    expect(output).toContain('a terminal');
+  });
+
+  it('copies files and directories both ways, with their modes', async () => {
+    const source = join(wrenn.directory, 'tree');
+    mkdirSync(join(source, 'deep'), { recursive: true });
+    const bytes = randomBytes(3 * 1024 * 1024 + 17);
+    writeFileSync(join(source, 'deep/data'), bytes);
+    writeFileSync(join(source, 'tool'), '#!/bin/sh\necho it runs\n');
+    chmodSync(join(source, 'tool'), 0o755);
+    expect(await wrenn.run(['sandbox', 'cp', source, `${id}:/home/user`])).toMatchObject({
+      code: 0,
+      stderr: '',
+    });
+    expect((await wrenn.run(['sandbox', 'exec', id, '--', 'tree/tool'])).stdout).toBe('it runs\n');
+    const sum = (await wrenn.run(['sandbox', 'exec', id, '--', 'sha256sum', 'tree/deep/data'])).stdout.split(
+      ' ',
+    )[0];
+    expect(sum).toBe(createHash('sha256').update(bytes).digest('hex'));
+
+    const back = join(wrenn.directory, 'back');
+    expect(await wrenn.run(['sandbox', 'cp', `${id}:/home/user/tree`, back])).toMatchObject({
+      code: 0,
+      stderr: '',
+    });
+    expect(readFileSync(join(back, 'deep/data')).equals(bytes)).toBe(true);
+    expect(statSync(join(back, 'tool')).mode & 0o777).toBe(0o755);
+    expect((await wrenn.run(['sandbox', 'cp', '-', `${id}:/tmp/in`], 'through a pipe')).code).toBe(0);
+    expect((await wrenn.run(['sandbox', 'cp', `${id}:/tmp/in`, '-'])).stdout).toBe('through a pipe');
+  });
+
+  it('is paused, refuses commands, and goes on', async () => {
+    expect(await wrenn.run(['sandbox', 'pause', id])).toMatchObject({ code: 0 });
+    expect(await wrenn.run(['sandbox', 'exec', id, '--', 'true'])).toMatchObject({
+      code: 125,
+      stderr: /is paused/,
+    });
+    expect(await wrenn.run(['sandbox', 'pause', id])).toMatchObject({ code: 5 });
+    expect(await wrenn.run(['sandbox', 'resume', id])).toMatchObject({ code: 0 });
+    expect(await wrenn.run(['sandbox', 'exec', id, '--', 'echo', 'awake'])).toMatchObject({
+      stdout: 'awake\n',
+    });
+  });
+
+  it('shows its console', async () => {
+    expect((await wrenn.run(['sandbox', 'logs', id])).stdout).toContain('wrenn-init: starting envd');
+  });
+
+  it('ends at its time', async () => {
+    const short = (await wrenn.run(['sandbox', 'create', '--timeout', '1s'])).stdout.trim();
+    await sleep(2_500);
+    expect(await wrenn.run(['sandbox', 'get', short])).toMatchObject({ code: 3 });
+  });
+});
+
+describe('what is wrong gets a code and changes nothing', () => {
+  const unknown = 'a'.repeat(20);
+  it.each([
+    [['run', '--template', 'nope', '--', 'true'], 125, 'There is no template'],
+    [['sandbox', 'create', '--json', '--template', 'nope'], 3, '"code":"template_not_found"'],
+    [['sandbox', 'create', '--json', '--cpus', '0'], 2, '"code":"invalid_argument"'],
+    [['sandbox', 'create', '--json', '--cpus', '9999'], 2, '"code":"vcpus_exceed_host"'],
+    [['sandbox', 'create', '--json', '--memory', '9999G'], 2, '"code":"memory_exceeds_host"'],
+    [['sandbox', 'create', '--json', '--memory', '1M'], 2, '"code":"invalid_argument"'],
+    [['sandbox', 'create', '--json', '--memory', 'much'], 2, '"field":"--memory"'],
+    [['sandbox', 'create', '--json', '--env', 'A'], 2, 'NAME=value'],
+    [['sandbox', 'get', '--json', '../../etc'], 2, '"code":"invalid_sandbox_id"'],
+    [['sandbox', 'get', '--json', unknown], 3, '"code":"sandbox_not_found"'],
+    [['sandbox', 'exec', unknown, '--', 'true'], 125, 'There is no sandbox'],
+    [['sandbox', 'cp', 'a', 'b'], 2, 'must be in a sandbox'],
+    [['sandbox', 'frobnicate'], 2, 'unknown command'],
+    [['run'], 2, 'missing required argument'],
+  ])('%j', async (args, code, told) => {
+    const result = await wrenn.run(args);
+    expect(result.stderr).toContain(told);
+    expect(result.stderr).not.toContain('    at ');
+    expect(result.code).toBe(code);
+    expect(JSON.parse((await wrenn.run(['sandbox', 'ls', '--json'])).stdout)).toEqual([]);
+  });
+});
