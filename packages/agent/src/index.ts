@@ -6,6 +6,7 @@ export {
   agentPaths,
   agentSocketPath,
 } from './config/schema.ts';
+export { checkForwarding } from './network/forwarding.ts';
 export { type AgentClient, type AgentClientOptions, createAgentClient } from './server/client.ts';
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
 export { fromConnectError, toConnectError } from './server/errors.ts';

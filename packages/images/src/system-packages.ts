@@ -22,7 +22,6 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
   { program: 'mmdebstrap', debianPackage: 'mmdebstrap' },
   { program: '/usr/share/keyrings/debian-archive-keyring.gpg', debianPackage: 'debian-archive-keyring' },
   { program: '/bin/busybox', debianPackage: 'busybox-static' },
-  { program: 'conntrack', debianPackage: 'conntrack' },
   { program: 'lz4', debianPackage: 'lz4' },
   { program: 'xz', debianPackage: 'xz-utils' },
   { program: 'zstd', debianPackage: 'zstd' },

@@ -1,7 +1,7 @@
 /** Builds a template's root file system from Debian packages, without Docker, into one read-only image. */
 import { createHash } from 'node:crypto';
 import { chmod, chown, lstat, lutimes, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { plainEnvironment, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { SUITE, sourceLines } from './debian.ts';
@@ -47,6 +47,7 @@ export async function ensureTemplate(
   await requireSpace(layout.templates, recipe.buildBytes, `Building the template ${name}`);
   const id = await publish(layout.templates, async (directory) => {
     const root = join(directory, 'root');
+    await mkdir(join(directory, 'tmp'));
     await bootstrap(root, recipe, (message) => step.progress(message), signal);
     step.progress('settling accounts and configuration');
     await customise(root, signal);
@@ -55,6 +56,7 @@ export async function ensureTemplate(
     step.progress('writing the image');
     await makeErofs(join(directory, ROOTFS_NAME), root, signal);
     await rm(root, { recursive: true });
+    await rm(join(directory, 'tmp'), { recursive: true });
 
     const image = await describeFile(directory, ROOTFS_NAME);
     const manifest: TemplateManifest = {
@@ -125,7 +127,12 @@ async function bootstrap(
       timeoutMs: BOOTSTRAP_TIMEOUT_MS,
       signal,
       maxOutputBytes: 16 * 1024 * 1024,
-      env: { ...plainEnvironment(), SOURCE_DATE_EPOCH: String(SOURCE_DATE_EPOCH) },
+      env: {
+        ...plainEnvironment(),
+        SOURCE_DATE_EPOCH: String(SOURCE_DATE_EPOCH),
+        // Beside the tree, so that what it leaves there when it is killed goes with the rest.
+        TMPDIR: join(dirname(root), 'tmp'),
+      },
       onLine: (line) => {
         if (line.startsWith('I: ')) onProgress(line.slice(3));
       },

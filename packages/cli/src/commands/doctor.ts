@@ -6,6 +6,7 @@ import {
   type AgentConfig,
   agentPaths,
   agentSocketPath,
+  checkForwarding,
   createAgentClient,
   keptKvmVerdict,
   loadConfig,
@@ -51,6 +52,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
     () => checkKvm(config, options.probe === true),
     () => checkImages(config),
     () => checkResources(config),
+    () => checkNetwork(config),
     () => checkAgent(config),
   ];
   const findings: Finding[] = [];
@@ -183,6 +185,26 @@ async function checkResources(config: AgentConfig): Promise<Finding[]> {
     { check: 'memory', verdict: 'ok', found: memory },
     { check: 'CPUs', verdict: 'ok', found: String(cpus().length) },
   ];
+}
+
+async function checkNetwork(config: AgentConfig): Promise<Finding[]> {
+  const settings = { ...config.network, owner: config.wrennDir };
+  const problems = await checkForwarding(settings, AbortSignal.timeout(COMMAND_TIMEOUT_MS));
+  if (problems.length === 0) {
+    return [
+      {
+        check: 'network',
+        verdict: 'ok',
+        found: `guests can reach the outside; addresses from ${config.network.range}`,
+      },
+    ];
+  }
+  return problems.map(({ message, hint }) => ({
+    check: 'network',
+    verdict: 'note',
+    found: message,
+    mend: hint,
+  }));
 }
 
 async function checkAgent(config: AgentConfig): Promise<Finding[]> {
