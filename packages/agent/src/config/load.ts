@@ -46,7 +46,7 @@ export function parseConfig(settings: unknown, source = 'the configuration'): Ag
     'invalid_config',
     `Something in ${source} is wrong:${where} ${issue?.message ?? ''}.`,
     {
-      hint: 'docs/configuration.md and packages/agent/src/config/schema.ts list every field.',
+      hint: 'packages/agent/src/config/schema.ts lists every field, with its unit and its limits.',
       ...(field === '' ? {} : { field }),
       cause: parsed.error,
     },

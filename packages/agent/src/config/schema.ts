@@ -73,7 +73,7 @@ const timeoutsSchema = z.strictObject({
   /** Each step that takes something away again. */
   cleanupStepMs: count(100, 600_000).default(30_000),
   /** Finding a microVM again after the agent was restarted. */
-  adoptMs: count(100, 600_000).default(10_000),
+  adoptMs: count(100, 600_000).default(30_000),
   shutdownMs: count(100, 60_000).default(10_000),
 });
 

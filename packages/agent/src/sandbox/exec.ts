@@ -50,6 +50,7 @@ export interface ExecTimeouts {
 const SIGKILL = 9;
 /** From SIGKILL to the end of the process's stream. */
 const DEATH_MS = 5_000;
+const END_OF_STREAM_MS = 250;
 
 /** Takes the lease over and releases it. Ends by `exited`, or throws. */
 export async function* exec(
@@ -83,7 +84,9 @@ export async function* exec(
       caller.removeEventListener('abort', onCallerGone);
       timer.set(undefined);
       try {
-        if (!ended && !lease.signal.aborted) await withinMs(DEATH_MS, 'Killing the command', kill());
+        // After its last event the stream ends by itself, and its connection serves the next command.
+        if (ended) await withinMs(END_OF_STREAM_MS, 'Ending the stream', events.next());
+        else if (!lease.signal.aborted) await withinMs(DEATH_MS, 'Killing the command', kill());
       } catch {
         // It never started, has ended meanwhile, or its guest does not answer: then nothing is left to do.
       } finally {

@@ -49,7 +49,7 @@ export type JournalRecord = z.output<typeof journalSchema>;
 export interface CorruptJournal {
   readonly id: string;
   readonly problem: string;
-  /** The VMM's uid, as its run directory shows it; undefined where there is none. */
+  /** The VMM's uid, as its layer shows it; undefined where there is none, and so no VMM. */
   readonly uid: number | undefined;
 }
 
@@ -111,7 +111,7 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
         try {
           records.push(await readRecord(fileOf(id), id));
         } catch (error) {
-          corrupt.push({ id, problem: String(error), uid: await ownerOf(files(id).runDir) });
+          corrupt.push({ id, problem: String(error), uid: await ownerOf(files(id).layer) });
         }
       }
       return { records, corrupt };
@@ -170,7 +170,7 @@ async function namesIn(dir: string): Promise<string[]> {
 async function ownerOf(path: string): Promise<number | undefined> {
   try {
     const stats = await lstat(path);
-    return stats.isDirectory() ? stats.uid : undefined;
+    return stats.isFile() && stats.uid !== 0 ? stats.uid : undefined;
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;

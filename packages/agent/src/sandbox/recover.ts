@@ -3,7 +3,7 @@
  * is: what runs is adopted, everything else is taken away, and nothing is guessed at.
  */
 import { WrennError } from '@wrenn/protocol';
-import { withDeadline } from '../signals/signals.ts';
+import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
 import { createStopwatch, initGuest, processesOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
@@ -31,16 +31,36 @@ export async function recover(
 ): Promise<Sandbox[]> {
   const { records, corrupt } = await deps.journal.readAll();
   const doubtful = withoutClashes(records);
-  const found = await Promise.all(doubtful.records.map((record) => examine(deps, record, signal)));
-  for (const journal of [...corrupt, ...doubtful.clashing]) await endCorrupt(deps, journal);
+  const examined = await Promise.allSettled(doubtful.records.map((record) => examine(deps, record, signal)));
+  const found = examined.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+  try {
+    for (const outcome of examined) if (outcome.status === 'rejected') throw outcome.reason;
+    return await settle(deps, events, found, [...corrupt, ...doubtful.clashing], signal);
+  } catch (error) {
+    for (const { holdings } of found) {
+      holdings?.microvm.detach();
+      holdings?.guest.close();
+    }
+    throw error;
+  }
+}
 
+/** Takes away what is not adopted, first from the kernel and then from the disk. */
+async function settle(
+  deps: SandboxDeps,
+  events: RecoveryEvents,
+  found: readonly Found[],
+  corrupt: readonly CorruptJournal[],
+  signal: AbortSignal,
+): Promise<Sandbox[]> {
+  for (const journal of corrupt) await endCorrupt(deps, journal);
   const inUse = new Set(found.filter(({ holdings }) => holdings !== undefined).map(slotOf));
   const removed = await deps.network.start(inUse, signal);
   if (removed.length > 0)
     deps.log.warn({ slots: removed }, 'slots that an earlier agent left were taken away');
 
   // Only now: what is in these directories names what was to be taken away first.
-  for (const { id } of [...corrupt, ...doubtful.clashing]) await removeCorrupt(deps, id);
+  for (const { id } of corrupt) await removeCorrupt(deps, id);
   const sandboxes = await Promise.all(found.map((one) => toSandbox(deps, one, events)));
   return sandboxes.filter((sandbox) => sandbox !== undefined);
 }
@@ -84,6 +104,8 @@ async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSi
     const holdings = await adopt(deps, record, handle, signal);
     return { record, holdings, lostBecause: undefined };
   } catch (err) {
+    // An agent that is told to go while it starts has learnt nothing about its sandboxes.
+    throwIfAborted(signal);
     deps.log.warn({ sandboxId: id, err }, 'a sandbox of an earlier agent could not be adopted');
     return lost(
       `The microVM ended while no agent ran, or could not be adopted: ${WrennError.from(err).message}`,
@@ -177,7 +199,7 @@ function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdin
 async function endCorrupt(deps: SandboxDeps, { id, uid, problem }: CorruptJournal): Promise<void> {
   deps.log.error({ sandboxId: id, problem }, 'a journal is corrupt; what is known of its sandbox is removed');
   try {
-    await endProcesses(deps, { id, uid: uid ?? -1, handle: null });
+    await endProcesses(deps, { id, uid, handle: null });
   } catch (err) {
     deps.log.error({ sandboxId: id, err }, 'processes of a sandbox with a corrupt journal remain');
   }
@@ -195,7 +217,7 @@ async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {
 /** Whatever runs must be gone before its network and files are. */
 async function endProcesses(
   deps: SandboxDeps,
-  { id, uid, handle }: Pick<JournalRecord, 'id' | 'uid' | 'handle'>,
+  { id, uid, handle }: Pick<JournalRecord, 'id' | 'handle'> & { readonly uid: number | undefined },
 ): Promise<void> {
   await withDeadline('Ending the microVM', deps.config.timeouts.cleanupStepMs, undefined, (signal) =>
     deps.killStrays(id, uid, processesOf(handle), signal),

@@ -147,7 +147,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       if (ending !== undefined) return;
       log.warn({ sandboxId: id, message, vmmLog }, 'the VMM ended by itself');
       observer.failed();
-      return end(message);
+      void end(message);
     });
   };
 

@@ -37,6 +37,8 @@ export interface StartAgentOptions {
   readonly checkpoint?: Checkpoint;
   /** Aborts the start. */
   readonly signal?: AbortSignal;
+  /** Where the log goes; by default where the configuration says. */
+  readonly log?: Logger;
 }
 
 export interface RunningAgent {
@@ -60,7 +62,8 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
   const startedAtMs = Date.now();
   await mkdir(paths.sandboxesDir, { recursive: true, mode: 0o711 });
   const lock = await takeLock(paths.lockFile);
-  const log = createLogger(config.log);
+  const log = options.log ?? createLogger(config.log);
+  let letGo = async (): Promise<void> => {};
   try {
     const host = await readHostFacts();
     const world = await createWorld({ config, paths, log, signal });
@@ -84,6 +87,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       observer: metrics.observer,
       ...(checkpoint === undefined ? {} : { checkpoint }),
     });
+    letGo = manager.detach;
     await manager.start(signal);
 
     const info = {
@@ -134,6 +138,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
     });
     return { socketPath: paths.socketPath, stopped, stop };
   } catch (error) {
+    await letGo();
     await lock.release();
     throw error;
   }

@@ -1,7 +1,8 @@
-/** The agent as a process of its own: signals, the exit code, and what to do with an error nobody expected. */
+/** The agent as a process of its own: signals, the exit code, and errors that nobody expected. */
 import { WrennError } from '@wrenn/protocol';
 import type { AgentConfig } from '../config/schema.ts';
 import { startAgent } from './daemon.ts';
+import { createLogger } from './log.ts';
 
 export interface RunAgentOptions {
   readonly config: AgentConfig;
@@ -14,15 +15,21 @@ const HARD_STOP_MS = 5_000;
 
 /** Runs until SIGTERM, SIGINT or idleness. Throws what `startAgent` throws. */
 export async function runAgent({ config, onReady }: RunAgentOptions): Promise<void> {
+  const log = createLogger(config.log);
   const starting = new AbortController();
   let stop = (): void => starting.abort(new WrennError('cancelled', 'The start was interrupted.'));
   const onSignal = (): void => stop();
-  process.on('SIGTERM', onSignal);
-  process.on('SIGINT', onSignal);
-  // A terminal that is closed, or a pipe whose reader has left, is no reason to end.
-  process.on('SIGHUP', () => {});
+  // A terminal that is closed is no reason to end.
+  const onHangup = (): void => log.info({}, 'the terminal was closed');
+  // A mistake of ours: its state is unknown, so the next agent goes on from the journal.
+  const onUnexpected = (err: unknown): void => {
+    log.error({ err }, 'ending after an error that nobody expected; the microVMs go on');
+    process.exit(1);
+  };
+  process.on('SIGTERM', onSignal).on('SIGINT', onSignal).on('SIGHUP', onHangup);
+  process.on('uncaughtException', onUnexpected);
   try {
-    const agent = await startAgent({ config, signal: starting.signal });
+    const agent = await startAgent({ config, signal: starting.signal, log });
     stop = () => {
       setTimeout(() => process.exit(1), config.timeouts.shutdownMs + HARD_STOP_MS).unref();
       void agent.stop();
@@ -31,7 +38,7 @@ export async function runAgent({ config, onReady }: RunAgentOptions): Promise<vo
     onReady?.(agent.socketPath);
     await agent.stopped;
   } finally {
-    process.off('SIGTERM', onSignal);
-    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal).off('SIGINT', onSignal).off('SIGHUP', onHangup);
+    process.off('uncaughtException', onUnexpected);
   }
 }
