@@ -112,7 +112,8 @@ export async function startAgentProcess(files: TestAgentFiles): Promise<AgentPro
   await build({
     stdin: {
       contents:
-        "import { loadConfig, runAgent } from '@wrenn/agent'; await runAgent({ config: loadConfig() });",
+        "import { loadConfig, runAgent } from '@wrenn/agent'; runAgent({ config: loadConfig() }).catch(fail);" +
+        'function fail(error) { console.error(error.message); process.exitCode = 1; }',
       resolveDir: import.meta.dirname,
     },
     outfile: program,

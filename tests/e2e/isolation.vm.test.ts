@@ -1,4 +1,5 @@
 /** Three sandboxes at once, each with its own network, disk and processes. */
+import { createServer } from 'node:net';
 import {
   type AgentClient,
   createAgentClient,
@@ -28,6 +29,11 @@ afterAll(async () => {
   await files?.remove();
 });
 
+function neighbours(address: string): string[] {
+  const last = Number(address.split('.')[3]);
+  return [last - 1, last + 1].map((n) => address.replace(/\d+$/, String(n)));
+}
+
 const inEach = (script: string) =>
   Promise.all(sandboxes.map(async ({ id }) => (await exec(client, id, ['sh', '-c', script])).stdout.trim()));
 
@@ -41,13 +47,24 @@ it('each has its own disk, processes, environment and name', async () => {
 });
 
 it('none reaches another, nor the host', async () => {
-  const others = sandboxes.map(({ address }) => address);
-  const host = (others[0] ?? '').replace(/\d+$/, '0');
-  for (const target of [...others, host, '169.254.169.254', '169.254.0.22']) {
-    const reached = await inEach(
-      `timeout 2 bash -c 'exec 3<>/dev/tcp/${target}/49983' 2>/dev/null && echo reached || echo refused`,
+  const server = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve) => server.listen(0, '0.0.0.0', resolve));
+  const address = server.address();
+  const hostPort = typeof address === 'object' && address !== null ? address.port : 0;
+  try {
+    const guests = sandboxes.map((sandbox) => `${sandbox.address}/49983`);
+    // A slot's two addresses are neighbours: one of these is the host's end.
+    const ends = sandboxes.flatMap((sandbox) => neighbours(sandbox.address));
+    const hosts = [...ends, '169.254.0.22'].map((end) => `${end}/${hostPort}`);
+    const targets = ['127.0.0.1/49983', ...guests, ...hosts, '169.254.169.254/80'];
+    const tries = targets.map(
+      (target) => `(timeout 3 bash -c 'exec 3<>/dev/tcp/${target}' 2>/dev/null && echo ${target}) &`,
     );
-    expect(reached, target).toEqual(['refused', 'refused', 'refused']);
+    // Only itself: which also shows that reaching something would be seen.
+    const reached = await inEach(`${tries.join('\n')}\nwait`);
+    expect(reached).toEqual(['127.0.0.1/49983', '127.0.0.1/49983', '127.0.0.1/49983']);
+  } finally {
+    server.close();
   }
 });
 
