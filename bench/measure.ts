@@ -1,0 +1,187 @@
+/** The measurements. Each takes turns with its floor, so that the machine's moods fall on both. */
+import type { Sandbox } from '@wrenn/protocol/agent';
+import type { EnvdClient } from '../packages/agent/src/envd-client/client.ts';
+import type { BenchAgent } from './bench-agent.ts';
+import { SPAWN_LOOP } from './guest-programs.ts';
+import { bootRawQemu } from './raw-qemu.ts';
+import { chunksOf, startRawTransfers } from './raw-transfers.ts';
+import type { Releases } from './releases.ts';
+import type { Measurement } from './report.ts';
+import { execByAgent, execByEnvd } from './run-in-guest.ts';
+import { timeMs } from './samples.ts';
+
+export interface Bench {
+  readonly agent: BenchAgent;
+  readonly releases: Releases;
+  readonly rounds: number;
+  readonly signal: AbortSignal;
+  readonly progress: (line: string) => void;
+}
+
+const COMMANDS_PER_ROUND = 10;
+const TRANSFER_BYTES = 64 * 1024 * 1024;
+
+export interface ColdBoots {
+  readonly measurements: Measurement[];
+  /** Of every creation: how long each step took. */
+  readonly phasesMs: ReadonlyMap<string, readonly number[]>;
+}
+
+export async function coldBoots({ agent, releases, rounds, signal, progress }: Bench): Promise<ColdBoots> {
+  const byAgent: number[] = [];
+  const raw: number[] = [];
+  const phasesMs = new Map<string, number[]>();
+  // The first of each fills the page cache, and makes the empty layer that later ones are copies of.
+  for (let round = 0; round <= rounds; round += 1) {
+    signal.throwIfAborted();
+    progress(round === 0 ? 'cold boots: warming up' : `cold boots: round ${round} of ${rounds}`);
+    const rawMs = await bootRawQemu(agent, releases, signal);
+    let sandbox: Sandbox | undefined;
+    const agentMs = await timeMs(async () => {
+      sandbox = await agent.create(signal);
+    });
+    if (sandbox === undefined) continue;
+    await agent.destroy(sandbox.id);
+    if (round === 0) continue;
+    raw.push(rawMs);
+    byAgent.push(agentMs);
+    for (const { name, duration } of sandbox.phases) {
+      const ms = Number(duration?.seconds ?? 0n) * 1000 + (duration?.nanos ?? 0) / 1e6;
+      phasesMs.set(name, [...(phasesMs.get(name) ?? []), ms]);
+    }
+  }
+  const floor = { what: 'QEMU by hand', samplesMs: raw };
+  return {
+    measurements: [
+      { what: 'create, until healthy', samplesMs: byAgent, floor, target: { kind: 'time', ratio: 1.15 } },
+    ],
+    phasesMs,
+  };
+}
+
+export async function commands(bench: Bench, sandbox: Sandbox, envd: EnvdClient): Promise<Measurement[]> {
+  const { agent, rounds, signal, progress } = bench;
+  const spawns: number[] = [];
+  const byAgent: number[] = [];
+  const direct: number[] = [];
+  const loop = ['python3', '-c', SPAWN_LOOP, String(COMMANDS_PER_ROUND)];
+  for (let round = 0; round <= rounds; round += 1) {
+    progress(round === 0 ? 'commands: warming up' : `commands: round ${round} of ${rounds}`);
+    const printed = await execByAgent(agent, sandbox.id, loop, signal);
+    const inGuest = printed.trim().split('\n').map(Number);
+    if (inGuest.length !== COMMANDS_PER_ROUND || inGuest.some(Number.isNaN)) {
+      throw new Error(`the guest printed no times: ${printed.slice(0, 200)}`);
+    }
+    const agentMs: number[] = [];
+    const envdMs: number[] = [];
+    for (let i = 0; i < COMMANDS_PER_ROUND; i += 1) {
+      agentMs.push(await timeMs(() => execByAgent(agent, sandbox.id, ['/bin/true'], signal)));
+      envdMs.push(await timeMs(() => execByEnvd(envd, ['/bin/true'], signal)));
+    }
+    if (round === 0) continue;
+    spawns.push(...inGuest);
+    byAgent.push(...agentMs);
+    direct.push(...envdMs);
+  }
+  const floor = { what: 'posix_spawn in the guest', samplesMs: spawns };
+  const target = { kind: 'time', ratio: 1.3 } as const;
+  return [
+    { what: 'exec /bin/true, by the agent', samplesMs: byAgent, floor, target },
+    { what: 'exec /bin/true, straight to envd', samplesMs: direct, floor, target },
+  ];
+}
+
+export async function transfers(bench: Bench, sandbox: Sandbox, envd: EnvdClient): Promise<Measurement[]> {
+  const { rounds, signal, progress } = bench;
+  const path = '/tmp/bench';
+  const serving = new AbortController();
+  const raw = await startRawTransfers(
+    sandbox.address,
+    envd,
+    TRANSFER_BYTES,
+    AbortSignal.any([signal, serving.signal]),
+  );
+  const upload = () => envd.writeFile(path, undefined, chunksOf(TRANSFER_BYTES), signal);
+  const download = async (): Promise<void> => {
+    let sizeBytes = 0;
+    for await (const chunk of await envd.readFile(path, undefined, signal)) sizeBytes += chunk.length;
+    if (sizeBytes !== TRANSFER_BYTES) throw new Error(`the download has ${sizeBytes} bytes`);
+  };
+  const ways = [
+    { name: 'up', run: upload },
+    { name: 'rawUp', run: () => raw.up('u') },
+    { name: 'rawUpFile', run: () => raw.up('U') },
+    { name: 'down', run: download },
+    { name: 'rawDown', run: () => raw.down('d') },
+    { name: 'rawDownFile', run: () => raw.down('D') },
+  ] as const;
+  const samples: Record<(typeof ways)[number]['name'], number[]> = {
+    up: [],
+    rawUp: [],
+    rawUpFile: [],
+    down: [],
+    rawDown: [],
+    rawDownFile: [],
+  };
+  try {
+    for (let round = 0; round <= rounds; round += 1) {
+      progress(round === 0 ? 'transfers: warming up' : `transfers: round ${round} of ${rounds}`);
+      for (const { name, run } of ways) {
+        signal.throwIfAborted();
+        const ms = await timeMs(run);
+        if (round > 0) samples[name].push(ms);
+      }
+    }
+  } finally {
+    serving.abort();
+  }
+  const sizeBytes = TRANSFER_BYTES;
+  const target = { kind: 'speed', ratio: 0.8 } as const;
+  const against = (what: string, samplesMs: number[]) => ({ floor: { what, samplesMs }, sizeBytes });
+  return [
+    {
+      what: 'upload of 64 MiB',
+      samplesMs: samples.up,
+      target,
+      ...against('TCP into nothing', samples.rawUp),
+    },
+    {
+      what: '  TCP into a file',
+      samplesMs: samples.rawUpFile,
+      ...against('TCP into nothing', samples.rawUp),
+    },
+    {
+      what: 'download of 64 MiB',
+      samplesMs: samples.down,
+      target,
+      ...against('TCP from memory', samples.rawDown),
+    },
+    {
+      what: '  TCP from a file',
+      samplesMs: samples.rawDownFile,
+      ...against('TCP from memory', samples.rawDown),
+    },
+  ];
+}
+
+export async function pauses(
+  { agent, rounds, signal, progress }: Bench,
+  { id }: Sandbox,
+): Promise<Measurement[]> {
+  progress('pause and resume');
+  const pause: number[] = [];
+  const resume: number[] = [];
+  const { sandboxes } = agent.client;
+  const options = { signal, timeoutMs: 60_000 };
+  for (let round = 0; round <= rounds; round += 1) {
+    const pauseMs = await timeMs(() => sandboxes.pauseSandbox({ id }, options));
+    const resumeMs = await timeMs(() => sandboxes.resumeSandbox({ id }, options));
+    if (round === 0) continue;
+    pause.push(pauseMs);
+    resume.push(resumeMs);
+  }
+  return [
+    { what: 'pause', samplesMs: pause },
+    { what: 'resume', samplesMs: resume },
+  ];
+}
