@@ -18,7 +18,8 @@ import { isAlive, type ProcessIdentity, runCommand, waitUntilGone } from '@wrenn
 import { WrennError } from '@wrenn/protocol';
 import { build } from 'esbuild';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type ConfinedCommand, type ConfinedProcess, deviceNumbers, launchConfined } from './confinement.ts';
+import { type ConfinedCommand, type ConfinedProcess, launchConfined } from './confinement.ts';
+import { deviceNumbers } from './devices.ts';
 import { killAll } from './processes.ts';
 
 const UID = 1_900_088_000;

@@ -8,8 +8,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:fs';
-import { access, lchown, rm, stat, writeFile } from 'node:fs/promises';
-import { basename } from 'node:path';
+import { access, stat, writeFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -20,10 +19,10 @@ import {
   missingProgram,
   type ProcessIdentity,
   plainEnvironment,
-  runCommand,
   waitUntilGone,
 } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { type DeviceNode, provideDevices } from './devices.ts';
 import { killAll } from './processes.ts';
 
 export interface ConfinedCommand {
@@ -76,7 +75,6 @@ export type LaunchConfined = (
 /** From the start of the first program until bwrap has told the VMM's pid: some 10 ms on an idle host. */
 const SETUP_TIMEOUT_MS = 10_000;
 const START_POLL_MS = 2;
-const MKNOD_TIMEOUT_MS = 5_000;
 const INFO_LIMIT_BYTES = 4096;
 const GONE_POLL_MS = 100;
 /** When the host runs out of memory, a guest goes before the agent and before the rest of the host. */
@@ -241,58 +239,6 @@ function ancestorsOf(paths: readonly string[]): string[] {
     return names.map((_, depth) => `/${names.slice(0, depth + 1).join('/')}`);
   });
   return [...new Set(ancestors)].sort();
-}
-
-/** A device as the confined process finds it, and the node on the host that is bound there. */
-export interface DeviceNode {
-  readonly path: string;
-  readonly node: string;
-}
-
-/**
- * A device that is not for everybody, as /dev/kvm often and /dev/net/tun in containers, is given to the one
- * user by a node of its own, as Firecracker's jailer does it: no group, and the host's node stays as it is.
- * The node lies in /dev, since other file systems may forbid devices, and only until it is bound.
- */
-async function provideDevices(
-  { devices, uid, gid }: ConfinedCommand,
-  releases: (() => Promise<void>)[],
-): Promise<DeviceNode[]> {
-  const nodes: DeviceNode[] = [];
-  for (const path of devices) {
-    const { mode, rdev } = await stat(path).catch((error: unknown) => {
-      throw new WrennError('driver_unavailable', `The device ${path} does not exist.`, {
-        hint: '`wrenn doctor` says what is missing.',
-        cause: error,
-      });
-    });
-    if ((mode & 0o006) === 0o006) {
-      nodes.push({ path, node: path });
-      continue;
-    }
-    const node = `/dev/.wrenn-${uid}-${basename(path)}`;
-    releases.push(() => rm(node, { force: true }));
-    await rm(node, { force: true });
-    const [major, minor] = deviceNumbers(rdev);
-    try {
-      await runCommand('mknod', ['-m', '0600', '--', node, 'c', String(major), String(minor)], {
-        timeoutMs: MKNOD_TIMEOUT_MS,
-      });
-      await lchown(node, uid, gid);
-    } catch (error) {
-      throw new WrennError('missing_privilege', `${path} cannot be given to the VMM's user.`, {
-        hint: `Run: chmod 0666 ${path} (or let the agent make device nodes in /dev)`,
-        cause: error,
-      });
-    }
-    nodes.push({ path, node });
-  }
-  return nodes;
-}
-
-/** As gnu_dev_major and gnu_dev_minor of sysmacros.h; device numbers of more than 32 bits do not exist here. */
-export function deviceNumbers(rdev: number): [number, number] {
-  return [(rdev >>> 8) & 0xfff, (rdev & 0xff) | ((rdev >>> 12) & 0xfff00)];
 }
 
 /** Where the distribution keeps a program; the PATH of whoever started the agent is not asked. */

@@ -7,6 +7,7 @@ import { type ConfinedProcess, type ExitStatus, findProgram, launchConfined } fr
 import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
+import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import { type Accelerator, filesIn, type QemuSpec, qemuArguments } from './arguments.ts';
 import { connectTo } from './connect.ts';
 import { announcedEnd, describeExit } from './exit-reason.ts';
@@ -24,6 +25,7 @@ export interface QemuOptions {
   /** For what goes wrong without failing an operation; goes to the agent's log. */
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly timeouts?: QemuTimeouts;
+  readonly watchdog?: WatchdogOptions;
 }
 
 export interface QemuTimeouts {
@@ -49,6 +51,7 @@ export interface QemuDriver extends VmmDriver {
 
 export function createQemuDriver(options: QemuOptions): QemuDriver {
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
+  const watchdog = options.watchdog ?? DEFAULT_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
 
   const launch = async (spec: QemuSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
@@ -103,7 +106,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
       );
       await takeBackRunDir(spec.runDir);
       await qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs });
-      return createMicrovm({
+      const microvm = createMicrovm({
         handle: spawned,
         qmp,
         console,
@@ -112,6 +115,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
         processExited: process.exited,
         detachProcess: () => {},
       });
+      return withWatchdog(microvm, watchdog, warn);
     } catch (error) {
       const told = await tellOfDeath(error, log, () => exit, signal);
       await releaseAll(releases, warn);
@@ -163,21 +167,25 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     void watch.gone.then(() => {
       isGone = true;
     });
+    const { vmmLog } = filesIn(handle.runDir);
+    let log: AppendedLog | undefined;
     try {
+      log = await openAppendedLog(vmmLog, problemWith(vmmLog));
       const { qmp, console, announced } = await connect(handle, () => isGone, signal);
       void qmp.closed.then(watch.hint);
-      const { vmmLog } = filesIn(handle.runDir);
-      return createMicrovm({
+      const microvm = createMicrovm({
         handle,
         qmp,
         console,
-        log: await openAppendedLog(vmmLog, problemWith(vmmLog)),
+        log,
         announcedEnd: announced,
         processExited: watch.gone.then((): ExitStatus => ({ code: null, signal: null })),
         detachProcess: watch.stop,
       });
+      return withWatchdog(microvm, watchdog, warn);
     } catch (error) {
       watch.stop();
+      await log?.close();
       throw error;
     }
   };
