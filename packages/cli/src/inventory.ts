@@ -7,14 +7,8 @@ import { join } from 'node:path';
 import { type AgentConfig, agentPaths } from '@wrenn/agent';
 import { runCommand } from '@wrenn/host';
 
-export interface Inventory {
-  readonly processes: readonly string[];
-  readonly namespaces: readonly string[];
-  readonly links: readonly string[];
-  readonly rules: readonly string[];
-  readonly mounts: readonly string[];
-  readonly files: readonly string[];
-}
+export const INVENTORY_KINDS = ['processes', 'namespaces', 'links', 'rules', 'mounts', 'files'] as const;
+export type Inventory = Readonly<Record<(typeof INVENTORY_KINDS)[number], readonly string[]>>;
 
 const COMMAND_TIMEOUT_MS = 10_000;
 const UIDS = 65_536;
@@ -24,12 +18,12 @@ export async function takeInventory(config: AgentConfig): Promise<Inventory> {
   const { sandboxesDir } = agentPaths(config);
   const { prefix } = config.network;
   const named = (names: readonly string[]) =>
-    names.filter((name) => new RegExp(`^${prefix}[a-z]*-?\\d+$`).test(name));
+    names.filter((name) => new RegExp(`^${prefix}-\\d+$`).test(name));
   const [processes, namespaces, links, rules, mounts, files] = await Promise.all([
     vmmProcesses(config),
     readdir('/run/netns').catch(() => []),
     readdir('/sys/class/net').catch(() => []),
-    slotRules(named(await readdir('/sys/class/net').catch(() => [])), prefix),
+    ownTables(prefix),
     readFile('/proc/self/mounts', 'utf8').then((text) =>
       text.split('\n').filter((line) => line.includes(sandboxesDir)),
     ),
@@ -65,20 +59,8 @@ async function vmmProcesses(config: AgentConfig): Promise<string[]> {
   return found;
 }
 
-/** Rules, in any table of Wrenn's, that name a slot's link or address. */
-async function slotRules(links: readonly string[], prefix: string): Promise<string[]> {
-  const list = async (args: string[]) =>
-    (await runCommand('nft', args, { timeoutMs: COMMAND_TIMEOUT_MS, maxOutputBytes: 16 * 1024 * 1024 }))
-      .stdout;
-  const tables = (await list(['list', 'tables']).catch(() => '')).split('\n');
-  const own = tables
-    .map((line) => /^table (\S+) (\S+)$/.exec(line))
-    .filter((match) => match?.[2]?.startsWith(prefix));
-  const rules: string[] = [];
-  for (const match of own) {
-    const text = await list(['list', 'table', match?.[1] ?? '', match?.[2] ?? '']).catch(() => '');
-    const lines = text.split('\n').filter((line) => links.some((link) => line.includes(`"${link}"`)));
-    rules.push(...lines.map((line) => line.trim()));
-  }
-  return rules;
+/** The tables of these names, as `table inet wr_slots`. */
+async function ownTables(prefix: string): Promise<string[]> {
+  const { stdout } = await runCommand('nft', ['list', 'tables'], { timeoutMs: COMMAND_TIMEOUT_MS });
+  return stdout.split('\n').filter((line) => line.split(' ')[2]?.startsWith(`${prefix}_`));
 }

@@ -1,10 +1,11 @@
 /** `wrenn demo`: the life of one machine, from its birth to the proof that nothing is left. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type AgentClient, type AgentConfig, agentSocketPath, loadConfig } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
-import { withAgent } from '../agent-connection.ts';
+import { agentAnswers, withAgent } from '../agent-connection.ts';
 import { runExecSession } from '../exec-session.ts';
-import { catchInterrupts } from '../interrupts.ts';
-import { isEmpty, takeInventory } from '../inventory.ts';
+import { catchInterrupts, type Interrupts } from '../interrupts.ts';
+import { INVENTORY_KINDS, type Inventory, isEmpty, takeInventory } from '../inventory.ts';
 import { keepLease, LEASE_MS } from '../lease.ts';
 import { createRequest } from '../options.ts';
 import { formatDuration } from '../output.ts';
@@ -16,73 +17,104 @@ const SCRIPT = [
   'python3 -c "print(\'Python says:\', sum(range(101)))"',
 ].join('\n');
 
-/** The kernel takes links away a moment after it said so. */
-const SETTLE_MS = 200;
+const COMMAND_TIMEOUT_MS = 120_000;
+const AGENT_END_MS = 15_000;
+const POLL_MS = 50;
 
+const say = (text = '') => process.stdout.write(`${text}\n`);
+const sayRow = (name: string, ms: number) => say(`  ${name.padEnd(10)} ${formatDuration(ms).padStart(8)}`);
+
+/** Resolves with the exit code: 1 when anything of the machine is left. */
 export async function runDemo(options: { readonly template?: string }): Promise<number> {
-  const say = (text = '') => process.stdout.write(`${text}\n`);
+  const config = loadConfig();
+  const agentWasThere = await agentAnswers(agentSocketPath(config));
+  const before = await takeInventory(config);
   const interrupts = catchInterrupts();
   try {
-    return await withAgent(async (client, config) => {
-      const before = await takeInventory(config);
-      const info = await client.agent.getInfo({});
-      say(
-        `\nThe host agent runs microVMs on ${info.driver} ${info.driverVersion} (${info.accelerator}): ${info.driverReason}`,
-      );
-
-      say('\nBooting a machine …');
-      const request = createRequest(
-        options.template === undefined ? {} : { template: options.template },
-        LEASE_MS,
-      );
-      const { sandbox } = await client.sandboxes.createSandbox(request);
-      if (sandbox === undefined) throw new WrennError('internal', 'The agent answered without a sandbox.');
-      const lease = keepLease(client, sandbox.id);
-      const view = viewOf(sandbox);
-      let commandMs: number;
-      try {
-        for (const phase of view.phases)
-          say(`  ${phase.name.padEnd(10)} ${formatDuration(phase.durationMs).padStart(8)}`);
-        say(
-          `  ${'together'.padEnd(10)} ${formatDuration(view.phases.reduce((sum, { durationMs }) => sum + durationMs, 0)).padStart(8)}`,
-        );
-
-        say(`\nRunning a command in ${view.id} …`);
-        const startedAt = performance.now();
-        const exitCode = await runExecSession(client, {
-          sandboxId: view.id,
-          command: ['/bin/bash', '-c', SCRIPT],
-          envs: {},
-          cwd: '',
-          user: '',
-          timeoutMs: 60_000,
-          terminal: false,
-          interrupts,
-        });
-        commandMs = performance.now() - startedAt;
-        if (exitCode !== 0) say(`The command ended with code ${exitCode}.`);
-        say(`  command    ${formatDuration(commandMs).padStart(8)}`);
-      } finally {
-        lease.stop();
-        const startedAt = performance.now();
-        await client.sandboxes.destroySandbox({ id: view.id });
-        say(`\nDestroyed in ${formatDuration(performance.now() - startedAt)}.`);
-      }
-
-      await sleep(SETTLE_MS);
-      const after = await takeInventory(config);
-      say('\nWhat is left of it:');
-      let leaks = 0;
-      for (const kind of ['processes', 'namespaces', 'links', 'rules', 'mounts', 'files'] as const) {
-        const left = after[kind].filter((item) => !before[kind].includes(item));
-        leaks += left.length;
-        say(`  ${kind.padEnd(12)} ${left.length === 0 ? 'none' : left.join(', ')}`);
-      }
-      if (!isEmpty(before)) say('  (other sandboxes run on this machine; theirs do not count)');
-      say(leaks === 0 ? '\nNothing. Try: npx wrenn run -t -- bash' : '\nThat is a leak: please report it.');
-      return leaks === 0 ? 0 : 1;
+    const agentPid = await withAgent(async (client) => {
+      await liveOneLife(client, options.template, interrupts);
+      return (await client.agent.getInfo({})).pid;
     });
+    // What this demo started it ends, so that nothing at all is left.
+    if (!agentWasThere) await endAgent(config, agentPid);
+    return tellWhatIsLeft(before, await takeInventory(config));
   } finally {
     interrupts.release();
   }
+}
+
+async function liveOneLife(
+  client: AgentClient,
+  template: string | undefined,
+  interrupts: Interrupts,
+): Promise<void> {
+  const info = await client.agent.getInfo({});
+  say(`\nThe host agent runs microVMs on ${info.driver} ${info.driverVersion} (${info.accelerator}).`);
+  say(`  ${info.driverReason}`);
+
+  say('\nBooting a machine …');
+  const { sandbox } = await client.sandboxes.createSandbox(
+    createRequest(template === undefined ? {} : { template }, LEASE_MS),
+  );
+  if (sandbox === undefined) throw new WrennError('internal', 'The agent answered without a sandbox.');
+  const lease = keepLease(client, sandbox.id);
+  const { id, phases } = viewOf(sandbox);
+  try {
+    for (const { name, durationMs } of phases) sayRow(name, durationMs);
+    sayRow(
+      'together',
+      phases.reduce((sum, { durationMs }) => sum + durationMs, 0),
+    );
+
+    say(`\nRunning a command in ${id} …`);
+    const startedAt = performance.now();
+    const exitCode = await runExecSession(client, {
+      sandboxId: id,
+      command: ['/bin/bash', '-c', SCRIPT],
+      envs: {},
+      cwd: '',
+      user: '',
+      timeoutMs: COMMAND_TIMEOUT_MS,
+      terminal: false,
+      interrupts,
+    });
+    if (exitCode !== 0) throw new WrennError('command_failed', `The command ended with code ${exitCode}.`);
+    sayRow('command', performance.now() - startedAt);
+  } finally {
+    lease.stop();
+    const startedAt = performance.now();
+    await client.sandboxes.destroySandbox({ id });
+    say('\nDestroying it …');
+    sayRow('destroy', performance.now() - startedAt);
+  }
+}
+
+async function endAgent(config: AgentConfig, pid: number): Promise<void> {
+  process.kill(pid, 'SIGTERM');
+  const deadline = performance.now() + AGENT_END_MS;
+  while (isRunning(pid) && performance.now() < deadline) await sleep(POLL_MS);
+  if (isRunning(pid))
+    throw new WrennError('deadline_exceeded', `The agent (pid ${pid}) of ${config.wrennDir} did not end.`);
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function tellWhatIsLeft(before: Inventory, after: Inventory): number {
+  say('\nWhat is left of it:');
+  let leaks = 0;
+  for (const kind of INVENTORY_KINDS) {
+    const left = after[kind].filter((item) => !before[kind].includes(item));
+    leaks += left.length;
+    say(`  ${kind.padEnd(12)} ${left.length === 0 ? 'none' : left.join(', ')}`);
+  }
+  if (!isEmpty(before)) say('  (other sandboxes of this machine were there before and do not count)');
+  say(leaks === 0 ? '\nNothing. Try: npx wrenn run -t -- bash' : '\nThat is a leak: please report it.');
+  return leaks === 0 ? 0 : 1;
 }
