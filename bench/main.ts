@@ -1,4 +1,5 @@
 /** `npm run bench`: measures, prints a table, takes everything away again. */
+import { setMaxListeners } from 'node:events';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { loadavg } from 'node:os';
 import { dirname } from 'node:path';
@@ -18,6 +19,8 @@ async function main({ rounds, json }: { rounds: number; json: string | undefined
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
   const timer = setTimeout(() => interrupted.abort(new Error('the run took too long')), WHOLE_RUN_MS);
   const { signal } = interrupted;
+  // Every call of the run listens to it, some until they are collected as garbage.
+  setMaxListeners(0, signal);
   const releases = createReleases();
   const loadBefore = loadavg();
   const progress = (line: string) => process.stderr.write(`bench: ${line}\n`);

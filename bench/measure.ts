@@ -154,12 +154,12 @@ export async function transfers(bench: Bench, sandbox: Sandbox, envd: EnvdClient
       what: 'download of 64 MiB',
       samplesMs: samples.down,
       target,
-      ...against('TCP from memory', samples.rawDown),
+      ...against('TCP from a file', samples.rawDownFile),
     },
     {
-      what: '  TCP from a file',
-      samplesMs: samples.rawDownFile,
-      ...against('TCP from memory', samples.rawDown),
+      what: '  TCP from memory',
+      samplesMs: samples.rawDown,
+      ...against('TCP from a file', samples.rawDownFile),
     },
   ];
 }
