@@ -16,8 +16,10 @@ export async function execByAgent(
   async function* requests(): AsyncGenerator<ExecRequest> {
     yield create(ExecRequestSchema, { message: { case: 'start', value: { sandboxId, command } } });
   }
+  // Not `timeoutMs`: its timer would outlive the call and keep the process from ending.
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]);
   let stdout = '';
-  for await (const { message } of client.guest.exec(requests(), { signal, timeoutMs: TIMEOUT_MS })) {
+  for await (const { message } of client.guest.exec(requests(), { signal: limited })) {
     if (message.case === 'stdout') stdout += Buffer.from(message.value).toString();
     if (message.case !== 'exited') continue;
     if (message.value.exitCode === 0) return stdout;
