@@ -22,6 +22,7 @@ const SLICE_BYTES = 256 * 1024;
  * message that crosses it is still taken, so one message more may wait.
  */
 const AHEAD_MAX_BYTES = 1024 * 1024;
+const AHEAD_MAX_PIECES = 4096;
 const CTRL_D = Uint8Array.of(4);
 const SIGTERM = 15;
 const SIGKILL = 9;
@@ -30,6 +31,7 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
   const waiting: Uint8Array[] = [];
   let waitingBytes = 0;
   let closing = false;
+  let closed = false;
   /** The process reads no more: what comes is dropped, as a closed pipe would. */
   let deaf = false;
   let sending: Promise<void> | undefined;
@@ -51,7 +53,9 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
       waitingBytes -= slice.length;
       wake();
     }
-    if (closing && !deaf && !terminal) await envd.closeStdin(pid, signal);
+    if (!closing || closed || deaf || terminal) return;
+    closed = true;
+    await envd.closeStdin(pid, signal);
   };
 
   const kick = (): void => {
@@ -63,7 +67,8 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
       .finally(() => {
         sending = undefined;
         wake();
-        if (waiting.length > 0) kick();
+        // What came after the last look at it.
+        if (waiting.length > 0 || (closing && !closed && !deaf && !terminal)) kick();
       });
   };
 
@@ -72,7 +77,7 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
     waiting.push(bytes);
     waitingBytes += bytes.length;
     kick();
-    while (waitingBytes > AHEAD_MAX_BYTES && !signal.aborted) {
+    while ((waitingBytes > AHEAD_MAX_BYTES || waiting.length > AHEAD_MAX_PIECES) && !signal.aborted) {
       await new Promise<void>((resolve) => {
         wake = resolve;
       });

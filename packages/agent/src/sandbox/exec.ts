@@ -75,7 +75,8 @@ export async function* exec(
 
   const kill = async (): Promise<void> => {
     const pid = await started;
-    await envd.sendSignal(pid, SIGKILL, signal);
+    // Also after the stream from the guest was broken off.
+    await envd.sendSignal(pid, SIGKILL, lease.signal);
   };
 
   /** Once, and whether or not anybody still reads: a caller that is gone never asks for the next output. */

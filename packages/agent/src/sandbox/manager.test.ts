@@ -128,6 +128,18 @@ describe('the life of a sandbox', () => {
     expect(await codeOf(Promise.resolve().then(() => manager.get(id)))).toBe('sandbox_not_found');
   });
 
+  it('is gone when it is destroyed while it fails', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.disturb = () => sleep(5);
+    world.aliveVms()[0]?.die('on purpose');
+    await sleep(1);
+    expect(manager.get(id).state).toBe('destroying');
+    await manager.destroy(id);
+    expect(manager.list()).toEqual([]);
+    expectNothingLeft(world);
+  });
+
   it('is destroyed when its time is up', async () => {
     const { world, manager } = await start();
     const { id } = await manager.create({ ...request, timeoutMs: 60_000 });
@@ -242,6 +254,41 @@ describe('commands', () => {
     await collect(manager.exec(id, { command: ['cat'], envs: {}, stdin: true }, never, inputs()));
     const bytes = Buffer.concat(world.inputs.map((input) => input.bytes));
     expect([...bytes]).toEqual(Array.from({ length: 300 }, (_, i) => i & 0xff));
+  });
+
+  it('get the end of their input, whenever it comes', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.onExec = async function* () {
+      yield startEvent(45);
+      while (world.inputs.at(-1)?.bytes.length !== 0) await sleep(1);
+      yield endEvent(0);
+    };
+    for (let turns = 0; turns < 40; turns++) {
+      world.inputs.length = 0;
+      async function* inputs() {
+        yield { kind: 'stdin' as const, bytes: Uint8Array.of(1) };
+        for (let i = 0; i < turns; i++) await Promise.resolve();
+      }
+      const exec = { command: ['cat'], envs: {}, stdin: true, timeoutMs: 2000 };
+      await collect(manager.exec(id, exec, never, inputs()));
+      expect(world.inputs.map(({ bytes }) => bytes.length)).toEqual([1, 0]);
+    }
+  });
+
+  it('are killed when their input makes no sense', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.onExec = async function* () {
+      yield startEvent(48);
+      await new Promise(() => {});
+    };
+    async function* inputs() {
+      yield { kind: 'signal' as const, number: 1000 };
+    }
+    const work = collect(manager.exec(id, { command: ['x'], envs: {}, stdin: true }, never, inputs()));
+    expect(await codeOf(work)).toBe('invalid_argument');
+    expect(world.signalled).toEqual([{ pid: 48, signal: 9 }]);
   });
 
   it('do not take more input than they read', async () => {

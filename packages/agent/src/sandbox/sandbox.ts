@@ -96,6 +96,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   let endError: WrennError | undefined;
   /** What is still there after the end. */
   let leftovers: string[] = [];
+  let isGone = false;
   let lastConsole: string[] = [];
   let leases = 0;
   let thawedAtMs = 0;
@@ -192,20 +193,23 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   };
 
   const gone = (): void => {
+    if (isGone) return;
+    isGone = true;
     observer.destroyed();
     log.info({ sandboxId: id }, 'gone');
     parts.onGone(id);
   };
 
   const destroy = async (): Promise<void> => {
-    if (state !== 'failed') {
-      await end(undefined);
-    } else {
-      // Asked for again: what could not be taken away the first time may be now.
+    if (state === 'failed') {
+      // What could not be taken away the first time may be now.
       leftovers = (await cleanup.release()).map(({ step }) => step);
-      if (leftovers.length === 0) gone();
+    } else {
+      await end(undefined);
     }
     if (leftovers.length > 0) throw new WrennError('internal', `Sandbox ${id}: ${notAll(leftovers)}`);
+    // It may have failed meanwhile; whoever has it destroyed does not ask why.
+    gone();
   };
 
   /** Freezes or continues the guest; afterwards the state is what the VMM says it is. */

@@ -61,8 +61,8 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
   const paths = agentPaths(config);
   const startedAtMs = Date.now();
   await mkdir(paths.sandboxesDir, { recursive: true, mode: 0o711 });
-  const lock = await takeLock(paths.lockFile);
   const log = options.log ?? createLogger(config.log);
+  const lock = await takeLock(paths.lockFile);
   let letGo = async (): Promise<void> => {};
   try {
     const host = await readHostFacts();
@@ -89,6 +89,10 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
     });
     letGo = manager.detach;
     await manager.start(signal);
+    letGo = async () => {
+      await manager.detach();
+      if (manager.liveCount() === 0) await attempt(log, 'taking the network away', world.network.stop());
+    };
 
     const info = {
       version: AGENT_VERSION,
@@ -109,8 +113,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
 
     const stopOnce = async (): Promise<void> => {
       idle.stop();
-      await leave(log, listening, manager.detach, config.timeouts.shutdownMs);
-      if (manager.liveCount() === 0) await attempt(log, 'taking the network away', world.network.stop());
+      await leave(log, listening, letGo, config.timeouts.shutdownMs);
       await attempt(log, 'giving the lock back', lock.release());
       log.info({ sandboxesLeft: manager.liveCount() }, 'stopped');
     };
@@ -148,11 +151,11 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
 async function leave(
   log: Logger,
   listening: Listening,
-  detach: () => Promise<void>,
+  letGo: () => Promise<void>,
   shutdownMs: number,
 ): Promise<void> {
   const closed = listening.close(shutdownMs / 2);
-  await attempt(log, 'letting go of the sandboxes', detach());
+  await attempt(log, 'letting go of the sandboxes', letGo());
   await attempt(log, 'closing the socket', closed);
 }
 
