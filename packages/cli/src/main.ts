@@ -22,6 +22,11 @@ function withJson(command: Command): Command {
   return command.option('--json', 'answer and errors as JSON');
 }
 
+/** For commands whose answer is a stream of bytes. */
+function withJsonErrors(command: Command): Command {
+  return command.option('--json', 'errors as JSON');
+}
+
 function buildProgram(): Command {
   const program = new Command('wrenn')
     .description('A Linux machine of its own for every program that nobody has read.')
@@ -30,7 +35,7 @@ function buildProgram(): Command {
     .exitOverride()
     .enablePositionalOptions();
 
-  withProcessOptions(withMachineOptions(program.command('run')))
+  withJsonErrors(withProcessOptions(withMachineOptions(program.command('run'))))
     .description('run a command in a throw-away machine')
     .option('-t, --tty', 'give the command a terminal')
     .argument('<command...>', 'the command and its arguments, after --')
@@ -53,7 +58,7 @@ function buildProgram(): Command {
   withJson(sandbox.command('get <id>'))
     .description('show one machine')
     .action(async (id, options) => (await life()).getSandbox(id, options));
-  withProcessOptions(sandbox.command('exec'))
+  withJsonErrors(withProcessOptions(sandbox.command('exec')))
     .description('run a command in it')
     .option('-t, --tty', 'give the command a terminal')
     .argument('<id>')
@@ -65,7 +70,7 @@ function buildProgram(): Command {
       const words = command[0] === '--' ? command.slice(1) : command;
       process.exitCode = await (await import('./commands/exec.ts')).exec(id, words, options);
     });
-  withProcessOptions(sandbox.command('shell <id>'))
+  withJsonErrors(withProcessOptions(sandbox.command('shell <id>')))
     .description('open a terminal in it')
     .action(async (id: string, options) => {
       passesExitCodeOn = true;
@@ -75,8 +80,7 @@ function buildProgram(): Command {
         tty: true,
       });
     });
-  sandbox
-    .command('cp <from> <to>')
+  withJsonErrors(sandbox.command('cp <from> <to>'))
     .description('copy files; a place in a machine is <id>:<path>, - is standard input or output')
     .option('--user <name>', 'whose files they are (default: user)')
     .action(async (from, to, options) => (await import('./commands/copy.ts')).copy(from, to, options));
@@ -92,8 +96,7 @@ function buildProgram(): Command {
   withJson(sandbox.command('timeout <id> <duration>'))
     .description('destroy it this long from now; "never" takes the end away')
     .action(async (id, duration, options) => (await life()).setTimeoutOfSandbox(id, duration, options));
-  sandbox
-    .command('logs <id>')
+  withJsonErrors(sandbox.command('logs <id>'))
     .description("print its console's last lines")
     .option('-f, --follow', 'and what comes, until it ends')
     .action(async (id, options) => (await life()).printLogs(id, options));
