@@ -64,7 +64,7 @@ export async function remains({ dir, prefix, config }: TestAgentFiles): Promise<
   const [netns, links, rules, mounts, sandboxes, processes] = await Promise.all([
     run('ip', ['-json', 'netns', 'list']),
     run('ip', ['-json', 'link', 'show']),
-    run('nft', ['-j', 'list', 'table', 'inet', `${prefix}_slots`]).catch(() => ''),
+    run('nft', ['-j', 'list', 'table', 'inet', tableOf(prefix)]).catch(() => ''),
     readFile('/proc/self/mountinfo', 'utf8'),
     readdir(join(dir, 'sandboxes')),
     processesOf(config.uidBase ?? 0),
@@ -78,6 +78,15 @@ export async function remains({ dir, prefix, config }: TestAgentFiles): Promise<
     ...sandboxes.map((name) => `directory ${name}`),
     ...processes.map((pid) => `process ${pid}`),
   ];
+}
+
+/** Whether the agent's rules are there: they are for as long as it runs, or its sandboxes do. */
+export async function hasRules({ prefix }: TestAgentFiles): Promise<boolean> {
+  return (await run('nft', ['list', 'tables'])).includes(tableOf(prefix));
+}
+
+function tableOf(prefix: string): string {
+  return `${prefix}_slots`;
 }
 
 /** Those that run as one of the agent's thousand users. */
@@ -101,6 +110,8 @@ async function run(program: string, args: string[]): Promise<string> {
 export interface AgentProcess {
   readonly pid: number;
   readonly client: AgentClient;
+  /** The exit code, once the process is gone. */
+  readonly ended: Promise<number | null>;
   /** Resolves when the process is gone. */
   kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number | null>;
 }
@@ -137,6 +148,7 @@ export async function startAgentProcess(files: TestAgentFiles): Promise<AgentPro
   return {
     pid: child.pid ?? 0,
     client,
+    ended,
     kill: async (signal) => {
       child.kill(signal);
       const code = await ended;

@@ -7,6 +7,7 @@ import {
   codeOf,
   createSandbox,
   exec,
+  hasRules,
   prepareAgent,
   REQUEST,
   remains,
@@ -93,7 +94,10 @@ it('leaves by itself when it was started on demand and has nothing to do', async
   await agent.kill('SIGTERM');
   const config = { ...files.config, idleTimeoutMs: 500 };
   agent = await startAgentProcess({ ...files, config });
+  expect(await hasRules(files)).toBe(true);
   agent.client.close();
-  await until('it leaves', 5000, async () => !(await exists(files.socketPath)));
+  expect(await agent.ended).toBe(0);
+  expect(await exists(files.socketPath)).toBe(false);
+  expect(await hasRules(files)).toBe(false);
   expect(await remains(files)).toEqual([]);
 });
