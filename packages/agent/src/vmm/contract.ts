@@ -287,7 +287,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     );
 
     it(
-      'with a drive that is in use already is refused',
+      'for finding its layer and TAP in use says so',
       async () => {
         const runDir = join(bench.dir, 'run2');
         await mkdir(runDir);
