@@ -19,6 +19,7 @@ say() { echo "wrenn-init: $*"; }
 step() {
   name=$1
   shift
+  why=
   "$@" 2>/step.log && return 0
   read -r why </step.log
   say "failed: $name: ${why:-no reason given}"
@@ -26,6 +27,7 @@ step() {
 }
 
 power_off() {
+  trap - EXIT
   say "powering off: $*"
   /bin/busybox sync
   # The VMM leaves on a reset as well as on a power-off; Firecracker knows only the reset.
@@ -36,6 +38,8 @@ power_off() {
 }
 
 say started
+# What a shell cannot go on after, as a fork that fails, ends the guest with a message and not with a panic.
+trap 'power_off "init came to its end"' EXIT
 
 /bin/busybox mkdir -p /proc
 step 'mount /proc' /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
@@ -54,20 +58,27 @@ step 'mount the layer' mount -t ext4 -o noatime,nodiratime,nodev /dev/vdc /layer
   say 'the private layer is missing: changes go to memory'
   step 'mount a layer in memory' mount -t tmpfs layer /layer
 }
-mkdir -p /layer/upper /layer/work
+step 'make room in the layer' mkdir -p /layer/upper /layer/work
 step 'stack the layer over the base' \
   mount -t overlay -o lowerdir=/base,upperdir=/layer/upper,workdir=/layer/work overlay /root ||
   power_off 'there is no root to run'
 
+# A base need not have them, and a full layer only matters then.
+for directory in proc sys dev run; do
+  [ -d "/root/$directory" ] || step "make /$directory" mkdir "/root/$directory"
+done
 step 'mount /run' mount -t tmpfs -o nosuid,nodev,mode=0755,size=25% run /root/run
 mkdir -p /root/run/wrenn
 step 'mount the guest drive' mount -t erofs -o ro,nosuid,nodev /dev/vdb /root/run/wrenn ||
   power_off 'there is no guest agent to run'
 
-[ -x /root/run/wrenn/busybox ] && [ -f /root/run/wrenn/supervisor.sh ] ||
-  power_off 'the guest drive lacks its supervisor'
-# /proc goes last: without it the shell does not find its applets.
-for directory in sys dev proc; do
+# Tried here, because after the hand-over there is nobody left to tell that it does not run.
+step "run the guest drive's shell" /root/run/wrenn/busybox sh -n /root/run/wrenn/supervisor.sh ||
+  power_off 'the guest drive lacks a supervisor that runs'
+for directory in sys dev; do
   step "move /$directory" mount --move "/$directory" "/root/$directory"
 done
+# /proc goes last: without it the shell does not find its applets.
+step 'move /proc' mount --move /proc /root/proc || power_off 'programs need /proc'
+trap - EXIT
 exec /bin/busybox switch_root /root /run/wrenn/busybox sh /run/wrenn/supervisor.sh
