@@ -19,10 +19,12 @@ import {
   readWhole,
 } from './manifest.ts';
 import { type OnProgress, startStep } from './progress.ts';
-import { pointAt, publish } from './publish.ts';
+import { pointAt, publish, requireSpace } from './publish.ts';
 import { BUSYBOX_PATH, initDirectory, repositoryRoot } from './sources.ts';
 
 const COMPILE_TIMEOUT_MS = 180_000;
+/** The program, a copy that the compiler makes, and the image. */
+const BUILD_BYTES = 0.5 * 2 ** 30;
 export const GUEST_IMAGE_NAME = 'guest.erofs';
 
 /** Makes sure that there is a guest image made from today's sources. */
@@ -36,6 +38,8 @@ export async function ensureGuestImage(
   const current = await currentGuest(layout);
   if (current?.id === id) return step.skipped('up to date');
 
+  await mkdir(layout.guests, { recursive: true, mode: 0o755 });
+  await requireSpace(layout.guests, BUILD_BYTES, 'The guest image');
   await publish(layout.guests, async (directory) => {
     const tree = join(directory, 'tree');
     await mkdir(tree, { mode: 0o755 });

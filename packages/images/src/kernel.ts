@@ -20,11 +20,13 @@ import {
   readWhole,
 } from './manifest.ts';
 import { type OnProgress, startStep } from './progress.ts';
-import { pointAt, publish, syncFile } from './publish.ts';
+import { pointAt, publish, requireSpace, syncFile } from './publish.ts';
 import { BUSYBOX_PATH, initDirectory } from './sources.ts';
 
 const METAPACKAGE = 'linux-image-cloud-amd64';
 const UNPACK_TIMEOUT_MS = 120_000;
+/** The package, its files and the kernel unpacked. */
+const BUILD_BYTES = 0.4 * 2 ** 30;
 
 const UNPACKERS: Readonly<Record<Compression, { readonly program: string; readonly suffix: string }>> = {
   gzip: { program: 'gzip', suffix: 'gz' },
@@ -63,6 +65,7 @@ export async function ensureKernel(
   const current = await currentKernel(layout);
   if (current?.recipe === recipe) return step.skipped(`${current.release} is there`);
 
+  await requireSpace(layout.cache, BUILD_BYTES, 'The kernel');
   step.progress('asking which kernel is current');
   const archive = await openArchive(layout.cache, signal);
   await archive.update();

@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { publish, requireSpace, withLock } from './publish.ts';
+import { publish, removeLeftovers, requireSpace, withLock } from './publish.ts';
 
 let directory: string;
 beforeEach(() => {
@@ -33,18 +35,35 @@ describe('publish', () => {
   });
 });
 
+describe('removeLeftovers', () => {
+  it('removes builds that were ended half way, and nothing else', async () => {
+    for (const name of ['.building-1', 'done']) {
+      mkdirSync(join(directory, name));
+      writeFileSync(join(directory, name, 'file'), '');
+    }
+    writeFileSync(join(directory, 'current.json'), '{}');
+    await removeLeftovers(directory);
+    expect(readdirSync(directory).sort()).toEqual(['current.json', 'done']);
+    await removeLeftovers(join(directory, 'not-there'));
+  });
+});
+
 describe('withLock', () => {
   const options = { onWait: () => {} };
+  /** Another process that takes the lock, as withLock does, and says so. */
+  const HOLD =
+    "const holder = require('node:child_process').spawn('flock', ['--no-fork', process.argv[1], 'cat'], " +
+    "{ detached: true, stdio: ['pipe', 'inherit', 'inherit'] }); holder.stdin.write('held');";
 
   it('lets one in at a time, and the next one afterwards', async () => {
     const lock = join(directory, 'lock');
     const order: string[] = [];
     const first = withLock(lock, options, async () => {
       order.push('first in');
-      await sleep(50);
+      await sleep(1_000);
       order.push('first out');
     });
-    await sleep(10);
+    await sleep(50);
     const waits: number[] = [];
     await withLock(lock, { onWait: (pid) => waits.push(pid) }, async () => {
       order.push('second in');
@@ -52,12 +71,13 @@ describe('withLock', () => {
     await first;
     expect(order).toEqual(['first in', 'first out', 'second in']);
     expect(waits).toEqual([process.pid]);
-    expect(existsSync(lock)).toBe(false);
   });
 
   it('takes the lock of a holder that is gone', async () => {
     const lock = join(directory, 'lock');
-    writeFileSync(lock, JSON.stringify({ pid: process.pid, startTime: '1' }));
+    const holder = spawn(process.execPath, ['-e', HOLD, lock], { stdio: ['ignore', 'pipe', 'inherit'] });
+    await once(holder.stdout, 'data');
+    holder.kill('SIGKILL');
     expect(await withLock(lock, options, async () => 'mine')).toBe('mine');
   });
 
@@ -69,9 +89,9 @@ describe('withLock', () => {
       options,
       async () => await sleep(60_000, undefined, { signal: release.signal }).catch(() => {}),
     );
-    await sleep(10);
+    await sleep(50);
     const waiting = withLock(lock, { ...options, signal: AbortSignal.timeout(30) }, async () => 'never');
-    await expect(waiting).rejects.toMatchObject({ name: 'AbortError' });
+    await expect(waiting).rejects.toMatchObject({ code: 'cancelled' });
     release.abort();
     await holder;
   });

@@ -2,13 +2,14 @@
  * Builds beside and publishes by a rename, so that what is half built never counts as built; and the
  * lock that keeps two set-ups of one WRENN_DIR apart.
  */
+import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { freeBytes, identify, isAlive, syncDirectory, writeFileDurably } from '@wrenn/host';
+import { freeBytes, missingProgram, plainEnvironment, syncDirectory, writeFileDurably } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
-import { z } from 'zod';
+
+const BUILDING = '.building-';
 
 /**
  * Calls `build` with an empty directory next to `parent`'s others; what it returns is the name under
@@ -20,7 +21,7 @@ export async function publish(
   build: (directory: string) => Promise<string>,
 ): Promise<string> {
   await mkdir(parent, { recursive: true, mode: 0o755 });
-  const beside = join(parent, `.building-${randomUUID()}`);
+  const beside = join(parent, `${BUILDING}${randomUUID()}`);
   try {
     await mkdir(beside, { mode: 0o755 });
     const name = await build(beside);
@@ -32,6 +33,14 @@ export async function publish(
     return name;
   } finally {
     await rm(beside, { recursive: true, force: true });
+  }
+}
+
+/** Removes what builds left that were ended half way. To be called by the holder of the lock alone. */
+export async function removeLeftovers(parent: string): Promise<void> {
+  for (const name of await readdir(parent).catch(() => [])) {
+    if (name.startsWith(BUILDING))
+      await rm(join(parent, name), { recursive: true, force: true, maxRetries: 3 });
   }
 }
 
@@ -76,54 +85,75 @@ export async function requireSpace(path: string, neededBytes: number, what: stri
   );
 }
 
-const lockSchema = z.object({ pid: z.number().int().positive(), startTime: z.string() });
-const LOCK_POLL_MS = 500;
+const LOCKED = 'locked\n';
+/** A lock that nobody holds is had well within this; longer means that somebody holds it. */
+const LOCK_NOTICE_MS = 500;
+const PID_MAX_CHARS = 16;
 
 /**
- * Runs `work` while holding the lock file; waits for another holder that lives, takes the lock of one
- * that died. Throws `cancelled` when the signal is aborted while waiting.
+ * Runs `work` while holding the lock file; waits for another holder. Throws `cancelled` when the signal is
+ * aborted while waiting.
+ *
+ * The lock is the kernel's: flock(1) takes it and becomes a `cat` that holds it until its stdin, which this
+ * process has, is closed. It ends with this process, however that ends, so no lock is ever stale. The file
+ * stays, because another one of the same name would be another lock; in it is the holder's pid, for people.
  */
 export async function withLock<T>(
   path: string,
   options: { readonly signal?: AbortSignal | undefined; readonly onWait: (pid: number) => void },
   work: () => Promise<T>,
 ): Promise<T> {
-  const self = await identify(process.pid);
-  let told = false;
-  for (;;) {
-    try {
-      const file = await open(path, 'wx', 0o644);
-      await file.writeFile(JSON.stringify(self));
-      await file.close();
-      break;
-    } catch (error) {
-      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+  const cancelled = () =>
+    new WrennError('cancelled', 'The wait for another set-up was cancelled.', {
+      cause: options.signal?.reason,
+    });
+  if (options.signal?.aborted) throw cancelled();
+  // In a session of its own: a Ctrl+C in the terminal is for us, and the lock is held until we have tidied up.
+  const holder = spawn('flock', ['--exclusive', '--no-fork', path, 'cat'], {
+    detached: true,
+    env: plainEnvironment(),
+    shell: false,
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  const ended = new Promise<Error | 'ended'>((resolve) => {
+    holder.once('error', resolve);
+    holder.once('exit', () => resolve('ended'));
+  });
+  const held = new Promise<'held'>((resolve) => holder.stdout.once('data', () => resolve('held')));
+  // It may be gone before it reads; its end tells.
+  holder.stdin.on('error', () => {});
+  holder.stdin.write(LOCKED);
+
+  const notice = setTimeout(() => {
+    readHolder(path).then((pid) => pid !== undefined && options.onWait(pid));
+  }, LOCK_NOTICE_MS);
+  const onAbort = () => holder.kill('SIGTERM');
+  options.signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    const outcome = await Promise.race([held, ended]);
+    if (outcome !== 'held') {
+      if (options.signal?.aborted) throw cancelled();
+      if (outcome === 'ended') {
+        throw new WrennError('missing_privilege', `${path} cannot be locked.`, {
+          hint: 'Run it again with sudo, or set WRENN_DIR to a directory of your own.',
+        });
+      }
+      throw missingProgram('flock', outcome);
     }
-    const holder = await readHolder(path);
-    if (holder === undefined || !(await isAlive(holder))) {
-      await rm(path, { force: true });
-      continue;
-    }
-    if (!told) options.onWait(holder.pid);
-    told = true;
-    await sleep(LOCK_POLL_MS, undefined, options.signal === undefined ? {} : { signal: options.signal });
+  } finally {
+    clearTimeout(notice);
+    options.signal?.removeEventListener('abort', onAbort);
   }
   try {
+    await writeFile(path, `${process.pid}\n`);
     return await work();
   } finally {
-    await rm(path, { force: true });
+    holder.stdin.end();
+    await ended;
   }
 }
 
-async function readHolder(path: string): Promise<{ pid: number; startTime: string } | undefined> {
-  // A holder that has just created the file may not have written it yet: look twice.
-  for (const attempt of [1, 2]) {
-    const text = await readFile(path, 'utf8').catch(() => '');
-    try {
-      return lockSchema.parse(JSON.parse(text));
-    } catch {
-      if (attempt === 1) await sleep(LOCK_POLL_MS);
-    }
-  }
-  return undefined;
+async function readHolder(path: string): Promise<number | undefined> {
+  const text = (await readFile(path, 'utf8').catch(() => '')).trim().slice(0, PID_MAX_CHARS);
+  return /^\d+$/.test(text) ? Number(text) : undefined;
 }

@@ -15,6 +15,7 @@ export interface RequiredProgram {
 export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
   { program: 'qemu-system-x86_64', debianPackage: 'qemu-system-x86' },
   { program: 'bwrap', debianPackage: 'bubblewrap' },
+  { program: 'flock', debianPackage: 'util-linux' },
   { program: 'ip', debianPackage: 'iproute2' },
   { program: 'nft', debianPackage: 'nftables' },
   { program: 'mkfs.ext4', debianPackage: 'e2fsprogs' },
@@ -29,6 +30,8 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
 
 const SEARCH_PATH = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
 const APT_TIMEOUT_MS = 1_200_000;
+/** Fresh machines often install their updates just now. */
+const WAIT_FOR_OTHERS = ['-o', 'DPkg::Lock::Timeout=600'];
 
 /** What is not there. */
 export async function missingSystemPackages(): Promise<RequiredProgram[]> {
@@ -78,7 +81,7 @@ export async function ensureSystemPackages(options: {
   }
   const asRoot = await rootPrefix(byHand, options.signal);
   const apt = async (...args: string[]) => {
-    const [program, ...rest] = [...asRoot, 'apt-get', '-q', '-y', ...args];
+    const [program, ...rest] = [...asRoot, 'apt-get', '-q', '-y', ...WAIT_FOR_OTHERS, ...args];
     await runCommand(program ?? 'apt-get', rest, {
       timeoutMs: APT_TIMEOUT_MS,
       signal: options.signal,

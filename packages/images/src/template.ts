@@ -30,6 +30,10 @@ const CUSTOMISATION_VERSION = 1;
 const LEFT_OUT = ['/usr/share/man/*', '/usr/share/doc/*', '/usr/share/info/*', '/usr/share/locale/*'];
 const KEPT = ['/usr/share/doc/*/copyright', '/usr/share/locale/locale.alias'];
 
+/** For mmdebstrap, which runs it by a shell in its own mount namespace, with the tree as `$1`. */
+const KEEP_DOWNLOADS =
+  'mkdir -p "$1/var/cache/apt/archives" && mount --bind "$WRENN_DOWNLOADS" "$1/var/cache/apt/archives"';
+
 /** Makes sure that there is a template of this name, built by today's recipe. */
 export async function ensureTemplate(
   layout: Layout,
@@ -45,10 +49,12 @@ export async function ensureTemplate(
 
   await mkdir(layout.templates, { recursive: true, mode: 0o755 });
   await requireSpace(layout.templates, recipe.buildBytes, `Building the template ${name}`);
+  const downloads = join(layout.cache, 'downloads', name);
+  await mkdir(join(downloads, 'partial'), { recursive: true });
   const id = await publish(layout.templates, async (directory) => {
     const root = join(directory, 'root');
     await mkdir(join(directory, 'tmp'));
-    await bootstrap(root, recipe, (message) => step.progress(message), signal);
+    await bootstrap(root, recipe, downloads, (message) => step.progress(message), signal);
     step.progress('settling accounts and configuration');
     await customise(root, signal);
     const packages = await listPackages(root, signal);
@@ -73,6 +79,7 @@ export async function ensureTemplate(
     return manifest.id;
   });
   await pointAt(layout.templateName(name), id);
+  await rm(downloads, { recursive: true });
   step.done(id);
 }
 
@@ -98,6 +105,7 @@ function recipeHash(recipe: Recipe): string {
 async function bootstrap(
   root: string,
   recipe: Recipe,
+  downloads: string,
   onProgress: (message: string) => void,
   signal?: AbortSignal,
 ): Promise<void> {
@@ -114,6 +122,9 @@ async function bootstrap(
       '--variant=minbase',
       '--architectures=amd64',
       `--include=${recipe.packages.join(',')}`,
+      // Downloads outlive an attempt that fails. Whatever mmdebstrap would do to remove them is left to us.
+      `--setup-hook=${KEEP_DOWNLOADS}`,
+      '--skip=essential/unlink,cleanup/apt',
       '--aptopt=APT::Install-Recommends "false"',
       '--aptopt=Acquire::Languages "none"',
       '--aptopt=Acquire::Retries "3"',
@@ -131,6 +142,7 @@ async function bootstrap(
         ...plainEnvironment(),
         SOURCE_DATE_EPOCH: String(SOURCE_DATE_EPOCH),
         // Beside the tree, so that what it leaves there when it is killed goes with the rest.
+        WRENN_DOWNLOADS: downloads,
         TMPDIR: join(dirname(root), 'tmp'),
       },
       onLine: (line) => {
