@@ -123,6 +123,20 @@ describe('a confined process', () => {
     expect(
       await say('exec 3<>/dev/net/tun && echo opened; echo /dev/net/*', { devices: ['/dev/net/tun'] }),
     ).toBe('opened\n/dev/net/tun\n');
+    expect(readdirSync(join(dir, 'run'))).toEqual([]);
+  });
+
+  it('is given it also where its directory forbids devices', async () => {
+    const run = join(dir, 'run');
+    await runCommand('mount', ['-t', 'tmpfs', '-o', 'nodev', 'tmpfs', run], { timeoutMs: 5_000 });
+    try {
+      expect(await say('exec 3<>/dev/net/tun && echo opened', { devices: ['/dev/net/tun'] })).toBe(
+        'opened\n',
+      );
+      expect(readdirSync(run)).toEqual([]);
+    } finally {
+      await runCommand('umount', [run], { timeoutMs: 5_000 });
+    }
   });
 
   it('tells how it ended', async () => {
