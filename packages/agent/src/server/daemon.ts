@@ -1,5 +1,6 @@
 /** The agent as a whole: puts every part together, and takes them apart in the reverse order. */
 import { mkdir } from 'node:fs/promises';
+import { machineFacts } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type AgentConfig, agentPaths } from '../config/schema.ts';
 import { createEnvdClient } from '../envd-client/client.ts';
@@ -10,12 +11,12 @@ import type { Logger } from '../sandbox/log.ts';
 import { createSandboxManager } from '../sandbox/manager.ts';
 import { createStorage } from '../storage/storage.ts';
 import type { DriverName, VmmDriver } from '../vmm/driver.ts';
-import { readHostFacts, readNameservers } from './host-facts.ts';
 import { createIdleWatch } from './idle.ts';
 import { type Listening, listen } from './listen.ts';
 import { takeLock } from './lock.ts';
 import { createLogger } from './log.ts';
 import { createMetrics } from './metrics.ts';
+import { readNameservers } from './nameservers.ts';
 import { registerServices } from './services.ts';
 import { AGENT_VERSION } from './version.ts';
 import { createWorld } from './world.ts';
@@ -65,7 +66,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
   const lock = await takeLock(paths.lockFile);
   let letGo = async (): Promise<void> => {};
   try {
-    const host = await readHostFacts();
+    const host = await machineFacts();
     const world = await createWorld({ config, paths, log, signal });
     const metrics = createMetrics();
     const { guestRequestMs, guestStallMs } = config.timeouts;

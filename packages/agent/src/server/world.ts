@@ -11,7 +11,7 @@ import { createFirecrackerDriver } from '../vmm/firecracker/index.ts';
 import { createQemuDriver } from '../vmm/qemu/index.ts';
 import { selectDriver } from '../vmm/select.ts';
 import type { World } from './daemon.ts';
-import { readNameservers } from './host-facts.ts';
+import { readNameservers } from './nameservers.ts';
 
 export interface WorldOptions {
   readonly config: AgentConfig;

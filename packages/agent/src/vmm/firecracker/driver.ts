@@ -14,6 +14,7 @@ import {
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
 import { killAll } from '../processes.ts';
+import { releaseAll } from '../releases.ts';
 import { waitForSocket } from '../socket.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
 import { askVersion, findBinary, makeFifos } from './binary.ts';
@@ -256,18 +257,4 @@ function soon(ms: number): Promise<undefined> {
   return new Promise((resolve) => {
     setTimeout(() => resolve(undefined), ms);
   });
-}
-
-/** Last acquired, first released; a release that fails does not keep the others from it. */
-async function releaseAll(
-  releases: (() => unknown)[],
-  warn: (message: string, cause: unknown) => void,
-): Promise<void> {
-  for (const release of releases.reverse()) {
-    try {
-      await release();
-    } catch (error) {
-      warn('Something of a failed launch could not be released', error);
-    }
-  }
 }

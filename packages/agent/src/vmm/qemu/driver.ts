@@ -7,6 +7,7 @@ import { type ConfinedProcess, type ExitStatus, findProgram, launchConfined } fr
 import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
+import { releaseAll } from '../releases.ts';
 import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import { type Accelerator, filesIn, type QemuSpec, qemuArguments } from './arguments.ts';
 import { connectTo } from './connect.ts';
@@ -257,18 +258,4 @@ async function tellOfDeath(
     hint: '`wrenn doctor` checks what QEMU needs.',
     cause: failure,
   });
-}
-
-/** Last acquired, first released; a release that fails does not keep the others from it. */
-async function releaseAll(
-  releases: (() => unknown)[],
-  warn: (message: string, cause: unknown) => void,
-): Promise<void> {
-  for (const release of releases.reverse()) {
-    try {
-      await release();
-    } catch (error) {
-      warn('Something of a failed launch could not be released', error);
-    }
-  }
 }

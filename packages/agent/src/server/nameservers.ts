@@ -1,20 +1,8 @@
-/** What this machine has, asked once at the start. */
+/** The name servers that guests are given, where the configuration names none. */
 import { readFile } from 'node:fs/promises';
-import { availableParallelism, totalmem } from 'node:os';
-import type { HostFacts } from '../sandbox/spec.ts';
 
-const MIB = 1024 * 1024;
 const PUBLIC_NAMESERVERS = ['1.1.1.1', '8.8.8.8'];
 const NAMESERVERS_MAX = 3;
-
-/** A limit on this process's control group is a limit on the VMMs that it starts. */
-export async function readHostFacts(): Promise<HostFacts> {
-  const constrained = process.constrainedMemory();
-  const total = totalmem();
-  const usable = constrained > 0 && constrained < total ? constrained : total;
-  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
-  return { vcpus: availableParallelism(), memoryMib: Math.floor(usable / MIB), bootId };
-}
 
 /**
  * The host's name servers as far as guests can use them: not its own loopback, and not IPv6. Where none is

@@ -1,0 +1,88 @@
+import { describe, expect, it } from 'vitest';
+import { collect } from './exec.ts';
+import { expectNothingLeft, never, request, start, until } from './testing/manager-harness.ts';
+
+describe('what an earlier agent has left', () => {
+  it('is adopted when it runs', async () => {
+    const { world: before, manager: first } = await start();
+    const running = await first.create({ ...request, metadata: { kept: 'yes' } });
+    const paused = await first.create(request);
+    await first.pause(paused.id);
+
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    expect(manager.get(running.id)).toMatchObject({ state: 'running', metadata: { kept: 'yes' } });
+    expect(manager.get(paused.id).state).toBe('paused');
+    const { stdout } = await collect(
+      manager.exec(running.id, { command: ['echo', 'again'], envs: {}, stdin: false }, never),
+    );
+    expect(stdout).toBe('again');
+    await manager.destroy(running.id);
+    await manager.destroy(paused.id);
+    expectNothingLeft(world);
+  });
+
+  it('is what the VMM says, whatever the journal says', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    for (const vm of before.aliveVms()) vm.status = 'paused';
+    before.killAgent();
+    const { manager } = await start({ from: before });
+    expect(manager.get(id).state).toBe('paused');
+  });
+
+  it('is lost when its VMM has died, and taken away when it was half made', async () => {
+    const { world: before, manager: first } = await start();
+    const dead = await first.create(request);
+    const half = await first.create(request);
+    before.killAgent();
+    before.vms.get(dead.vmmPid ?? 0)?.die('kill -9');
+    const text = before.journals.get(half.id) ?? '';
+    before.journals.set(half.id, text.replace('"running"', '"creating"'));
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    expect(manager.get(dead.id)).toMatchObject({ state: 'failed' });
+    expect(manager.get(half.id)).toMatchObject({
+      state: 'failed',
+      reason: 'The agent ended during the creation.',
+    });
+    expectNothingLeft(world);
+  });
+
+  it('is lost when the host was restarted', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    before.killAgent();
+    for (const vm of before.aliveVms()) vm.die('power');
+    before.slots.clear();
+    before.killAgent();
+    const { world, manager } = await start({ from: before, bootId: 'boot-2' });
+    expect(manager.get(id)).toMatchObject({ state: 'failed', reason: 'The host was restarted.' });
+    expectNothingLeft(world);
+  });
+
+  it('does not stop the agent when it is corrupt', async () => {
+    const { world: before, manager: first } = await start();
+    const good = await first.create(request);
+    const bad = await first.create(request);
+    before.killAgent();
+    before.vms.get(bad.vmmPid ?? 0)?.die('kill -9');
+    before.journals.set(bad.id, '{"version":1,"surprise":true}');
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    expect(manager.list().map(({ id }) => id)).toEqual([good.id]);
+    expect(world.journals.has(bad.id)).toBe(false);
+    expect(world.logged.some(({ message }) => message.includes('corrupt'))).toBe(true);
+  });
+
+  it('is destroyed when its time was up meanwhile', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    const record = JSON.parse(before.journals.get(id) ?? '');
+    before.journals.set(id, JSON.stringify({ ...record, endsAtMs: Date.now() - 1000 }));
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    await until(() => manager.list().length === 0);
+    expectNothingLeft(world);
+  });
+});
