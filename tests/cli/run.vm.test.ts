@@ -175,3 +175,17 @@ describe('what is wrong gets a code and changes nothing', () => {
     expect(JSON.parse((await wrenn.run(['sandbox', 'ls', '--json'])).stdout)).toEqual([]);
   });
 });
+
+describe('without a set-up', () => {
+  it('says what is missing and the command that brings it', async () => {
+    const empty = createFixture({ imagesDir: '/nonexistent' });
+    try {
+      const result = await empty.run(['run', '--', 'true']);
+      expect(result).toMatchObject({ code: 125, stdout: '' });
+      expect(result.stderr).toMatch(/did not start: The guest kernel is not there/);
+      expect(result.stderr).toContain('hint: Run: wrenn setup');
+    } finally {
+      await empty.close();
+    }
+  });
+});

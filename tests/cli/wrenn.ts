@@ -26,7 +26,7 @@ export interface Fixture {
 
 const AGENT_END_MS = 15_000;
 
-export function createFixture(): Fixture {
+export function createFixture(options: { readonly imagesDir?: string } = {}): Fixture {
   const directory = mkdtempSync(join(tmpdir(), 'wrenn-cli-'));
   const state = join(directory, 'state');
   mkdirSync(state);
@@ -36,7 +36,7 @@ export function createFixture(): Fixture {
     config,
     JSON.stringify({
       wrennDir: state,
-      imagesDir: process.env.WRENN_DIR ?? '/var/lib/wrenn',
+      imagesDir: options.imagesDir ?? process.env.WRENN_DIR ?? '/var/lib/wrenn',
       defaults: { template: 'minimal', memoryMib: 384 },
       network: { range: '10.119.0.0/16', prefix: 'wcli', holdOffMs: 0 },
     }),

@@ -1,6 +1,7 @@
 /** The connection to the host agent; starts one in the background when none answers. */
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, fstatSync, mkdirSync, openSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -18,6 +19,7 @@ import { WrennError } from '@wrenn/protocol';
 const IDLE_TIMEOUT_MS = 60_000;
 const START_DEADLINE_MS = 60_000;
 const POLL_MS = 25;
+const LAST_WORDS_BYTES = 4096;
 
 /** Calls `use` with a client, and closes it. Errors of the agent come out as WrennErrors. */
 export async function withAgent<T>(
@@ -62,6 +64,7 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
   const logPath = join(config.wrennDir, 'agent.log');
   // The agent bounds this file itself; here it is only made for what it says before that.
   const log = openSync(logPath, 'a', 0o600);
+  const saidBefore = fstatSync(log).size;
   const [program] = process.argv.slice(1);
   if (program === undefined) throw new WrennError('internal', 'This program does not know its own path.');
   const args = [program, 'agent', '--idle-timeout', `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
@@ -82,9 +85,34 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
     if (ended !== undefined && !(await answersSoon(socketPath))) break;
     await sleep(POLL_MS);
   }
-  throw new WrennError('agent_not_running', 'The host agent did not start.', {
-    hint: `Its log is ${logPath}; \`wrenn agent\` runs it in the foreground.`,
-  });
+  throw didNotStart(await lastWords(logPath, saidBefore), logPath);
+}
+
+/** What the agent said on its standard error since it was started, the end of it. */
+async function lastWords(logPath: string, offset: number): Promise<string> {
+  const file = await open(logPath, 'r');
+  try {
+    const { size } = await file.stat();
+    const start = Math.max(offset, size - LAST_WORDS_BYTES);
+    const buffer = Buffer.alloc(Math.max(0, size - start));
+    await file.read(buffer, 0, buffer.length, start);
+    return buffer.toString('utf8');
+  } finally {
+    await file.close();
+  }
+}
+
+/** The agent tells its failures as every command does: a line with the message, one with the hint. */
+function didNotStart(said: string, logPath: string): WrennError {
+  const message = [...said.matchAll(/^wrenn: (.+)$/gm)].at(-1)?.[1];
+  const hint = [...said.matchAll(/^hint: (.+)$/gm)].at(-1)?.[1];
+  return new WrennError(
+    'agent_not_running',
+    `The host agent did not start${message === undefined ? '.' : `: ${message}`}`,
+    {
+      hint: hint ?? `Its log is ${logPath}; \`wrenn agent\` runs it in the foreground.`,
+    },
+  );
 }
 
 async function answersSoon(socketPath: string): Promise<boolean> {
