@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** Tests are told apart by their names, see CONTRIBUTING.md. Those that need the real machine run one by one. */
-const everywhere = ['packages/**/src/**', 'tests/**', 'bench/**'];
+const everywhere = ['packages/**/src/**', 'tests/**', 'bench/**', 'lab/**'];
 const ignored = ['**/node_modules/**', '**/dist/**'];
 
 export default defineConfig({
@@ -11,7 +11,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: everywhere.map((place) => `${place}/*.test.ts`),
-          exclude: [...ignored, '**/*.host.test.ts', '**/*.vm.test.ts'],
+          exclude: [...ignored, '**/*.host.test.ts', '**/*.vm.test.ts', '**/*.lab.test.ts'],
           testTimeout: 20_000,
         },
       },
@@ -32,6 +32,17 @@ export default defineConfig({
           exclude: ignored,
           testTimeout: 180_000,
           hookTimeout: 180_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        // Runs in the laboratory alone (lab/), where a guest of a guest takes its time.
+        test: {
+          name: 'lab',
+          include: [...everywhere.map((place) => `${place}/*.lab.test.ts`), 'tests/e2e/*.vm.test.ts'],
+          exclude: ignored,
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
           fileParallelism: false,
         },
       },

@@ -8,7 +8,11 @@ const CHECKS = [
   ['types', bin('tsc'), ['-p', '.']],
   ['types of the guest agent', bin('tsc'), ['-p', 'packages/guest/envd']],
   ['lint and format', bin('biome'), ['ci', '--error-on-warnings', '.']],
-  ['import rules', bin('depcruise'), ['packages', 'tests', 'bench', '--config', '.dependency-cruiser.cjs']],
+  [
+    'import rules',
+    bin('depcruise'),
+    ['packages', 'tests', 'bench', 'lab', '--config', '.dependency-cruiser.cjs'],
+  ],
   ['unused code', bin('knip'), ['--no-progress']],
   ['protos', bin('buf'), ['lint']],
 ];

@@ -1,6 +1,6 @@
 /** What the scripts share: running programs and talking about it. No dependencies: it runs before `npm ci`. */
 import { spawn } from 'node:child_process';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -55,4 +55,30 @@ export function fail(message, hint) {
 /** @param {number} startedAt as performance.now() gives it */
 export function secondsSince(startedAt) {
   return `${((performance.now() - startedAt) / 1000).toFixed(1)} s`;
+}
+
+/**
+ * Bundles a program of the checkout that is no package into `dist/` beside it. Needs the npm packages.
+ * @param {string} entry from the checkout's root
+ * @returns {Promise<string>} the bundle's path
+ */
+export async function bundle(entry) {
+  const { build } = await import('esbuild');
+  const outfile = join(ROOT, dirname(entry), 'dist/main.js');
+  await build({
+    absWorkingDir: ROOT,
+    entryPoints: [entry],
+    outfile,
+    bundle: true,
+    platform: 'node',
+    target: 'node20.19',
+    format: 'esm',
+    sourcemap: 'inline',
+    logLevel: 'warning',
+    // Some dependencies are CommonJS and call `require` for Node's own modules.
+    banner: {
+      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    },
+  });
+  return outfile;
 }

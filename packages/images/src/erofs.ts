@@ -16,9 +16,19 @@ const IMAGE_UUID = '57726e6e-0000-4000-8000-000000000001';
  */
 export const SOURCE_DATE_EPOCH = 1735689600;
 
-/** Makes the image of a directory tree, uncompressed: guests read it through the host's page cache. */
-export async function makeErofs(imagePath: string, directory: string, signal?: AbortSignal): Promise<void> {
-  await runCommand('mkfs.erofs', ['--quiet', '-U', IMAGE_UUID, '--preserve-mtime', imagePath, directory], {
+/**
+ * Makes the image of a directory tree, uncompressed: guests read it through the host's page cache. What fits
+ * one of the regular expressions `leftOut` (POSIX extended, on paths below the directory) is not in it.
+ */
+export async function makeErofs(
+  imagePath: string,
+  directory: string,
+  signal?: AbortSignal,
+  leftOut: readonly string[] = [],
+): Promise<void> {
+  const exclusions = leftOut.map((pattern) => `--exclude-regex=${pattern}`);
+  const options = ['--quiet', '-U', IMAGE_UUID, '--preserve-mtime', ...exclusions];
+  await runCommand('mkfs.erofs', [...options, imagePath, directory], {
     timeoutMs: BUILD_TIMEOUT_MS,
     signal,
     env: {

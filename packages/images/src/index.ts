@@ -8,7 +8,9 @@ export {
   type TemplateSummary,
 } from './catalog.ts';
 export { type EnsureOptions, ensureArtifacts } from './ensure.ts';
+export { makeErofs } from './erofs.ts';
 export { compileEnvd } from './guest-image.ts';
+export { ensureLabImage, type LabImage } from './lab-image.ts';
 export { wrennDirFromEnv } from './layout.ts';
 export type { OnProgress, ProgressEvent } from './progress.ts';
 export { TEMPLATE_NAMES, type TemplateName } from './recipes.ts';

@@ -3,13 +3,13 @@
  * busybox, the modules that a guest needs to reach its drives, and init.sh.
  */
 import { createHash } from 'node:crypto';
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type Compression, findPayload } from './bzimage.ts';
-import { type CpioEntry, writeCpio } from './cpio.ts';
 import { openArchive } from './debian.ts';
+import { writeInitrd } from './initrd.ts';
 import type { Layout } from './layout.ts';
 import {
   describeFile,
@@ -23,7 +23,8 @@ import { type OnProgress, startStep } from './progress.ts';
 import { pointAt, publish, requireSpace, syncFile } from './publish.ts';
 import { BUSYBOX_PATH, initDirectory } from './sources.ts';
 
-const METAPACKAGE = 'linux-image-cloud-amd64';
+/** What it depends on first is the kernel's own package, by its release. */
+export const METAPACKAGE = 'linux-image-cloud-amd64';
 const UNPACK_TIMEOUT_MS = 120_000;
 /** The package, its files and the kernel unpacked. */
 const BUILD_BYTES = 0.4 * 2 ** 30;
@@ -135,25 +136,5 @@ async function extractElf(bzImagePath: string, elfPath: string, signal?: AbortSi
 }
 
 async function makeInitrd(kernelDirectory: string): Promise<Buffer> {
-  const entries: CpioEntry[] = [
-    { kind: 'directory', path: 'bin', mode: 0o755 },
-    { kind: 'file', path: 'bin/busybox', mode: 0o755, data: await readFile(BUSYBOX_PATH) },
-    { kind: 'directory', path: 'modules', mode: 0o755 },
-    { kind: 'file', path: 'init', mode: 0o755, data: await readFile(join(initDirectory(), 'init.sh')) },
-  ];
-  for (const [index, module] of MODULES.entries()) {
-    const data = await readModule(kernelDirectory, module);
-    // init.sh loads them in the order of their names.
-    const name = `${String(index).padStart(2, '0')}-${module.slice(module.lastIndexOf('/') + 1)}.ko`;
-    if (data !== undefined) entries.push({ kind: 'file', path: `modules/${name}`, mode: 0o644, data });
-  }
-  return writeCpio(entries);
-}
-
-/** A module's bytes; undefined where the kernel has it built in. */
-async function readModule(kernelDirectory: string, module: string): Promise<Buffer | undefined> {
-  const path = join(kernelDirectory, `${module}.ko`);
-  const directory = await readdir(dirname(path)).catch(() => []);
-  const file = directory.find((name) => name === `${module.slice(module.lastIndexOf('/') + 1)}.ko`);
-  return file === undefined ? undefined : await readFile(path);
+  return writeInitrd({ kernelDirectory, modules: MODULES, init: join(initDirectory(), 'init.sh') });
 }

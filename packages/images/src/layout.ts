@@ -22,6 +22,9 @@ export interface Layout {
   /** Small files that say which kernel, guest image or build of a template is the current one. */
   readonly currentKernel: string;
   readonly currentGuest: string;
+  /** Machines of the laboratory (lab/), and which of them is the current one. */
+  readonly labs: string;
+  readonly currentLab: string;
   readonly templateName: (name: string) => string;
 }
 
@@ -29,6 +32,7 @@ export function layoutOf(wrennDir: string): Layout {
   const kernels = join(wrennDir, 'kernels');
   const guests = join(wrennDir, 'guests');
   const templates = join(wrennDir, 'templates');
+  const labs = join(wrennDir, 'labs');
   return {
     kernels,
     guests,
@@ -39,6 +43,8 @@ export function layoutOf(wrennDir: string): Layout {
     template: (buildId) => join(templates, buildId),
     currentKernel: join(kernels, 'current.json'),
     currentGuest: join(guests, 'current.json'),
+    labs,
+    currentLab: join(labs, 'current.json'),
     templateName: (name) => join(templates, `${name}.json`),
   };
 }

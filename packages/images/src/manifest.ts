@@ -54,6 +54,16 @@ export const templateManifestSchema = z.strictObject({
 });
 export type TemplateManifest = z.infer<typeof templateManifestSchema>;
 
+export const labManifestSchema = z.strictObject({
+  ...common,
+  kind: z.literal('lab'),
+  /** Hash of what it was made by. */
+  recipe: z.string(),
+  /** The kernel's package and its version. */
+  kernel: z.string(),
+});
+export type LabManifest = z.infer<typeof labManifestSchema>;
+
 /** The small file that points at the current build of something. */
 export const pointerSchema = z.strictObject({ id: ID });
 

@@ -25,3 +25,8 @@ export function repositoryRoot(): string {
 export function initDirectory(): string {
   return join(repositoryRoot(), 'packages/guest/init');
 }
+
+/** The scripts that run inside of the laboratory's machine. */
+export function labMachineDirectory(): string {
+  return join(repositoryRoot(), 'lab/machine');
+}

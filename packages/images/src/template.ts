@@ -1,10 +1,11 @@
 /** Builds a template's root file system from Debian packages, without Docker, into one read-only image. */
 import { createHash } from 'node:crypto';
 import { chmod, chown, lstat, lutimes, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { plainEnvironment, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { SUITE, sourceLines } from './debian.ts';
+import { installDebian, KEPT, LEFT_OUT } from './debian-root.ts';
 import { makeErofs, SOURCE_DATE_EPOCH } from './erofs.ts';
 import type { Layout } from './layout.ts';
 import {
@@ -19,20 +20,11 @@ import { type OnProgress, startStep } from './progress.ts';
 import { pointAt, publish, requireSpace } from './publish.ts';
 import { RECIPES, type Recipe, type TemplateName } from './recipes.ts';
 
-const BOOTSTRAP_TIMEOUT_MS = 1_800_000;
 const COMMAND_TIMEOUT_MS = 120_000;
 export const ROOTFS_NAME = 'rootfs.erofs';
 
 /** Raised when what `customise` does changes, so that templates are built anew. */
 const CUSTOMISATION_VERSION = 1;
-
-/** Documentation and translations that no program needs; licences stay. */
-const LEFT_OUT = ['/usr/share/man/*', '/usr/share/doc/*', '/usr/share/info/*', '/usr/share/locale/*'];
-const KEPT = ['/usr/share/doc/*/copyright', '/usr/share/locale/locale.alias'];
-
-/** For mmdebstrap, which runs it by a shell in its own mount namespace, with the tree as `$1`. */
-const KEEP_DOWNLOADS =
-  'mkdir -p "$1/var/cache/apt/archives" && mount --bind "$WRENN_DOWNLOADS" "$1/var/cache/apt/archives"';
 
 /** Makes sure that there is a template of this name, built by today's recipe. */
 export async function ensureTemplate(
@@ -54,7 +46,12 @@ export async function ensureTemplate(
   const id = await publish(layout.templates, async (directory) => {
     const root = join(directory, 'root');
     await mkdir(join(directory, 'tmp'));
-    await bootstrap(root, recipe, downloads, (message) => step.progress(message), signal);
+    await installDebian(root, {
+      packages: recipe.packages,
+      downloads,
+      onProgress: (message) => step.progress(message),
+      signal,
+    });
     step.progress('settling accounts and configuration');
     await customise(root, signal);
     const packages = await listPackages(root, signal);
@@ -100,56 +97,6 @@ function recipeHash(recipe: Recipe): string {
   return createHash('sha256')
     .update([CUSTOMISATION_VERSION, ...parts].join('\n'))
     .digest('hex');
-}
-
-async function bootstrap(
-  root: string,
-  recipe: Recipe,
-  downloads: string,
-  onProgress: (message: string) => void,
-  signal?: AbortSignal,
-): Promise<void> {
-  onProgress(`installing ${recipe.packages.length} packages and what they need`);
-  // In a mount namespace of its own: what mmdebstrap mounts in the tree is gone with it, however it ends.
-  await runCommand(
-    'unshare',
-    [
-      '--mount',
-      '--',
-      'mmdebstrap',
-      '--mode=root',
-      '--format=directory',
-      '--variant=minbase',
-      '--architectures=amd64',
-      `--include=${recipe.packages.join(',')}`,
-      // Downloads outlive an attempt that fails. Whatever mmdebstrap would do to remove them is left to us.
-      `--setup-hook=${KEEP_DOWNLOADS}`,
-      '--skip=essential/unlink,cleanup/apt',
-      '--aptopt=APT::Install-Recommends "false"',
-      '--aptopt=Acquire::Languages "none"',
-      '--aptopt=Acquire::Retries "3"',
-      ...LEFT_OUT.map((path) => `--dpkgopt=path-exclude=${path}`),
-      ...KEPT.map((path) => `--dpkgopt=path-include=${path}`),
-      SUITE,
-      root,
-      ...sourceLines({ signedBy: true }),
-    ],
-    {
-      timeoutMs: BOOTSTRAP_TIMEOUT_MS,
-      signal,
-      maxOutputBytes: 16 * 1024 * 1024,
-      env: {
-        ...plainEnvironment(),
-        SOURCE_DATE_EPOCH: String(SOURCE_DATE_EPOCH),
-        // Beside the tree, so that what it leaves there when it is killed goes with the rest.
-        WRENN_DOWNLOADS: downloads,
-        TMPDIR: join(dirname(root), 'tmp'),
-      },
-      onLine: (line) => {
-        if (line.startsWith('I: ')) onProgress(line.slice(3));
-      },
-    },
-  );
 }
 
 /** The account that programs run as, names, and the environment of login shells. */

@@ -1,0 +1,125 @@
+/** `npm run lab`: boots the laboratory's machine, runs a suite in it, passes its exit code on. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { delimiter, dirname, isAbsolute, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { ensureLabImage, wrennDirFromEnv } from '@wrenn/images';
+import { WrennError } from '@wrenn/protocol';
+import { IMAGES_IN_MACHINE, isProgram, makeDrives, PROGRAMS_IN_MACHINE } from './kit.ts';
+import { runLab } from './machine.ts';
+import { parseSuite, type Suite, USAGE } from './suites.ts';
+
+const TEMPLATE = 'minimal';
+const VCPUS = 2;
+
+interface Options {
+  readonly timeoutMinutes: number;
+  readonly memoryMib: number;
+  readonly report: string | undefined;
+  readonly suite: Suite;
+}
+
+async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Promise<number> {
+  const interrupted = new AbortController();
+  const onSignal = () => interrupted.abort();
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onSignal);
+  const { signal } = interrupted;
+  const say = (line: string) => process.stderr.write(`lab: ${line}\n`);
+  const wrennDir = wrennDirFromEnv();
+
+  const image = await ensureLabImage({
+    wrennDir,
+    signal,
+    onProgress: ({ step, state, message, elapsedMs }) => {
+      if (state !== 'skipped') say(`${step}: ${message} (${(elapsedMs / 1000).toFixed(1)} s)`);
+    },
+  });
+  const firecracker = await findFirecracker();
+  if (suite.needsFirecracker && firecracker.length === 0) {
+    say('no firecracker was given (WRENN_FIRECRACKER, or in PATH): its cases are skipped');
+  }
+  const directory = await mkdtemp(join(tmpdir(), 'wrlab-'));
+  try {
+    say('packing the checkout and the images');
+    const environment = {
+      ...suite.environment,
+      WRENN_DIR: IMAGES_IN_MACHINE,
+      CI: 'true',
+      NO_COLOR: '1',
+      TERM: process.env.TERM ?? 'dumb',
+      ...(firecracker.length > 0 ? { WRENN_FIRECRACKER: `${PROGRAMS_IN_MACHINE}/firecracker` } : {}),
+    };
+    const checkout = process.cwd();
+    const contents = { wrennDir, template: TEMPLATE, programs: firecracker, ...suite, environment };
+    const drives = await makeDrives(directory, checkout, contents, signal);
+    say('booting the machine');
+    const result = await runLab({
+      image,
+      drives,
+      directory,
+      vcpus: VCPUS,
+      memoryMib,
+      interactive: suite.interactive,
+      timeoutMs: timeoutMinutes * 60_000,
+      signal,
+      onUp: (afterMs) => say(`the machine is up after ${(afterMs / 1000).toFixed(1)} s`),
+    });
+    if (report !== undefined) await writeFile(report, result.report);
+    return result.exitCode;
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** Firecracker as WRENN_FIRECRACKER or the PATH has it, with the jailer beside it if there is one. */
+async function findFirecracker(): Promise<string[]> {
+  const given = process.env.WRENN_FIRECRACKER;
+  if (given !== undefined && given !== '') {
+    if (!isAbsolute(given) || !(await isProgram(given))) {
+      throw new WrennError('missing_program', `WRENN_FIRECRACKER is not a program: ${given}`, {
+        hint: 'It must be the absolute path of the Firecracker program.',
+      });
+    }
+    return withJailer(given);
+  }
+  for (const place of (process.env.PATH ?? '').split(delimiter).filter(isAbsolute)) {
+    const path = join(place, 'firecracker');
+    if (await isProgram(path)) return withJailer(path);
+  }
+  return [];
+}
+
+async function withJailer(firecracker: string): Promise<string[]> {
+  const jailer = join(dirname(firecracker), 'jailer');
+  return (await isProgram(jailer)) ? [firecracker, jailer] : [firecracker];
+}
+
+/** Options come before the suite; what comes after its name is its own. */
+function parseOptions(args: readonly string[]): Options {
+  let suiteAt = 0;
+  while (args[suiteAt]?.startsWith('--')) suiteAt += args[suiteAt]?.includes('=') ? 1 : 2;
+  const { values } = parseArgs({
+    args: args.slice(0, suiteAt),
+    options: {
+      'timeout-minutes': { type: 'string', default: '60' },
+      'memory-mib': { type: 'string', default: '4096' },
+      report: { type: 'string' },
+    },
+  });
+  const [timeoutMinutes, memoryMib] = [Number(values['timeout-minutes']), Number(values['memory-mib'])];
+  if (!(timeoutMinutes > 0 && timeoutMinutes <= 24 * 60)) throw usage('--timeout-minutes must be 1 to 1440.');
+  if (!(memoryMib >= 512 && memoryMib <= 2 ** 20)) throw usage('--memory-mib must be at least 512.');
+  return { timeoutMinutes, memoryMib, report: values.report, suite: parseSuite(args.slice(suiteAt)) };
+}
+
+function usage(message: string): WrennError {
+  return new WrennError('invalid_argument', message, { hint: USAGE });
+}
+
+try {
+  process.exitCode = await main(parseOptions(process.argv.slice(2)));
+} catch (error) {
+  const { code, message, hint } = WrennError.from(error);
+  process.stderr.write(`lab: ${message}\n${hint === undefined ? '' : `${hint}\n`}`);
+  process.exitCode = code === 'invalid_argument' ? 2 : 70;
+}

@@ -1,0 +1,46 @@
+/** What the laboratory can run, by name. */
+import { WrennError } from '@wrenn/protocol';
+
+export interface Suite {
+  /** Run in the checkout, in the machine. */
+  readonly command: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+  /** A person is at the terminal. */
+  readonly interactive: boolean;
+  readonly needsFirecracker: boolean;
+}
+
+export const USAGE = `usage: npm run lab -- [options] SUITE
+  contract qemu-kvm [TEST…]      the driver contract, and sandboxes, with QEMU on KVM
+  contract firecracker [TEST…]   the same with Firecracker (WRENN_FIRECRACKER, or in PATH; its jailer beside it)
+  shell                          a prompt in the machine
+  run PROGRAM [ARGUMENT…]        any program in the machine
+options, before the suite:
+  --timeout-minutes N            for the suite; default 60
+  --memory-mib N                 of the machine; default 4096
+  --report FILE                  where to put the suite's JSON report
+`;
+
+const DRIVERS = ['qemu-kvm', 'firecracker'];
+const VITEST = ['node', 'node_modules/vitest/vitest.mjs', 'run'];
+const REPORTERS = ['--reporter=verbose', '--reporter=json', '--outputFile.json=/run/report'];
+
+/** Throws `invalid_argument` with the usage as its hint. */
+export function parseSuite([name, ...args]: readonly string[]): Suite {
+  const plain = { environment: {}, interactive: false, needsFirecracker: false };
+  if (name === 'shell' && args.length === 0) {
+    return { ...plain, command: ['/bin/bash', '--login'], interactive: true };
+  }
+  if (name === 'run' && args.length > 0) return { ...plain, command: args };
+  const [driver = '', ...filters] = args;
+  if (name === 'contract' && DRIVERS.includes(driver)) {
+    const files = filters.length > 0 ? filters : ['.lab.test.ts', 'tests/e2e/'];
+    return {
+      ...plain,
+      command: [...VITEST, '--project', 'lab', ...REPORTERS, ...files],
+      environment: { WRENN_LAB_DRIVER: driver },
+      needsFirecracker: driver === 'firecracker',
+    };
+  }
+  throw new WrennError('invalid_argument', 'That is no suite of the laboratory.', { hint: USAGE });
+}
