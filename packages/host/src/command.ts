@@ -39,6 +39,7 @@ const DEBIAN_PACKAGES: Readonly<Record<string, string>> = {
   prlimit: 'util-linux',
   'qemu-system-x86_64': 'qemu-system-x86',
   setpriv: 'util-linux',
+  tc: 'iproute2',
   unshare: 'util-linux',
   xz: 'xz-utils',
   zstd: 'zstd',

@@ -9,3 +9,4 @@ export * from './nft.ts';
 export * as nftRule from './nft-rule.ts';
 export * from './process.ts';
 export * from './sysctl.ts';
+export * from './tc.ts';

@@ -45,7 +45,7 @@ export interface VethSpec {
 
 /** A pair of links of which the peer begins its life in the other namespace. */
 export function addVeth({ link, peer, peerNetns, mtu }: VethSpec): IpCommand {
-  const size = whole('MTU', mtu, 576, 65_535);
+  const size = checkWhole('MTU', mtu, 576, 65_535);
   const near = ['link', 'add', checkLinkName(link), 'mtu', size];
   const far = ['peer', 'name', checkLinkName(peer), 'mtu', size, 'netns', checkNetnsName(peerNetns)];
   return { words: [...near, 'type', 'veth', ...far] };
@@ -59,7 +59,7 @@ export interface TapSpec {
 
 /** A persistent TAP with one queue, which a process with both this uid and this gid may open. */
 export function addTap({ link, uid, gid }: TapSpec): IpCommand {
-  const owner = ['user', whole('uid', uid, 1, ID_MAX), 'group', whole('gid', gid, 1, ID_MAX)];
+  const owner = ['user', checkWhole('uid', uid, 1, ID_MAX), 'group', checkWhole('gid', gid, 1, ID_MAX)];
   return { words: ['tuntap', 'add', 'dev', checkLinkName(link), 'mode', 'tap', ...owner] };
 }
 
@@ -77,7 +77,7 @@ export function setLink(link: string, change: LinkChange): IpCommand {
   const words = ['link', 'set', 'dev', checkLinkName(link)];
   if (change.alias !== undefined) words.push('alias', checked('alias', ALIAS, change.alias));
   if (change.mac !== undefined) words.push('address', checkMac(change.mac));
-  if (change.mtu !== undefined) words.push('mtu', whole('MTU', change.mtu, 576, 65_535));
+  if (change.mtu !== undefined) words.push('mtu', checkWhole('MTU', change.mtu, 576, 65_535));
   if (change.ipv6AddressMode !== undefined) words.push('addrgenmode', change.ipv6AddressMode);
   if (change.up !== undefined) words.push(change.up ? 'up' : 'down');
   return { words };
@@ -88,7 +88,7 @@ export function deleteLink(link: string): IpCommand {
 }
 
 export function addAddress(link: string, address: Ipv4, prefixLength: number): IpCommand {
-  const value = `${formatIpv4(address)}/${whole('prefix length', prefixLength, 0, 32)}`;
+  const value = `${formatIpv4(address)}/${checkWhole('prefix length', prefixLength, 0, 32)}`;
   return { words: ['address', 'add', value, 'dev', checkLinkName(link)] };
 }
 
@@ -118,7 +118,12 @@ export function deleteUnreachableRoute(range: Ipv4Range, mark: RouteMark): IpCom
 }
 
 function unreachable(range: Ipv4Range, { protocol, metric }: RouteMark): string[] {
-  const mark = ['proto', whole('protocol', protocol, 5, 255), 'metric', whole('metric', metric, 1, ID_MAX)];
+  const mark = [
+    'proto',
+    checkWhole('protocol', protocol, 5, 255),
+    'metric',
+    checkWhole('metric', metric, 1, ID_MAX),
+  ];
   return ['unreachable', formatIpv4Range(range), ...mark];
 }
 
@@ -127,7 +132,8 @@ function checked(what: string, pattern: RegExp, text: string): string {
   throw new WrennError('invalid_argument', `${JSON.stringify(text.slice(0, 60))} is not a ${what}.`);
 }
 
-function whole(what: string, value: number, min: number, max: number): string {
+/** Throws `invalid_argument`. */
+export function checkWhole(what: string, value: number, min: number, max: number): string {
   if (Number.isInteger(value) && value >= min && value <= max) return String(value);
   throw new WrennError('invalid_argument', `The ${what} must be a whole number from ${min} to ${max}.`);
 }

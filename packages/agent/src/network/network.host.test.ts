@@ -118,18 +118,19 @@ describe('setting up a slot that fails', () => {
     };
 
   it.each(['before', 'after'] as const)('%s any of its steps leaves nothing', async (when) => {
+    const spec = { ...OWNER, rates: { receiveBytesPerSecond: 1_000_000 } };
     const armed = { at: 0, count: 0, when };
     const network = await started(lab.config, failing(armed));
     armed.count = 0;
-    await network.release((await network.setUp(network.reserve(), OWNER, signal)).index);
+    await network.release((await network.setUp(network.reserve(), spec, signal)).index);
     const steps = armed.count;
-    expect(steps).toBeGreaterThanOrEqual(6);
+    expect(steps).toBeGreaterThanOrEqual(7);
 
     let failures = 0;
     for (let at = 1; at < steps; at += 1) {
       Object.assign(armed, { at, count: 0 });
       const index = network.reserve();
-      await expect(network.setUp(index, OWNER, signal)).rejects.toThrow('failed on purpose');
+      await expect(network.setUp(index, spec, signal)).rejects.toThrow('failed on purpose');
       failures += 1;
       expect(await slotTraces(), `step ${at}`).toEqual([]);
       await network.release(index);

@@ -52,13 +52,13 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
       return leftovers;
     },
     reserve: () => slots.reserve(),
-    setUp: (index, owner, signal) =>
+    setUp: (index, spec, signal) =>
       inTurn(index, async () => {
         if (mtu === undefined) throw new WrennError('internal', 'The network has not been started.');
         if (!slots.isTaken(index)) {
           throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
         }
-        await setUpSlot(plan, host, index, owner, mtu, signal);
+        await setUpSlot(plan, host, index, spec, mtu, signal);
         return describeSlot(plan, index);
       }),
     describe: (index) => describeSlot(plan, index),

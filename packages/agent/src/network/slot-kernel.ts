@@ -25,7 +25,8 @@ import {
 } from './config.ts';
 import type { NetworkHost } from './host.ts';
 import { slotTables } from './policy.ts';
-import type { SlotOwner } from './slot.ts';
+import { rateCommands } from './rates.ts';
+import type { SlotSpec } from './slot.ts';
 
 /** RFC 3021: both addresses of a /31 are hosts. */
 const PAIR_PREFIX_LENGTH = 31;
@@ -40,7 +41,7 @@ export async function setUpSlot(
   plan: NetworkPlan,
   host: NetworkHost,
   index: number,
-  owner: SlotOwner,
+  spec: SlotSpec,
   mtu: number,
   signal: AbortSignal,
 ): Promise<void> {
@@ -48,7 +49,7 @@ export async function setUpSlot(
   try {
     await makePair(plan, host, index, mtu, signal);
     await allDone([
-      fillNamespace(plan, host, index, owner, signal),
+      fillNamespace(plan, host, index, spec, signal),
       host.nft.createTables(slotTables(plan, slotAddresses(plan, index)), { netns: name, signal }),
       host.sysctl.writeIn(name, ['ipv4', 'ip_forward'], '1', signal),
       host.sysctl.write(['ipv4', 'conf', name, 'forwarding'], '1'),
@@ -85,28 +86,30 @@ function makePair(
   );
 }
 
-function fillNamespace(
+async function fillNamespace(
   plan: NetworkPlan,
-  { ip }: NetworkHost,
+  { ip, tc }: NetworkHost,
   index: number,
-  owner: SlotOwner,
+  { uid, gid, rates = {} }: SlotSpec,
   signal: AbortSignal,
 ): Promise<void> {
   const addresses = slotAddresses(plan, index);
-  return ip.batch(
+  const inside = { netns: slotName(plan, index), signal };
+  await ip.batch(
     [
       setLink(UPLINK_NAME, { ipv6AddressMode: 'none' }),
       addAddress(UPLINK_NAME, addresses.guest, PAIR_PREFIX_LENGTH),
       setLink(UPLINK_NAME, { up: true }),
       addDefaultRoute(addresses.host),
-      addTap({ link: GUEST_TAP_NAME, ...owner }),
+      addTap({ link: GUEST_TAP_NAME, uid, gid }),
       setLink(GUEST_TAP_NAME, { mac: GATEWAY_MAC, ipv6AddressMode: 'none' }),
       addAddress(GUEST_TAP_NAME, GATEWAY, GUEST_PREFIX_LENGTH),
       setLink(GUEST_TAP_NAME, { up: true }),
       addPermanentNeighbour(GUEST_TAP_NAME, GUEST, GUEST_MAC),
     ],
-    { netns: slotName(plan, index), signal },
+    inside,
   );
+  await tc.batch(rateCommands(rates), inside);
 }
 
 /**

@@ -14,10 +14,17 @@ export interface NetworkSlot {
   readonly address: string;
 }
 
-export interface SlotOwner {
+export interface SlotSpec {
   /** The VMM's uid and gid: it alone may open the TAP. */
   readonly uid: number;
   readonly gid: number;
+  readonly rates?: SlotRates;
+}
+
+/** How fast the guest may be, Ethernet headers and all; undefined is as fast as it can. */
+export interface SlotRates {
+  readonly receiveBytesPerSecond?: number | undefined;
+  readonly transmitBytesPerSecond?: number | undefined;
 }
 
 export interface Network {
@@ -30,7 +37,7 @@ export interface Network {
   /** Reserves an index, without touching the host yet: journal it, then `setUp`. Throws `network_slots_exhausted`. */
   reserve(): number;
   /** Makes the slot real. On failure or abort nothing of it is left. */
-  setUp(index: number, owner: SlotOwner, signal: AbortSignal): Promise<NetworkSlot>;
+  setUp(index: number, spec: SlotSpec, signal: AbortSignal): Promise<NetworkSlot>;
   /** The slot of an index already set up by an earlier agent, without touching the host. */
   describe(index: number): NetworkSlot;
   /** Takes away whatever there is of the slot, then gives the index back after a hold-off. Idempotent; not cancellable. */

@@ -16,6 +16,7 @@ import {
   createIp,
   createNetSysctl,
   createNft,
+  createTc,
   deleteLink,
   deleteNetns,
   type IpCommand,
@@ -192,6 +193,7 @@ function networkHostIn(run: Run): NetworkHost {
   return {
     ip: createIp(run),
     nft: createNft(run),
+    tc: createTc(run),
     sysctl: {
       ...createNetSysctl(run),
       // /proc/sys/net shows the namespace of whoever opens it.

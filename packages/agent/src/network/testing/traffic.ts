@@ -24,6 +24,7 @@ export interface Listener {
 
 const START_TIMEOUT_MS = 10_000;
 const PROBE_TIMEOUT_MS = 1000;
+const TRANSFER_TIMEOUT_MS = 30_000;
 
 const LISTENER = `
 const net = require('node:net'), dgram = require('node:dgram'), os = require('node:os');
@@ -67,6 +68,61 @@ const one = (p) => new Promise((resolve) => {
 });
 Promise.all(probes.map(one)).then((r) => { console.log(JSON.stringify(r)); process.exit(0); });
 `;
+
+const SINK = `
+const net = require('node:net');
+const [port, sizeBytes] = process.argv.slice(1).map(Number);
+net.createServer((s) => {
+  let got = 0, firstAt;
+  s.on('error', () => {}).on('data', (d) => {
+    firstAt ??= performance.now();
+    got += d.length;
+    if (got >= sizeBytes) { console.log(performance.now() - firstAt); process.exit(0); }
+  });
+}).listen(port, () => console.log('ready'));
+`;
+
+const SOURCE = `
+const net = require('node:net');
+const [address, port, sizeBytes] = process.argv.slice(1);
+net.connect({ host: address, port: Number(port) }).on('error', () => {}).end(Buffer.alloc(Number(sizeBytes)));
+`;
+
+/** One way for bytes to take. */
+export interface Transfer {
+  readonly from: string;
+  readonly to: string;
+  /** Of the receiver, as the sender reaches it. */
+  readonly address: string;
+  readonly port: number;
+  readonly sizeBytes: number;
+}
+
+/** Sends bytes over TCP; resolves with how many arrived in a second. */
+export async function transferRate(transfer: Transfer): Promise<number> {
+  const { from, to, address, port, sizeBytes } = transfer;
+  const node = (netns: string, program: string, ...args: (string | number)[]) => [
+    `--net=/run/netns/${netns}`,
+    ...[process.execPath, '-e', program, ...args.map(String)],
+  ];
+  const sending = new AbortController();
+  let source: Promise<unknown> = Promise.resolve();
+  try {
+    const { stdout } = await runCommand('nsenter', node(to, SINK, port, sizeBytes), {
+      timeoutMs: TRANSFER_TIMEOUT_MS,
+      onLine: (line) => {
+        if (line !== 'ready') return;
+        const args = node(from, SOURCE, address, port, sizeBytes);
+        const options = { timeoutMs: TRANSFER_TIMEOUT_MS, signal: sending.signal };
+        source = runCommand('nsenter', args, options).catch(() => {});
+      },
+    });
+    return sizeBytes / (Number(stdout.split('\n')[1]) / 1000);
+  } finally {
+    sending.abort();
+    await source;
+  }
+}
 
 /** TCP and UDP on one port of all addresses of a namespace. */
 export async function listenIn(netns: string, port: number): Promise<Listener> {
