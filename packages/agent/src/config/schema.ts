@@ -63,6 +63,8 @@ const defaultsSchema = z.strictObject({
 const timeoutsSchema = z.strictObject({
   /** One attempt to boot, from the VMM's start until the guest agent answers. */
   bootMs: count(100, 3_600_000).default(60_000),
+  /** The boot that finds out whether KVM runs guests here; with one that does it takes a third of a second. */
+  kvmProbeMs: count(100, 600_000).default(8000),
   /** How often a boot is tried. */
   bootAttempts: count(1, 10).default(3),
   /** The guest agent's answer to its settings, and to any other question that it can answer at once. */

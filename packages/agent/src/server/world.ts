@@ -7,7 +7,7 @@ import type { Logger } from '../sandbox/log.ts';
 import { killStrays } from '../sandbox/strays.ts';
 import { bootMicrovm } from '../vmm/boot.ts';
 import type { DriverName, VmmDriver } from '../vmm/driver.ts';
-import { createFirecrackerDriver } from '../vmm/firecracker/index.ts';
+import { createFirecrackerDriver, type FirecrackerOptions } from '../vmm/firecracker/index.ts';
 import { createQemuDriver } from '../vmm/qemu/index.ts';
 import { selectDriver } from '../vmm/select.ts';
 import type { World } from './daemon.ts';
@@ -23,23 +23,25 @@ export interface WorldOptions {
 export async function createWorld({ config, paths, log, signal }: WorldOptions): Promise<World> {
   const onWarning = (message: string, err: unknown) => log.warn({ err }, message);
   const { kernelPath, initrdPath } = await findBootFiles(paths.imagesDir);
-  const firecrackerBinary = process.env.WRENN_FIRECRACKER;
+  const firecracker = firecrackerFromEnv();
   const selected = await selectDriver({
     preference: config.driver,
-    firecrackerBinary,
-    // The uid below those of the slots.
-    probe: { kernelPath, initrdPath, directory: paths.wrennDir, uid: config.uidBase - 1 },
+    firecracker,
+    probe: {
+      kernelPath,
+      initrdPath,
+      directory: paths.wrennDir,
+      // The one below those of the slots.
+      uid: config.uidBase - 1,
+      timeoutMs: config.timeouts.kvmProbeMs,
+    },
     onWarning,
     signal,
   });
   const { driver } = selected;
   const others: Readonly<Record<DriverName, () => VmmDriver>> = {
     qemu: () => createQemuDriver({ accelerator: 'tcg', onWarning }),
-    firecracker: () =>
-      createFirecrackerDriver({
-        onWarning,
-        ...(firecrackerBinary === undefined ? {} : { binary: firecrackerBinary }),
-      }),
+    firecracker: () => createFirecrackerDriver({ onWarning, ...firecracker }),
   };
   const { bootMs, bootAttempts } = config.timeouts;
   const boot: BootMicrovm = (vmm, spec, { signal: caller, onSpawned, waitUntilUp, onAttemptFailed }) =>
@@ -64,4 +66,10 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
       nameservers: config.network.nameservers ?? (await readNameservers()),
     }),
   };
+}
+
+/** `WRENN_FIRECRACKER` and `WRENN_JAILER`; an empty one counts as not set. */
+function firecrackerFromEnv(): Pick<FirecrackerOptions, 'binary' | 'jailer'> {
+  const { WRENN_FIRECRACKER: binary, WRENN_JAILER: jailer } = process.env;
+  return { ...(binary && { binary }), ...(jailer && { jailer }) };
 }

@@ -18,9 +18,10 @@ import { isAlive, type ProcessIdentity, runCommand, waitUntilGone } from '@wrenn
 import { WrennError } from '@wrenn/protocol';
 import { build } from 'esbuild';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type ConfinedCommand, type ConfinedProcess, launchConfined } from './confinement.ts';
+import { type ConfinedCommand, launchConfined } from './confinement.ts';
 import { deviceNumbers } from './devices.ts';
 import { killAll } from './processes.ts';
+import type { ConfinedProcess } from './wrapped-process.ts';
 
 const UID = 1_900_088_000;
 const never = new AbortController().signal;

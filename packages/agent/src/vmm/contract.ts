@@ -18,6 +18,12 @@ export interface DriverContract {
   readonly number: number;
   /** Of one boot of a kernel with a small initrd, on a loaded host. */
   readonly bootTimeoutMs: number;
+  /** Firecracker has no power button: a guest that powers itself off halts, and its VMM goes on. */
+  readonly cannotPowerOff?: boolean;
+  /** The jailer leaves the bounding set alone; `no_new_privs` makes that harmless. */
+  readonly keepsBoundingSet?: boolean;
+  /** Why it cannot be tried here; its cases are then reported as skipped. */
+  readonly skippedBecause?: string;
 }
 
 const NOTICE_MS = 1_000;
@@ -26,6 +32,12 @@ const TICK = /^tick \d+$/;
 const never = new AbortController().signal;
 
 export function describeDriverContract(name: string, contract: DriverContract): void {
+  const { skippedBecause } = contract;
+  const title = skippedBecause === undefined ? name : `${name} (skipped: ${skippedBecause})`;
+  describe.skipIf(skippedBecause !== undefined)(title, () => describeCases(contract));
+}
+
+function describeCases(contract: DriverContract): void {
   const { createDriver, bootTimeoutMs } = contract;
   const TEST_MS = bootTimeoutMs + 30_000;
   let bench: Workbench;
@@ -40,7 +52,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     expect((await bench.files()).filter((file) => !file.endsWith('.log'))).toEqual([]);
   };
 
-  describe(`${name}: a running microVM`, () => {
+  describe('a running microVM', () => {
     let microvm: Microvm;
     beforeAll(async () => {
       microvm = await createDriver().launch(bench.spec(), bench.options());
@@ -60,7 +72,9 @@ export function describeDriverContract(name: string, contract: DriverContract): 
       const lines = await microvm.consoleTail(100);
       expect(lines).toContain(CONSOLE_INIT_STARTED);
       expect(
-        lines.filter((line) => line.startsWith('disk ')).map((line) => line.replace(/ \w+ (\d+) /, ' $1 ')),
+        lines
+          .filter((line) => line.startsWith('disk '))
+          .map((line) => line.replace(/^(disk \w+) \w+ (\d+) /, '$1 $2 ')),
       ).toEqual(['disk vda 2048 ro=1', 'disk vdb 4096 ro=1', 'disk vdc 6144 ro=0']);
       expect(lines).toContain('mac 02:00:00:00:00:01');
     });
@@ -71,7 +85,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
       expect(status).toMatch(new RegExp(`^Uid:(\\s+${bench.uid}){4}$`, 'm'));
       expect(status).toMatch(new RegExp(`^Gid:(\\s+${bench.uid}){4}$`, 'm'));
       expect(status).toMatch(/^Groups:\s*$/m);
-      for (const set of ['Inh', 'Prm', 'Eff', 'Bnd', 'Amb']) {
+      for (const set of ['Inh', 'Prm', 'Eff', 'Amb', ...(contract.keepsBoundingSet ? [] : ['Bnd'])]) {
         expect(status).toMatch(new RegExp(`^Cap${set}:\\s+0{16}$`, 'm'));
       }
       expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
@@ -144,7 +158,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     });
   });
 
-  describe(`${name}: the end of a microVM`, () => {
+  describe('the end of a microVM', () => {
     let microvm: Microvm | undefined;
     afterEach(async () => {
       await microvm?.kill();
@@ -162,7 +176,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
         const reason = await microvm.exited;
         expect(performance.now() - start).toBeLessThan(NOTICE_MS);
         expect(reason.message).toMatch(/was killed by SIGKILL/);
-        expect((await microvm.consoleTail(5)).at(-1)).toMatch(/^tick/);
+        expect((await microvm.consoleTail(5)).some((line) => TICK.test(line))).toBe(true);
         await expect(microvm.status(never)).rejects.toMatchObject({ name: 'WrennError' });
         expect(await microvm.diagnose(never)).toMatch(/tick/);
       },
@@ -172,7 +186,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     it(
       'by the guest itself is told',
       async () => {
-        for (const task of ['poweroff', 'panic'] as const) {
+        for (const task of [contract.cannotPowerOff ? 'reboot' : 'poweroff', 'panic'] as const) {
           microvm = await createDriver().launch(bench.spec({ task }), bench.options());
           const timeout = sleep(bootTimeoutMs, undefined, { ref: false });
           const reason = await Promise.race([microvm.exited, timeout]);
@@ -217,7 +231,10 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     );
   });
 
-  describe(`${name}: a hostile console`, () => {
+  describe('a hostile console', () => {
+    // Of a test that failed half way: the next one must not suffer from it.
+    afterEach(() => bench.killProcesses());
+
     it(
       'that floods is bounded, blocks nobody, and drops what nobody reads',
       async () => {
@@ -254,7 +271,7 @@ export function describeDriverContract(name: string, contract: DriverContract): 
     );
   });
 
-  describe(`${name}: a launch that fails`, () => {
+  describe('a launch that fails', () => {
     afterEach(nothingLeft);
 
     it(
@@ -295,7 +312,9 @@ export function describeDriverContract(name: string, contract: DriverContract): 
         try {
           const { network: _, ...rest } = bench.spec();
           const second = createDriver().launch(bench.spec({ ...rest, runDir }), bench.options());
-          await expect(second).rejects.toMatchObject({ code: 'vmm_died' });
+          await expect(second).rejects.toMatchObject({
+            code: expect.stringMatching(/^vmm_(died|api_error)$/),
+          });
         } finally {
           await running.kill();
           await rm(runDir, { recursive: true });

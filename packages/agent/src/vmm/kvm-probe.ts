@@ -25,6 +25,8 @@ export interface KvmProbeOptions {
   readonly directory: string;
   /** Of the probe's VMM; nobody else's. */
   readonly uid: number;
+  /** How long the guest may take to reach its init. */
+  readonly timeoutMs: number;
   readonly signal: AbortSignal;
   readonly onWarning?: (message: string, cause: unknown) => void;
 }
@@ -37,8 +39,6 @@ export interface KvmVerdict {
 
 export const VERDICT_FILE = 'probe.json';
 const DEVICE = '/dev/kvm';
-/** With KVM the kernel reaches its init in a third of a second. */
-const BOOT_DEADLINE_MS = 8_000;
 const POLL_MS = 20;
 const MEMORY_MIB = 128;
 const CONSOLE_LINES = 500;
@@ -126,7 +126,7 @@ async function readVerdict(file: string): Promise<z.output<typeof fileSchema> | 
 
 /** The initrd without drives says that init started and powers off, which is success as well. */
 async function bootOnce(options: KvmProbeOptions): Promise<{ verdict: KvmVerdict; lasting: boolean }> {
-  const { signal, kernelPath, initrdPath, uid, onWarning } = options;
+  const { signal, kernelPath, initrdPath, uid, timeoutMs, onWarning } = options;
   await mkdir(options.directory, { recursive: true });
   const runDir = await mkdtemp(join(options.directory, 'probe-'));
   let started = false;
@@ -161,7 +161,7 @@ async function bootOnce(options: KvmProbeOptions): Promise<{ verdict: KvmVerdict
       signal,
       onSpawned,
       ready,
-      bootDeadlineMs: BOOT_DEADLINE_MS,
+      bootDeadlineMs: timeoutMs,
       attempts: 1,
       onAttemptFailed: (_, diagnosis) => {
         started ||= diagnosis.includes(CONSOLE_INIT_STARTED);

@@ -1,14 +1,13 @@
 /** Decides what runs microVMs on this machine: Firecracker where it can, QEMU elsewhere. */
 import { WrennError } from '@wrenn/protocol';
 import type { DriverName, VmmDriver } from './driver.ts';
-import { createFirecrackerDriver } from './firecracker/index.ts';
+import { createFirecrackerDriver, type FirecrackerOptions } from './firecracker/index.ts';
 import { type KvmProbeOptions, type KvmVerdict, probeKvm, whyNotOpened } from './kvm-probe.ts';
 import { createQemuDriver } from './qemu/index.ts';
 
 export interface SelectOptions {
   readonly preference: DriverName | 'auto';
-  /** Absolute path of Firecracker; undefined is the first in PATH. */
-  readonly firecrackerBinary: string | undefined;
+  readonly firecracker: Pick<FirecrackerOptions, 'binary' | 'jailer'>;
   readonly probe: Omit<KvmProbeOptions, 'signal' | 'onWarning'>;
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly signal: AbortSignal;
@@ -26,15 +25,12 @@ export interface Selection {
 
 /** Throws `driver_unavailable` or `missing_program` where the preference cannot be had, and `cancelled`. */
 export async function selectDriver(options: SelectOptions): Promise<Selection> {
-  const { preference, firecrackerBinary, signal } = options;
+  const { preference, signal } = options;
   const warning = options.onWarning === undefined ? {} : { onWarning: options.onWarning };
   const kvm = await askKvm({ ...options.probe, ...warning, signal });
 
   if (preference !== 'qemu') {
-    const firecracker = createFirecrackerDriver({
-      ...warning,
-      ...(firecrackerBinary === undefined ? {} : { binary: firecrackerBinary }),
-    });
+    const firecracker = createFirecrackerDriver({ ...warning, ...options.firecracker });
     if (preference === 'firecracker' && !kvm.usable) {
       throw new WrennError('driver_unavailable', `Firecracker needs KVM. KVM: ${kvm.reason}.`, {
         hint: 'Set the driver to `qemu` or `auto`.',

@@ -14,8 +14,8 @@ beforeAll(async () => {
   const { kernelPath, initrdPath } = await findBootFiles(wrennDirFromEnv());
   options = {
     preference: 'auto',
-    firecrackerBinary: '/nonexistent/firecracker',
-    probe: { kernelPath, initrdPath, directory, uid: 1_900_089_999 },
+    firecracker: { binary: '/nonexistent/firecracker' },
+    probe: { kernelPath, initrdPath, directory, uid: 1_900_089_999, timeoutMs: 8000 },
     signal: new AbortController().signal,
   };
 });

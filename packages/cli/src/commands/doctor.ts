@@ -143,7 +143,8 @@ async function checkKvm(config: AgentConfig, probe: boolean): Promise<Finding[]>
     const { kernelPath, initrdPath } = await findBootFiles(paths.imagesDir);
     const uid = config.uidBase - 1;
     const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS);
-    const { usable, reason } = await probeKvm({ kernelPath, initrdPath, directory, uid, signal });
+    const timeoutMs = config.timeouts.kvmProbeMs;
+    const { usable, reason } = await probeKvm({ kernelPath, initrdPath, directory, uid, timeoutMs, signal });
     return [{ check: 'KVM', verdict: usable ? 'ok' : 'note', found: reason }];
   } finally {
     await rm(directory, { recursive: true, force: true });

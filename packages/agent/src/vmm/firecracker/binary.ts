@@ -1,7 +1,7 @@
 /** Finding the Firecracker program, asking it for its version, and making the FIFOs that it writes to. */
 import { constants } from 'node:fs';
 import { access, lchown, realpath, stat } from 'node:fs/promises';
-import { delimiter, isAbsolute, join } from 'node:path';
+import { basename, delimiter, dirname, isAbsolute, join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { printable } from '../printable.ts';
@@ -28,6 +28,33 @@ export async function findBinary(configured: string | undefined): Promise<string
     if (found !== undefined) return found;
   }
   throw new WrennError('missing_program', 'Firecracker is not installed.', { hint: INSTALL_HINT });
+}
+
+/**
+ * The jailer's real path: the configured one, or the one beside Firecracker, as releases have it, or in PATH.
+ * Undefined where there is none, or it is not wanted (`none`).
+ */
+export async function findJailer(
+  configured: string | undefined,
+  firecracker: string,
+): Promise<string | undefined> {
+  if (configured === 'none') return undefined;
+  if (configured !== undefined && configured !== '') {
+    const found = isAbsolute(configured) ? await executable(configured) : undefined;
+    if (found !== undefined) return found;
+    throw new WrennError('missing_program', `${printable(configured)} is not an executable file.`, {
+      hint: 'WRENN_JAILER must be the absolute path of the jailer, or `none`.',
+      field: 'WRENN_JAILER',
+    });
+  }
+  // A release has `firecracker-v1.16.1-x86_64` and `jailer-v1.16.1-x86_64`.
+  const beside = join(dirname(firecracker), basename(firecracker).replace('firecracker', 'jailer'));
+  const directories = (process.env.PATH ?? '').split(delimiter).filter(isAbsolute);
+  for (const path of [beside, ...directories.map((directory) => join(directory, 'jailer'))]) {
+    const found = path === firecracker ? undefined : await executable(path);
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }
 
 async function executable(path: string): Promise<string | undefined> {

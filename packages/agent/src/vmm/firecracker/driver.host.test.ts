@@ -38,6 +38,7 @@ function confined(config: FakeConfig = {}) {
   box.driver(config);
   return createFirecrackerDriver({
     binary: join(box.dir, 'firecracker'),
+    jailer: 'none',
     timeouts: TIMEOUTS,
     onWarning: (message) => box.warnings.push(message),
   });

@@ -42,7 +42,7 @@ describe('launch', () => {
           kernel_image_path: join(box.dir, 'vmlinux'),
           initrd_path: join(box.dir, 'initrd'),
           boot_args:
-            'console=ttyS0 reboot=k panic=1 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce wrenn.hostname=box',
+            'console=ttyS0 reboot=k panic=1 quiet 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce wrenn.hostname=box',
         },
       ],
       ...['base', 'guest', 'layer'].map((id) => [

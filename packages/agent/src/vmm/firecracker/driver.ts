@@ -5,20 +5,20 @@
 import { closeSync } from 'node:fs';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
-import {
-  type ConfinedProcess,
-  type ExitStatus,
-  type LaunchConfined,
-  launchConfined,
-} from '../confinement.ts';
+import { type LaunchConfined, launchConfined } from '../confinement.ts';
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
+import { takeBackRunDir } from '../run-dir.ts';
 import { waitForSocket } from '../socket.ts';
+import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
+import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
-import { askVersion, findBinary, makeFifos } from './binary.ts';
+import { askVersion, findBinary, findJailer, makeFifos } from './binary.ts';
+import { createPlainEnclosure, type Enclosure } from './enclosure.ts';
 import { describeExit } from './exit-reason.ts';
+import { createJail } from './jail.ts';
 import {
   DEFAULT_MACHINE_OPTIONS,
   describeMachine,
@@ -32,12 +32,15 @@ import { assertSupported } from './version.ts';
 export interface FirecrackerOptions {
   /** Absolute path of the program (WRENN_FIRECRACKER); `firecracker` in PATH if absent. */
   readonly binary?: string;
+  /** Absolute path of the jailer (WRENN_JAILER), or `none`; absent is the one that is installed, if one is. */
+  readonly jailer?: string;
   /** Tests that are not root replace it. */
   readonly launchConfined?: LaunchConfined;
   /** For what goes wrong without failing an operation; goes to the agent's log. */
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly machine?: MachineOptions;
   readonly timeouts?: FirecrackerTimeouts;
+  readonly watchdog?: WatchdogOptions;
 }
 
 export interface FirecrackerTimeouts {
@@ -57,6 +60,7 @@ const LAST_WORDS_MS = 500;
 export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver {
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
   const machineOptions = options.machine ?? DEFAULT_MACHINE_OPTIONS;
+  const watchdog = options.watchdog ?? DEFAULT_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
   const confine = options.launchConfined ?? launchConfined;
 
@@ -70,16 +74,27 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
     }
   };
 
+  const enclose = async (program: string, spec: MicrovmSpec, files: MicrovmFiles): Promise<Enclosure> => {
+    const jailer = await findJailer(options.jailer, program);
+    const parts = { program, spec, files };
+    return jailer === undefined ? createPlainEnclosure(parts, confine) : createJail(parts, jailer);
+  };
+
   const launch = async (spec: MicrovmSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
-    const machine = describeMachine(spec, machineOptions);
+    // What is refused is refused under the names that the caller knows.
+    describeMachine(spec, machineOptions);
     const program = await findBinary(options.binary);
     const files = filesIn(spec.runDir);
+    const enclosure = await enclose(program, spec, files);
+    const machine = describeMachine(enclosure.spec, machineOptions);
     const releases: (() => unknown)[] = [];
     let handle: MicrovmHandle | undefined;
     try {
+      releases.push(() => takeBackRunDir(spec.runDir));
       releases.push(() => removeFiles(spec.runDir, 'logs too'));
       await removeFiles(spec.runDir, 'logs too');
       await makeFifos([files.console.fifo, files.log.fifo], spec, signal);
+      await enclosure.prepare();
       const inherited: number[] = [];
       const closeInherited = (): void => {
         for (const fd of inherited.splice(0)) closeSync(fd);
@@ -89,35 +104,26 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       inherited.push(openFifoForVmm(files.log.fifo));
       const [stdout = -1, stderr = -1] = inherited;
 
-      releases.push(() => handle && killAll([handle, ...handle.wrappers]));
-      const process = await confine(
-        {
-          program,
-          args: argumentsOf(spec.id, files),
-          uid: spec.uid,
-          gid: spec.gid,
-          netns: spec.network.netns,
-          readOnlyPaths: [program, spec.kernelPath, spec.initrdPath, ...pathsOf(spec, true)],
-          writablePaths: [spec.runDir, ...pathsOf(spec, false)],
-          devices: ['/dev/kvm', '/dev/net/tun'],
-          stdout,
-          stderr,
-        },
-        {
-          signal,
-          onSpawned: async ({ pid, startTime }, wrappers) => {
-            handle = { driver: 'firecracker', pid, startTime, wrappers, runDir: spec.runDir };
-            await onSpawned(handle);
-          },
-        },
-      );
-      handle ??= handleOf(process, spec.runDir);
-
       const console = await openOutput(files.console);
       releases.push(() => console?.close());
       const log = await openOutput(files.log);
       releases.push(() => log?.close());
-      closeInherited();
+
+      releases.push(() => handle && killAll([handle, ...handle.wrappers]));
+      const process = await withLastWords(log, () =>
+        enclosure.start(
+          argumentsOf(enclosure),
+          { stdout, stderr },
+          {
+            signal,
+            onSpawned: async ({ pid, startTime }, wrappers) => {
+              handle = { driver: 'firecracker', pid, startTime, wrappers, runDir: spec.runDir };
+              await onSpawned(handle);
+            },
+          },
+        ),
+      ).finally(closeInherited);
+      handle ??= handleOf(process, spec.runDir);
 
       const api = createFirecrackerApi(files.socket, timeouts.api);
       await toldOfDeath(process.exited, log, signal, async (gone) => {
@@ -127,9 +133,12 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
           signal,
           gone,
         });
-        if (listens) await start(api, machine, signal);
+        if (!listens) return;
+        await configure(api, machine, signal);
+        await enclosure.seal();
+        await api.putAction('InstanceStart', signal);
       });
-      return createMicrovm({
+      const microvm = createMicrovm({
         handle,
         api,
         processExited: process.exited,
@@ -137,6 +146,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
         log,
         detachProcess: () => {},
       });
+      return withWatchdog(microvm, watchdog, warn);
     } catch (error) {
       await releaseAll(releases, warn);
       throw error;
@@ -161,7 +171,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       // Detached: whoever still waits is told nothing.
       () => new Promise<ExitStatus>(() => {}),
     );
-    return createMicrovm({
+    const microvm = createMicrovm({
       handle,
       api: createFirecrackerApi(files.socket, timeouts.api),
       processExited,
@@ -169,6 +179,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       log: await openOutput(files.log),
       detachProcess: () => watching.abort(),
     });
+    return withWatchdog(microvm, watchdog, warn);
   };
 
   return {
@@ -180,23 +191,9 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   };
 }
 
-function argumentsOf(id: string, files: MicrovmFiles): string[] {
+function argumentsOf({ socket, logFifo }: Enclosure): string[] {
   // No word of seccomp: its default filters are on unless told otherwise.
-  return [
-    '--id',
-    id,
-    '--api-sock',
-    files.socket,
-    '--log-path',
-    files.log.fifo,
-    '--level',
-    'Info',
-    '--show-level',
-  ];
-}
-
-function pathsOf(spec: MicrovmSpec, readOnly: boolean): string[] {
-  return spec.drives.filter((drive) => drive.readOnly === readOnly).map((drive) => drive.path);
+  return ['--api-sock', socket, '--log-path', logFifo, '--level', 'Info', '--show-level'];
 }
 
 function handleOf(process: ConfinedProcess, runDir: string): MicrovmHandle {
@@ -205,7 +202,7 @@ function handleOf(process: ConfinedProcess, runDir: string): MicrovmHandle {
 }
 
 /** Everything is configured before the start: no device can be added afterwards. */
-async function start(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
+async function configure(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
   const version = await api.version(signal);
   assertSupported(version);
   const serial = serialLimit(version);
@@ -216,7 +213,6 @@ async function start(api: FirecrackerApi, machine: Machine, signal: AbortSignal)
   for (const drive of machine.drives) await api.putDrive(drive, signal);
   await api.putNetworkInterface(machine.networkInterface, signal);
   await api.putEntropy(machine.entropy, signal);
-  await api.putAction('InstanceStart', signal);
 }
 
 /**
@@ -244,12 +240,26 @@ async function toldOfDeath(
     return;
   }
   if (signal.aborted) throw failure ?? signal.reason;
+  throw await died(describeExit(status), log, failure);
+}
+
+/** For a confinement that ends before there is a Firecracker: it wrote to the same log why. */
+async function withLastWords<T>(log: OutputReader | undefined, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof WrennError && error.code === 'vmm_died') throw await died(error.message, log, error);
+    throw error;
+  }
+}
+
+async function died(how: string, log: OutputReader | undefined, cause: unknown): Promise<WrennError> {
   await Promise.race([log?.ended, soon(LAST_WORDS_MS)]);
   const words = log?.tail(LOG_LINES_IN_ERROR) ?? [];
   const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
-  throw new WrennError('vmm_died', `${describeExit(status)} ${said}`, {
+  return new WrennError('vmm_died', `${how} ${said}`, {
     hint: '`wrenn doctor` checks what Firecracker needs.',
-    cause: failure,
+    cause,
   });
 }
 

@@ -1,6 +1,6 @@
 /** Why a Firecracker process ended, in one sentence. */
 import { constants } from 'node:os';
-import type { ExitStatus } from '../confinement.ts';
+import type { ExitStatus } from '../wrapped-process.ts';
 
 /** Firecracker's own codes (`FcExitCode`): it catches these signals, logs, and exits. */
 const OWN_CODES: ReadonlyMap<number, string> = new Map([

@@ -1,1 +1,1 @@
-export { createFirecrackerDriver } from './driver.ts';
+export { createFirecrackerDriver, type FirecrackerOptions } from './driver.ts';

@@ -37,7 +37,7 @@ describe('the description of a machine', () => {
       track_dirty_pages: false,
     });
     expect(machine.bootSource.boot_args).toBe(
-      'console=ttyS0 reboot=k panic=1 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce' +
+      'console=ttyS0 reboot=k panic=1 quiet 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce' +
         ' wrenn.hostname=box quiet',
     );
     expect(machine.drives.map((drive) => [drive.drive_id, drive.is_read_only, drive.is_root_device])).toEqual(

@@ -48,12 +48,14 @@ export const MAX_DRIVES = 12;
 
 /**
  * `reboot=k panic=1`: a guest that reboots or panics ends the VMM, which is how Wrenn learns of it.
+ * `quiet`, since each byte of the kernel's log costs a VM exit; warnings still come.
  * The rest spares probes that cost VM exits: one serial port, no mouse, no multiplexer, no bounce buffers.
  */
 const BOOT_ARGS: readonly string[] = [
   'console=ttyS0',
   'reboot=k',
   'panic=1',
+  'quiet',
   '8250.nr_uarts=1',
   'i8042.noaux',
   'i8042.nomux',

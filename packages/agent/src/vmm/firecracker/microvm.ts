@@ -3,12 +3,13 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
-import type { ExitStatus } from '../confinement.ts';
 import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
 import type { OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
+import type { ExitStatus } from '../wrapped-process.ts';
 import type { FirecrackerApi } from './api.ts';
 import { describeExit } from './exit-reason.ts';
+import { JAIL_DIR } from './jail.ts';
 
 export const LOG_LINES = 20;
 const CONSOLE_LINES_IN_DIAGNOSIS = 40;
@@ -104,10 +105,11 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   };
 }
 
-/** Socket and FIFOs are of no use once the process is gone; the logs may be. */
+/** Socket, FIFOs and jail are of no use once the process is gone; the logs may be. */
 export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs too'): Promise<void> {
   const { socket, console, log } = filesIn(runDir);
   const paths = [socket, console.fifo, log.fifo];
   if (extent === 'logs too') paths.push(console.file, log.file);
   await Promise.all(paths.map((path) => rm(path, { force: true })));
+  await rm(join(runDir, JAIL_DIR), { recursive: true, force: true });
 }

@@ -3,17 +3,19 @@ import { stat } from 'node:fs/promises';
 import { isAlive, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type AppendedLog, openAppendedLog } from '../appended-log.ts';
-import { type ConfinedProcess, type ExitStatus, findProgram, launchConfined } from '../confinement.ts';
+import { findProgram, launchConfined } from '../confinement.ts';
 import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
+import { lendRunDir, takeBackRunDir } from '../run-dir.ts';
 import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
+import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
 import { type Accelerator, filesIn, type QemuSpec, qemuArguments } from './arguments.ts';
 import { connectTo } from './connect.ts';
 import { announcedEnd, describeExit } from './exit-reason.ts';
 import { hostTscKhz } from './host-tsc.ts';
-import { createMicrovm, lendRunDir, removeSockets, takeBackRunDir } from './microvm.ts';
+import { createMicrovm, removeFiles } from './microvm.ts';
 import { openQmp, type QmpClient } from './qmp.ts';
 import { watchProcess } from './watch.ts';
 
@@ -66,7 +68,8 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     let exit: ExitStatus | undefined;
     try {
       releases.push(() => takeBackRunDir(spec.runDir));
-      releases.push(() => removeSockets(spec.runDir));
+      releases.push(() => removeFiles(spec.runDir, 'not the logs'));
+      await removeFiles(spec.runDir, 'logs too');
       await lendRunDir(spec.runDir, spec);
       log = await openAppendedLog(files.vmmLog, problemWith(files.vmmLog));
       releases.push(() => log?.close());

@@ -1,8 +1,8 @@
 /** Why a QEMU process ended, in one sentence. */
 import { constants } from 'node:os';
 import { z } from 'zod';
-import type { ExitStatus } from '../confinement.ts';
 import { printable } from '../printable.ts';
+import type { ExitStatus } from '../wrapped-process.ts';
 import type { QmpEvent } from './qmp.ts';
 
 const shutdownSchema = z.object({ reason: z.string() });

@@ -1,14 +1,14 @@
 /** A running microVM, as the rest of the agent sees it. */
-import { lchown, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { AppendedLog } from '../appended-log.ts';
-import type { ExitStatus } from '../confinement.ts';
 import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
 import type { OutputReader } from '../output.ts';
 import { printable } from '../printable.ts';
 import { killAll } from '../processes.ts';
+import type { ExitStatus } from '../wrapped-process.ts';
 import { filesIn } from './arguments.ts';
 import { describeExit } from './exit-reason.ts';
 import type { QmpClient } from './qmp.ts';
@@ -75,7 +75,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   const kill = async (): Promise<void> => {
     await killAll([handle, ...handle.wrappers]);
     await letGo();
-    await removeSockets(handle.runDir);
+    await removeFiles(handle.runDir, 'not the logs');
   };
 
   return {
@@ -133,30 +133,9 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   };
 }
 
-/**
- * Gives the run directory to the VMM, so that it can make its sockets. Nothing of an earlier VMM stays: what
- * it left might be a link.
- */
-export async function lendRunDir(
-  runDir: string,
-  owner: { readonly uid: number; readonly gid: number },
-): Promise<void> {
-  const { consoleLog, vmmLog } = filesIn(runDir);
-  await removeSockets(runDir);
-  await Promise.all([consoleLog, vmmLog].map((path) => rm(path, { force: true })));
-  await lchown(runDir, owner.uid, owner.gid);
-}
-
-/**
- * Takes the run directory back before the guest runs: a VMM that its guest takes over finds nothing there
- * that it could replace by a link, and no place for files but the sandbox's own layer.
- */
-export async function takeBackRunDir(runDir: string): Promise<void> {
-  await lchown(runDir, 0, 0);
-}
-
-/** Sockets are of no use once the process is gone; the logs may be. */
-export async function removeSockets(runDir: string): Promise<void> {
-  const { qmpSocket, consoleSocket } = filesIn(runDir);
-  await Promise.all([qmpSocket, consoleSocket].map((path) => rm(path, { force: true })));
+/** Sockets are of no use once the process is gone; the logs may be. What an earlier VMM left might be links. */
+export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs too'): Promise<void> {
+  const { qmpSocket, consoleSocket, consoleLog, vmmLog } = filesIn(runDir);
+  const paths = [qmpSocket, consoleSocket, ...(extent === 'logs too' ? [consoleLog, vmmLog] : [])];
+  await Promise.all(paths.map((path) => rm(path, { force: true })));
 }

@@ -51,6 +51,7 @@ export interface Workbench {
   readonly spawned: readonly MicrovmHandle[];
   /** Processes of the workbench's user, or with its directory on their command line. */
   processes(): Promise<number[]>;
+  killProcesses(): Promise<void>;
   /** What is in the run directory. */
   files(): Promise<string[]>;
   dispose(): Promise<void>;
@@ -87,6 +88,9 @@ export async function createWorkbench(number: number): Promise<Workbench> {
   await ip('-n', netns, 'tuntap', 'add', 'tap0', 'mode', 'tap', 'user', String(uid), 'group', String(uid));
   await ip('-n', netns, 'link', 'set', 'tap0', 'up');
 
+  const killProcesses = async (): Promise<void> => {
+    for (const pid of await findProcesses(dir, uid)) process.kill(pid, 'SIGKILL');
+  };
   const spawned: MicrovmHandle[] = [];
   return {
     dir,
@@ -112,9 +116,10 @@ export async function createWorkbench(number: number): Promise<Workbench> {
       return { signal, onSpawned: async (handle) => void spawned.push(handle) };
     },
     processes: () => findProcesses(dir, uid),
+    killProcesses,
     files: () => readdir(runDir),
     async dispose() {
-      for (const pid of await findProcesses(dir, uid)) process.kill(pid, 'SIGKILL');
+      await killProcesses();
       await ip('netns', 'del', netns);
       await rm(dir, { recursive: true, force: true });
     },

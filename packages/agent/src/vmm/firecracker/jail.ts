@@ -1,0 +1,109 @@
+/**
+ * Firecracker's jailer, which starts it as production does: in a chroot with nothing in it but what it needs, as the
+ * sandbox's own user, in the sandbox's network namespace.
+ *
+ * prlimit → bwrap (stays as the wrapper) → setpriv → jailer → Firecracker, by exec: one process, PID 1 of its
+ * namespace.
+ *
+ * bwrap is around it for three things. The PID namespace: the jailer can make one, but then ends itself, and nobody
+ * is told how Firecracker ended. The files: they are bound into the chroot in a mount namespace that goes with the
+ * process, read-only where they are, so there is nothing to copy, to link or to unmount. And `no_new_privs`.
+ *
+ *   RUN/jail/<name of the program>/<id>/root/ the chroot: the jailer's own layout; only the agent may write there
+ *     firecracker, dev/, run/                 made by the jailer: a copy of the program, its devices
+ *     kernel, initrd, drive-<id>, vmm.fifo    files of the host, bound there
+ *     api.sock                                made by Firecracker; RUN/api.sock leads there, as its path is too long
+ */
+import { chmod, lchown, mkdir, symlink } from 'node:fs/promises';
+import { basename, join, relative } from 'node:path';
+import { checkIdentity, checkPaths, findProgram, limitArguments } from '../confinement.ts';
+import { takeBackRunDir } from '../run-dir.ts';
+import { startWrapped } from '../wrapped-process.ts';
+import { type Enclosure, type EnclosureParts, largestWritable } from './enclosure.ts';
+
+/** In the run directory; everything of a jail is in it. */
+export const JAIL_DIR = 'jail';
+
+const SOCKET = '/api.sock';
+const LOG_FIFO = '/vmm.fifo';
+/** The directories in the chroot that the jailer gives to the user: no place to leave files in. */
+const LENT_DIRECTORIES = ['.', 'dev', 'dev/net', 'run'];
+
+/** What the jailer needs to unshare, mount, chroot, make devices, give files away and become the user. */
+const CAPABILITIES = [
+  'SYS_ADMIN',
+  'SYS_CHROOT',
+  'MKNOD',
+  'CHOWN',
+  'DAC_OVERRIDE',
+  'FOWNER',
+  'SETUID',
+  'SETGID',
+];
+
+export function createJail({ program, spec, files }: EnclosureParts, jailer: string): Enclosure {
+  const base = join(spec.runDir, JAIL_DIR);
+  const root = join(base, basename(program), spec.id, 'root');
+  const inside = {
+    ...spec,
+    kernelPath: '/kernel',
+    initrdPath: '/initrd',
+    drives: spec.drives.map((drive) => ({ ...drive, path: `/drive-${drive.id}` })),
+  };
+  const binds = [
+    { from: spec.kernelPath, to: inside.kernelPath, readOnly: true },
+    { from: spec.initrdPath, to: inside.initrdPath, readOnly: true },
+    { from: files.log.fifo, to: LOG_FIFO, readOnly: false },
+    ...spec.drives.map(({ id, path, readOnly }) => ({ from: path, to: `/drive-${id}`, readOnly })),
+  ];
+
+  return {
+    socket: SOCKET,
+    logFifo: LOG_FIFO,
+    spec: inside,
+    async prepare() {
+      await takeBackRunDir(spec.runDir);
+      await mkdir(root, { recursive: true, mode: 0o755 });
+      await symlink(relative(spec.runDir, join(root, SOCKET)), files.socket);
+    },
+    async start(args, output, options) {
+      checkIdentity({ ...spec, netns: spec.network.netns });
+      checkPaths([program, jailer, ...binds.map(({ from }) => from)]);
+      const [prlimit, bwrap, setpriv] = await Promise.all([
+        findProgram('prlimit'),
+        findProgram('bwrap'),
+        findProgram('setpriv'),
+      ]);
+      const commandLine = [
+        ...limitArguments(await largestWritable(spec)),
+        '--',
+        bwrap,
+        ...['--info-fd', '3', '--unshare-pid', '--as-pid-1', '--unshare-ipc', '--unshare-uts'],
+        ...['--dev-bind', '/', '/', '--proc', '/proc'],
+        ...CAPABILITIES.flatMap((name) => ['--cap-add', `CAP_${name}`]),
+        ...binds.flatMap(({ from, to, readOnly }) => [
+          readOnly ? '--ro-bind' : '--bind',
+          from,
+          join(root, to),
+        ]),
+        ...['--chdir', '/', '--'],
+        // bwrap makes what it leaves inheritable, which the jailer has no use for and would pass on.
+        ...[setpriv, '--inh-caps=-all', '--ambient-caps=-all', '--'],
+        jailer,
+        ...['--id', spec.id, '--exec-file', program, '--chroot-base-dir', base],
+        ...['--uid', String(spec.uid), '--gid', String(spec.gid)],
+        ...['--netns', `/run/netns/${spec.network.netns}`],
+        '--',
+        ...args,
+      ];
+      return startWrapped([prlimit, commandLine], output, options);
+    },
+    async seal() {
+      // Still to be passed through: KVM is opened at the start of the guest.
+      for (const path of LENT_DIRECTORIES.map((name) => join(root, name))) {
+        await lchown(path, 0, spec.gid);
+        await chmod(path, 0o710);
+      }
+    },
+  };
+}
