@@ -9,13 +9,18 @@ import { journalSchema } from '../packages/agent/src/sandbox/journal.ts';
 import type { Releases } from './releases.ts';
 
 export const SIZE = { template: 'minimal', vcpus: 1, memoryMib: 512, diskMib: 512 } as const;
-const CREATE_TIMEOUT_MS = 200_000;
+/** Long enough for a guest of a guest, in the laboratory. */
+const BOOT_TIMEOUT_MS = 300_000;
+const CREATE_TIMEOUT_MS = 900_000;
 const CALL_TIMEOUT_MS = 60_000;
+
+export type BenchDriver = 'qemu' | 'firecracker';
 
 export interface BenchAgent {
   readonly client: AgentClient;
   readonly dir: string;
   readonly imagesDir: string;
+  readonly driver: BenchDriver;
   readonly accelerator: 'kvm' | 'tcg';
   create(signal: AbortSignal): Promise<Sandbox>;
   destroy(id: string): Promise<void>;
@@ -23,7 +28,12 @@ export interface BenchAgent {
   connectGuest(sandbox: Sandbox): Promise<EnvdClient>;
 }
 
-export async function startBenchAgent(releases: Releases, signal: AbortSignal): Promise<BenchAgent> {
+/** `driver` is also what the floors are made of. */
+export async function startBenchAgent(
+  driver: BenchDriver,
+  releases: Releases,
+  signal: AbortSignal,
+): Promise<BenchAgent> {
   const imagesDir = wrennDirFromEnv();
   // Short: the paths of unix sockets are.
   const dir = await mkdtemp('/tmp/wrb-');
@@ -31,8 +41,8 @@ export async function startBenchAgent(releases: Releases, signal: AbortSignal): 
   const config = parseConfig({
     wrennDir: dir,
     imagesDir,
-    // What the floor is made of.
-    driver: 'qemu',
+    driver,
+    timeouts: { bootMs: BOOT_TIMEOUT_MS, kvmProbeMs: CALL_TIMEOUT_MS },
     uidBase: 1_970_000_000,
     network: { range: '10.233.77.0/24', prefix: 'wrb', holdOffMs: 0 },
     log: { level: 'info', file: join(dir, 'agent.log') },
@@ -55,6 +65,7 @@ export async function startBenchAgent(releases: Releases, signal: AbortSignal): 
     client,
     dir,
     imagesDir,
+    driver,
     accelerator: accelerator === 'kvm' ? 'kvm' : 'tcg',
     create: async (caller) => {
       const options = { signal: caller, timeoutMs: CREATE_TIMEOUT_MS };

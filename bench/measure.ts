@@ -3,6 +3,7 @@ import type { Sandbox } from '@wrenn/protocol/agent';
 import type { EnvdClient } from '../packages/agent/src/envd-client/client.ts';
 import type { BenchAgent } from './bench-agent.ts';
 import { SPAWN_LOOP } from './guest-programs.ts';
+import { bootRawFirecracker } from './raw-firecracker.ts';
 import { bootRawQemu } from './raw-qemu.ts';
 import { chunksOf, startRawTransfers } from './raw-transfers.ts';
 import type { Releases } from './releases.ts';
@@ -30,12 +31,13 @@ export interface ColdBoots {
 export async function coldBoots({ agent, releases, rounds, signal, progress }: Bench): Promise<ColdBoots> {
   const byAgent: number[] = [];
   const raw: number[] = [];
+  const bootRaw = agent.driver === 'firecracker' ? bootRawFirecracker : bootRawQemu;
   const phasesMs = new Map<string, number[]>();
   // The first of each fills the page cache, and makes the empty layer that later ones are copies of.
   for (let round = 0; round <= rounds; round += 1) {
     signal.throwIfAborted();
     progress(round === 0 ? 'cold boots: warming up' : `cold boots: round ${round} of ${rounds}`);
-    const rawMs = await bootRawQemu(agent, releases, signal);
+    const rawMs = await bootRaw(agent, releases, signal);
     let sandbox: Sandbox | undefined;
     const agentMs = await timeMs(async () => {
       sandbox = await agent.create(signal);
@@ -50,7 +52,8 @@ export async function coldBoots({ agent, releases, rounds, signal, progress }: B
       phasesMs.set(name, [...(phasesMs.get(name) ?? []), ms]);
     }
   }
-  const floor = { what: 'QEMU by hand', samplesMs: raw };
+  const by = agent.driver === 'firecracker' ? 'Firecracker' : 'QEMU';
+  const floor = { what: `${by} by hand`, samplesMs: raw };
   return {
     measurements: [
       { what: 'create, until healthy', samplesMs: byAgent, floor, target: { kind: 'time', ratio: 1.15 } },

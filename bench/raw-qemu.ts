@@ -17,7 +17,7 @@ import { type BenchAgent, SIZE } from './bench-agent.ts';
 import type { Releases } from './releases.ts';
 import { timeMs } from './samples.ts';
 
-const BOOT_TIMEOUT_MS = 60_000;
+const BOOT_TIMEOUT_MS = 300_000;
 
 export async function bootRawQemu(
   agent: BenchAgent,

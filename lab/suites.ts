@@ -13,6 +13,7 @@ export interface Suite {
 export const USAGE = `usage: npm run lab -- [options] SUITE
   contract qemu-kvm [TEST…]      the driver contract, and sandboxes, with QEMU on KVM
   contract firecracker [TEST…]   the same with Firecracker (WRENN_FIRECRACKER, or in PATH; its jailer beside it)
+  bench qemu-kvm|firecracker     creates, against the same VMM driven by hand
   shell                          a prompt in the machine
   run PROGRAM [ARGUMENT…]        any program in the machine
 options, before the suite:
@@ -22,6 +23,7 @@ options, before the suite:
 `;
 
 const DRIVERS = ['qemu-kvm', 'firecracker'];
+const BENCH_ROUNDS = '5';
 const VITEST = ['node', 'node_modules/vitest/vitest.mjs', 'run'];
 const REPORTERS = ['--reporter=verbose', '--reporter=json', '--outputFile.json=/run/report'];
 
@@ -39,6 +41,15 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
       ...plain,
       command: [...VITEST, '--project', 'lab', ...REPORTERS, ...files],
       environment: { WRENN_LAB_DRIVER: driver },
+      needsFirecracker: driver === 'firecracker',
+    };
+  }
+  if (name === 'bench' && DRIVERS.includes(driver) && filters.length === 0) {
+    const vmm = driver === 'firecracker' ? 'firecracker' : 'qemu';
+    const args = ['--driver', vmm, '--creates-only', '--rounds', BENCH_ROUNDS, '--json', '/run/report'];
+    return {
+      ...plain,
+      command: ['node', 'bench/dist/main.js', ...args],
       needsFirecracker: driver === 'firecracker',
     };
   }

@@ -37,16 +37,20 @@ status=$(port org.wrenn.lab.status)
 report=$(port org.wrenn.lab.report)
 mapfile -d '' -t command </opt/kit/command
 mapfile -d '' -t environment </opt/kit/environment
-# Lines end as the command ends them; a person's shell wants its terminal as it is.
-[ "${command[0]}" = /bin/bash ] || stty -F "$terminal" -onlcr -echo
+stty -F "$terminal" -onlcr -echo
 
 echo up >"$status"
 cd /opt/wrenn || say 'there is no checkout'
-env "${environment[@]}" setsid --ctty --wait "${command[@]}" <"$terminal" >"$terminal" 2>&1
-code=$?
+if [ "${command[0]}" = /bin/bash ]; then
+  stty -F "$terminal" sane
+  env "${environment[@]}" setsid --ctty --wait "${command[@]}" <"$terminal" >"$terminal" 2>&1
+  code=$?
+else
+  # No terminal: a program that finds one draws on it.
+  env "${environment[@]}" "${command[@]}" </dev/null 2>&1 | cat >"$terminal"
+  code=${PIPESTATUS[0]}
+fi
 [ -s /run/report ] && cat /run/report >"$report"
-# What is printed last must be read before the machine is gone.
-stty -F "$terminal" sane
 echo "exit $code" >"$status"
 sleep 0.2
 power_off
