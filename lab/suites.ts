@@ -35,8 +35,9 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
   }
   if (name === 'run' && args.length > 0) return { ...plain, command: args };
   const [driver = '', ...filters] = args;
+  const vmm = driver === 'firecracker' ? 'firecracker' : 'qemu';
   if (name === 'contract' && DRIVERS.includes(driver)) {
-    const files = filters.length > 0 ? filters : ['.lab.test.ts', 'tests/e2e/'];
+    const files = filters.length > 0 ? filters : [`vmm/${vmm}/contract.lab`, 'tests/e2e/'];
     return {
       ...plain,
       command: [...VITEST, '--project', 'lab', ...REPORTERS, ...files],
@@ -45,7 +46,6 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
     };
   }
   if (name === 'bench' && DRIVERS.includes(driver) && filters.length === 0) {
-    const vmm = driver === 'firecracker' ? 'firecracker' : 'qemu';
     const args = ['--driver', vmm, '--creates-only', '--rounds', BENCH_ROUNDS, '--json', '/run/report'];
     return {
       ...plain,

@@ -3,6 +3,7 @@
  * machine's images. Runs in this process, or as one that can be killed.
  */
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -76,14 +77,15 @@ export async function prepareAgent(number: number, extra: AgentConfigInput = {})
 }
 
 /** What the kernel and the file system hold of an agent's sandboxes; empty when nothing is left. */
-export async function remains({ dir, prefix, config }: TestAgentFiles): Promise<string[]> {
+export async function remains(files: TestAgentFiles): Promise<string[]> {
+  const { dir, prefix } = files;
   const [netns, links, rules, mounts, sandboxes, processes] = await Promise.all([
     run('ip', ['-json', 'netns', 'list']),
     run('ip', ['-json', 'link', 'show']),
     run('nft', ['-j', 'list', 'table', 'inet', tableOf(prefix)]).catch(() => ''),
     readFile('/proc/self/mountinfo', 'utf8'),
     readdir(join(dir, 'sandboxes')),
-    processesOf(config.uidBase ?? 0),
+    processesOf(files),
   ]);
   const named = new RegExp(`"(?:name|ifname)":"(${prefix}[^"]*)"`, 'g');
   return [
@@ -105,14 +107,18 @@ function tableOf(prefix: string): string {
   return `${prefix}_slots`;
 }
 
-/** Those that run as one of the agent's thousand users. */
-async function processesOf(uidBase: number): Promise<number[]> {
+/** Those that run as one of the agent's thousand users, and those of root that work on one of its sandboxes. */
+async function processesOf({ dir, config }: TestAgentFiles): Promise<number[]> {
+  const uidBase = config.uidBase ?? 0;
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
     pids.map(async (pid) => {
       const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+      if (status === '' || /^State:\s+Z/m.test(status)) return [];
       const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
-      return uid >= uidBase && uid < uidBase + 1000 && !/^State:\s+Z/m.test(status) ? [pid] : [];
+      if (uid >= uidBase && uid < uidBase + 1000) return [pid];
+      const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+      return commandLine.includes(`${dir}/sandboxes/`) ? [pid] : [];
     }),
   );
   return found.flat();
@@ -132,30 +138,28 @@ export interface AgentProcess {
   kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number | null>;
 }
 
-/** The agent as a program, bundled once for each directory. */
-export async function startAgentProcess(files: TestAgentFiles): Promise<AgentProcess> {
+/** Loads the configuration that WRENN_CONFIG names, and is killed where DIE_AT says. */
+const AGENT_PROGRAM = `
+  import { loadConfig, runAgent } from '@wrenn/agent';
+  const checkpoint = (step, moment) => {
+    if (moment + ' ' + step === process.env.DIE_AT) process.kill(process.pid, 'SIGKILL');
+  };
+  runAgent({ config: loadConfig(), checkpoint }).catch((error) => {
+    console.error(error.message);
+    process.exitCode = 1;
+  });`;
+
+/**
+ * The agent as a program, bundled once for each directory. With `dieAt` (as `before network`) it is killed at that
+ * point of a creation.
+ */
+export async function startAgentProcess(files: TestAgentFiles, dieAt = ''): Promise<AgentProcess> {
   const program = join(files.dir, 'agent.mjs');
   const configFile = join(files.dir, 'config.json');
-  await build({
-    stdin: {
-      contents:
-        "import { loadConfig, runAgent } from '@wrenn/agent'; runAgent({ config: loadConfig() }).catch(fail);" +
-        'function fail(error) { console.error(error.message); process.exitCode = 1; }',
-      resolveDir: import.meta.dirname,
-    },
-    outfile: program,
-    bundle: true,
-    platform: 'node',
-    target: 'node20.19',
-    format: 'esm',
-    logLevel: 'error',
-    banner: {
-      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
-    },
-  });
+  if (!existsSync(program)) await bundleAgent(program);
   await writeFile(configFile, JSON.stringify(files.config));
   const child = spawn(process.execPath, [program], {
-    env: { PATH: process.env.PATH, WRENN_CONFIG: configFile },
+    env: { ...process.env, WRENN_CONFIG: configFile, DIE_AT: dieAt },
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)));
@@ -172,6 +176,21 @@ export async function startAgentProcess(files: TestAgentFiles): Promise<AgentPro
       return code;
     },
   };
+}
+
+async function bundleAgent(program: string): Promise<void> {
+  await build({
+    stdin: { contents: AGENT_PROGRAM, resolveDir: import.meta.dirname },
+    outfile: program,
+    bundle: true,
+    platform: 'node',
+    target: 'node20.19',
+    format: 'esm',
+    logLevel: 'error',
+    banner: {
+      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    },
+  });
 }
 
 async function untilAnswering(client: AgentClient, pid: number, ended: Promise<unknown>): Promise<void> {

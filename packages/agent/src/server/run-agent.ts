@@ -1,11 +1,14 @@
 /** The agent as a process of its own: signals, the exit code, and errors that nobody expected. */
 import { WrennError } from '@wrenn/protocol';
 import type { AgentConfig } from '../config/schema.ts';
+import type { Checkpoint } from '../sandbox/deps.ts';
 import { startAgent } from './daemon.ts';
 import { createLogger } from './log.ts';
 
 export interface RunAgentOptions {
   readonly config: AgentConfig;
+  /** For tests: as for `startAgent`. */
+  readonly checkpoint?: Checkpoint;
   /** Called when requests are answered. */
   readonly onReady?: (socketPath: string) => void;
 }
@@ -14,7 +17,7 @@ export interface RunAgentOptions {
 const HARD_STOP_MS = 5_000;
 
 /** Runs until SIGTERM, SIGINT or idleness. Throws what `startAgent` throws. */
-export async function runAgent({ config, onReady }: RunAgentOptions): Promise<void> {
+export async function runAgent({ config, checkpoint, onReady }: RunAgentOptions): Promise<void> {
   const log = createLogger(config.log);
   const starting = new AbortController();
   let stop = (): void => starting.abort(new WrennError('cancelled', 'The start was interrupted.'));
@@ -29,7 +32,12 @@ export async function runAgent({ config, onReady }: RunAgentOptions): Promise<vo
   process.on('SIGTERM', onSignal).on('SIGINT', onSignal).on('SIGHUP', onHangup);
   process.on('uncaughtException', onUnexpected);
   try {
-    const agent = await startAgent({ config, signal: starting.signal, log });
+    const agent = await startAgent({
+      config,
+      signal: starting.signal,
+      log,
+      ...(checkpoint === undefined ? {} : { checkpoint }),
+    });
     stop = () => {
       setTimeout(() => process.exit(1), config.timeouts.shutdownMs + HARD_STOP_MS).unref();
       void agent.stop();

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Microvm, VmmDriver } from './driver.ts';
+import type { Microvm, MicrovmHandle, VmmDriver } from './driver.ts';
 import { createWorkbench, lastTick, type Workbench, waitForLine } from './testing/workbench.ts';
 
 export interface DriverContract {
@@ -357,6 +357,28 @@ function describeCases(contract: DriverContract): void {
       TEST_MS,
     );
 
+    it(
+      'for its VMM or a wrapper being killed, at whatever moment, leaves nothing',
+      async () => {
+        for (let afterMs = 0; afterMs < 200; afterMs += 10 + Math.random() * 25) {
+          const onSpawned = async ({ pid, wrappers }: MicrovmHandle): Promise<void> => {
+            const victim = Math.random() < 0.7 ? pid : (wrappers[0]?.pid ?? pid);
+            setTimeout(() => isThere(victim) && process.kill(victim, 'SIGKILL'), afterMs);
+          };
+          const launch = createDriver().launch(bench.spec(), { signal: never, onSpawned });
+          const outcome = await launch.then(
+            (microvm) => microvm,
+            (error: unknown) => error,
+          );
+          // A late kill finds a microVM; without its wrapper it goes on.
+          if (outcome instanceof Error) expect(outcome).toMatchObject({ name: 'WrennError' });
+          else await (outcome as Microvm).kill();
+          await nothingLeft();
+        }
+      },
+      TEST_MS,
+    );
+
     it('does not follow links that an earlier VMM left in its directory', async () => {
       const target = join(bench.dir, 'precious');
       for (const file of ['console.log', 'vmm.log']) {
@@ -368,4 +390,12 @@ function describeCases(contract: DriverContract): void {
       await expect(stat(target)).rejects.toMatchObject({ code: 'ENOENT' });
     });
   });
+}
+
+function isThere(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
 }
