@@ -23,6 +23,20 @@ export interface DriveSpec {
   /** Path on the host; readable (and writable unless `readOnly`) by `MicrovmSpec.uid`. */
   readonly path: string;
   readonly readOnly: boolean;
+  /** For reads and writes together; what is absent is as fast as it can be. */
+  readonly rateLimit?: DriveRateLimit | undefined;
+}
+
+export interface DriveRateLimit {
+  readonly bytes?: TokenBucket | undefined;
+  readonly operations?: TokenBucket | undefined;
+}
+
+/** So many may go at once, and afterwards so many in a second; both are whole numbers. */
+export interface TokenBucket {
+  readonly perSecond: number;
+  /** At least `perSecond`: drivers count in milliseconds, or know no smaller one. */
+  readonly burst: number;
 }
 
 export interface MicrovmSpec {

@@ -6,15 +6,15 @@
 import { z } from 'zod';
 
 /** Tokens are bytes or operations, refilled over `refill_time` milliseconds. */
-interface TokenBucket {
+export interface RefilledBucket {
   readonly size: number;
   readonly refill_time: number;
   readonly one_time_burst?: number;
 }
 
 export interface RateLimiter {
-  readonly bandwidth?: TokenBucket;
-  readonly ops?: TokenBucket;
+  readonly bandwidth?: RefilledBucket;
+  readonly ops?: RefilledBucket;
 }
 
 export interface BootSource {
@@ -37,8 +37,6 @@ export interface NetworkInterface {
   readonly iface_id: string;
   readonly host_dev_name: string;
   readonly guest_mac?: string;
-  readonly rx_rate_limiter?: RateLimiter;
-  readonly tx_rate_limiter?: RateLimiter;
 }
 
 export interface MachineConfiguration {
@@ -56,7 +54,7 @@ export interface EntropyDevice {
 /** `serial_out_path` exists from 1.14 on, `rate_limiter` from 1.16 on. */
 export interface SerialDevice {
   readonly serial_out_path?: string;
-  readonly rate_limiter?: TokenBucket;
+  readonly rate_limiter?: RefilledBucket;
 }
 
 export interface Logger {

@@ -51,14 +51,27 @@ describe('the description of a machine', () => {
   });
 
   it('carries limits where there are some', () => {
-    const bucket = { size: 1_000_000, refill_time: 100 };
-    const machine = describeMachine(SPEC, {
-      ioEngine: 'Async',
-      limits: { drive: { ops: bucket }, networkTransmit: { bandwidth: bucket } },
+    const limits = [
+      { bytes: { perSecond: 1_000_000, burst: 3_000_000 } },
+      { bytes: undefined },
+      { bytes: { perSecond: 500, burst: 500 }, operations: { perSecond: 30, burst: 100 } },
+    ];
+    const drives = SPEC.drives.map((drive, index) => ({ ...drive, rateLimit: limits[index] }));
+    const machine = describeMachine({ ...SPEC, drives }, { ioEngine: 'Async' });
+    expect(machine.drives[0]).toMatchObject({
+      io_engine: 'Async',
+      rate_limiter: { bandwidth: { size: 3_000_000, refill_time: 3000 } },
     });
-    expect(machine.drives[0]).toMatchObject({ io_engine: 'Async', rate_limiter: { ops: bucket } });
-    expect(machine.networkInterface).toMatchObject({ tx_rate_limiter: { bandwidth: bucket } });
-    expect(machine.networkInterface).not.toHaveProperty('rx_rate_limiter');
+    expect(machine.drives[1]).not.toHaveProperty('rate_limiter');
+    expect(machine.drives[2]?.rate_limiter).toEqual({
+      bandwidth: { size: 500, refill_time: 1000 },
+      ops: { size: 100, refill_time: 3333 },
+    });
+    const api = createStrictApi({ id: 'x', version: '1.16.1', openFiles: false });
+    for (const drive of machine.drives) {
+      const put = { method: 'PUT', path: `/drives/${drive.drive_id}`, body: JSON.stringify(drive) };
+      expect(api.handle(put).status).toBe(204);
+    }
   });
 
   it.each<[string, Partial<MicrovmSpec>]>([

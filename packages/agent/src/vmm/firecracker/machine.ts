@@ -3,7 +3,7 @@
  * the bodies that are sent. Pure.
  */
 import { WrennError } from '@wrenn/protocol';
-import type { DriveSpec, MicrovmSpec } from '../driver.ts';
+import type { DriveRateLimit, DriveSpec, MicrovmSpec, TokenBucket } from '../driver.ts';
 import type {
   BootSource,
   Drive,
@@ -11,24 +11,17 @@ import type {
   MachineConfiguration,
   NetworkInterface,
   RateLimiter,
+  RefilledBucket,
   SerialDevice,
 } from './api-types.ts';
 import { type FirecrackerVersion, hasSerialRateLimiter } from './version.ts';
 
-interface DeviceLimits {
-  readonly drive?: RateLimiter;
-  readonly networkReceive?: RateLimiter;
-  readonly networkTransmit?: RateLimiter;
-  readonly entropy?: RateLimiter;
-}
-
 export interface MachineOptions {
   readonly ioEngine: 'Sync' | 'Async';
-  readonly limits: DeviceLimits;
 }
 
 /** `Sync`: the asynchronous engine is a developer preview, and needs io_uring, which many hosts turn off. */
-export const DEFAULT_MACHINE_OPTIONS: MachineOptions = { ioEngine: 'Sync', limits: {} };
+export const DEFAULT_MACHINE_OPTIONS: MachineOptions = { ioEngine: 'Sync' };
 
 export interface Machine {
   readonly machineConfig: MachineConfiguration;
@@ -93,7 +86,6 @@ export function describeMachine(spec: MicrovmSpec, options: MachineOptions): Mac
     /^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(guestMac) && (Number.parseInt(guestMac, 16) & 1) === 0,
     'must be a unicast MAC address',
   );
-  const { limits } = options;
   return {
     machineConfig: {
       vcpu_count: spec.vcpus,
@@ -111,10 +103,8 @@ export function describeMachine(spec: MicrovmSpec, options: MachineOptions): Mac
       iface_id: 'eth0',
       host_dev_name: tap,
       guest_mac: guestMac,
-      ...(limits.networkReceive && { rx_rate_limiter: limits.networkReceive }),
-      ...(limits.networkTransmit && { tx_rate_limiter: limits.networkTransmit }),
     },
-    entropy: limits.entropy ? { rate_limiter: limits.entropy } : {},
+    entropy: {},
   };
 }
 
@@ -135,8 +125,19 @@ function describeDrive(drive: DriveSpec, options: MachineOptions): Drive {
     // The guest's flushes are not passed on: a layer does not outlive the host's crash, a killed VMM it does.
     cache_type: 'Unsafe',
     io_engine: options.ioEngine,
-    ...(options.limits.drive && { rate_limiter: options.limits.drive }),
+    ...rateLimiter(drive.rateLimit),
   };
+}
+
+function rateLimiter({ bytes, operations }: DriveRateLimit = {}): { rate_limiter?: RateLimiter } {
+  if (bytes === undefined && operations === undefined) return {};
+  const bandwidth = bytes && { bandwidth: tokens(bytes) };
+  return { rate_limiter: { ...bandwidth, ...(operations && { ops: tokens(operations) }) } };
+}
+
+/** Firecracker fills a bucket of this size in this time; a burst of at least a second's worth keeps it exact. */
+function tokens({ perSecond, burst }: TokenBucket): RefilledBucket {
+  return { size: burst, refill_time: Math.round((burst / perSecond) * 1000) };
 }
 
 function bootArgs(words: readonly string[]): string {

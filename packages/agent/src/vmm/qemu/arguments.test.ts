@@ -45,11 +45,11 @@ describe('the command line of QEMU', () => {
       ...['-chardev', 'socket,id=console,path=/s/run/console.sock,server=on,wait=off'],
       ...['-serial', 'chardev:console'],
       '-blockdev',
-      '{"driver":"file","node-name":"base","filename":"/t/base.img","read-only":true,"auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true},"discard":"ignore"}',
+      '{"node-name":"base","driver":"file","filename":"/t/base.img","read-only":true,"discard":"ignore","auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true}}',
       '-device',
       '{"driver":"virtio-blk-device","id":"drive-base","drive":"base","serial":"base","werror":"report","rerror":"report"}',
       '-blockdev',
-      '{"driver":"file","node-name":"layer","filename":"/s/layer.img","read-only":false,"auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true},"discard":"unmap"}',
+      '{"node-name":"layer","driver":"file","filename":"/s/layer.img","read-only":false,"discard":"unmap","auto-read-only":false,"locking":"on","aio":"threads","cache":{"direct":false,"no-flush":true}}',
       '-device',
       '{"driver":"virtio-blk-device","id":"drive-layer","drive":"layer","serial":"layer","werror":"report","rerror":"report"}',
       '-netdev',
@@ -71,6 +71,61 @@ describe('the command line of QEMU', () => {
     const args = qemuArguments(spec(), { accelerator: 'tcg', tscKhz: undefined });
     expect(valuesOf(args, '-machine')[0]).toMatch(/,pit=on,/);
     expect(valuesOf(args, '-append')[0]).not.toMatch(/tsc_early_khz/);
+  });
+
+  it('holds the drives that have one to their limit, each by itself', () => {
+    const drives = [
+      { id: 'base', path: '/t/base.img', readOnly: true },
+      {
+        id: 'guest',
+        path: '/t/guest.img',
+        readOnly: true,
+        rateLimit: { operations: { perSecond: 100, burst: 5000 } },
+      },
+      {
+        id: 'layer',
+        path: '/s/layer.img',
+        readOnly: false,
+        rateLimit: { bytes: { perSecond: 2_000_000, burst: 3_000_000 }, operations: undefined },
+      },
+    ];
+    const args = qemuArguments(spec({ drives }), TCG);
+    const parsed = (option: string) => valuesOf(args, option).map((text): unknown => JSON.parse(text));
+    expect(parsed('-object')).toMatchObject([
+      {
+        'qom-type': 'throttle-group',
+        id: 'limit-guest',
+        limits: { 'iops-total': 100, 'iops-total-max': 5000 },
+      },
+      {
+        'qom-type': 'throttle-group',
+        id: 'limit-layer',
+        limits: { 'bps-total': 2_000_000, 'bps-total-max': 3_000_000 },
+      },
+      { 'qom-type': 'rng-builtin' },
+    ]);
+    expect(parsed('-blockdev')).toMatchObject([
+      { driver: 'file', 'node-name': 'base', 'read-only': true },
+      {
+        driver: 'throttle',
+        'node-name': 'guest',
+        'throttle-group': 'limit-guest',
+        'read-only': true,
+        file: { driver: 'file', filename: '/t/guest.img', 'read-only': true },
+      },
+      {
+        driver: 'throttle',
+        'node-name': 'layer',
+        // Both, or the guest's discards end at the filter.
+        discard: 'unmap',
+        file: { driver: 'file', filename: '/s/layer.img', discard: 'unmap' },
+      },
+    ]);
+    expect(parsed('-device').slice(0, 3)).toMatchObject([
+      { drive: 'base' },
+      { drive: 'guest' },
+      { drive: 'layer' },
+    ]);
   });
 
   it('has no network where none is asked for', () => {

@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
-import type { DriveSpec, MicrovmSpec } from '../driver.ts';
+import type { DriveRateLimit, DriveSpec, MicrovmSpec } from '../driver.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 
@@ -137,20 +137,28 @@ function devices(spec: QemuSpec): string[][] {
 }
 
 function driveArguments(drive: DriveSpec): string[] {
+  const access = { 'read-only': drive.readOnly, discard: drive.readOnly ? 'ignore' : 'unmap' };
+  const file = {
+    driver: 'file',
+    filename: drive.path,
+    ...access,
+    'auto-read-only': false,
+    // A second writer, in whatever process, is refused.
+    locking: 'on',
+    aio: 'threads',
+    // The guest's flushes are not passed on: a layer survives the VMM, and is given up with the host.
+    cache: { direct: false, 'no-flush': true },
+  };
+  const name = { 'node-name': drive.id };
+  const group = `limit-${drive.id}`;
+  const limits = throttleLimits(drive.rateLimit);
   return [
-    ...json('-blockdev', {
-      driver: 'file',
-      'node-name': drive.id,
-      filename: drive.path,
-      'read-only': drive.readOnly,
-      'auto-read-only': false,
-      // A second writer, in whatever process, is refused.
-      locking: 'on',
-      aio: 'threads',
-      // The guest's flushes are not passed on: a layer survives the VMM, and is given up with the host.
-      cache: { direct: false, 'no-flush': true },
-      discard: drive.readOnly ? 'ignore' : 'unmap',
-    }),
+    ...(limits === undefined
+      ? json('-blockdev', { ...name, ...file })
+      : [
+          ...json('-object', { 'qom-type': 'throttle-group', id: group, limits }),
+          ...json('-blockdev', { ...name, driver: 'throttle', 'throttle-group': group, ...access, file }),
+        ]),
     ...json('-device', {
       driver: 'virtio-blk-device',
       id: `drive-${drive.id}`,
@@ -161,6 +169,15 @@ function driveArguments(drive: DriveSpec): string[] {
       rerror: 'report',
     }),
   ];
+}
+
+/** `-max` is the size of the bucket, as long as it is for one second, which is the default. */
+function throttleLimits({ bytes, operations }: DriveRateLimit = {}): Record<string, number> | undefined {
+  if (bytes === undefined && operations === undefined) return undefined;
+  return {
+    ...(bytes && { 'bps-total': bytes.perSecond, 'bps-total-max': bytes.burst }),
+    ...(operations && { 'iops-total': operations.perSecond, 'iops-total-max': operations.burst }),
+  };
 }
 
 function json(option: string, value: Readonly<Record<string, unknown>>): string[] {
