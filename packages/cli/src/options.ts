@@ -1,9 +1,13 @@
 /** The options that several commands share, and what becomes of them. */
-import { create } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
-import { type CreateSandboxRequest, CreateSandboxRequestSchema } from '@wrenn/protocol/agent';
+import {
+  type CreateSandboxRequest,
+  CreateSandboxRequestSchema,
+  type RateLimitsSchema,
+} from '@wrenn/protocol/agent';
 import type { Command } from 'commander';
-import { parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
+import { parseBytesPerSecond, parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
 
 export interface MachineOptions {
   readonly template?: string;
@@ -11,6 +15,10 @@ export interface MachineOptions {
   readonly memory?: string;
   readonly disk?: string;
   readonly env?: readonly string[];
+  readonly netReceive?: string;
+  readonly netTransmit?: string;
+  readonly diskRate?: string;
+  readonly diskIops?: string;
   readonly metadata?: readonly string[];
 }
 
@@ -33,6 +41,10 @@ export function withMachineOptions(command: Command): Command {
     .option('--cpus <n>', 'virtual CPUs')
     .option('--memory <size>', 'memory, as 512M or 2G')
     .option('--disk <size>', 'private disk, as 4G')
+    .option('--net-receive <rate>', 'the most that the guest receives in a second, as 10M; 0 for no limit')
+    .option('--net-transmit <rate>', 'the most that the guest sends in a second')
+    .option('--disk-rate <rate>', 'the most that it reads and writes of a drive in a second')
+    .option('--disk-iops <n>', 'how many reads and writes of a drive in a second')
     .option('--metadata <name=value>', 'a label to find the sandbox by; may be repeated', gather);
 }
 
@@ -42,12 +54,24 @@ export function createRequest(options: MachineOptions, timeoutMs: number | undef
     template: options.template ?? '',
     envs: parsePairs(options.env ?? [], '--env'),
     metadata: parsePairs(options.metadata ?? [], '--metadata'),
+    rateLimits: rateLimitsOf(options),
   });
   if (options.cpus !== undefined) request.vcpus = parseCount(options.cpus, '--cpus');
   if (options.memory !== undefined) request.memoryMib = parseMemoryMib(options.memory, '--memory');
   if (options.disk !== undefined) request.diskMib = parseMemoryMib(options.disk, '--disk');
   if (timeoutMs !== undefined) request.timeout = durationFromMs(timeoutMs);
   return request;
+}
+
+function rateLimitsOf(options: MachineOptions): MessageInitShape<typeof RateLimitsSchema> {
+  const { netReceive, netTransmit, diskRate, diskIops } = options;
+  const rate = (text: string, field: string) => BigInt(parseBytesPerSecond(text, field));
+  const limits: MessageInitShape<typeof RateLimitsSchema> = {};
+  if (netReceive !== undefined) limits.networkReceiveBytesPerSecond = rate(netReceive, '--net-receive');
+  if (netTransmit !== undefined) limits.networkTransmitBytesPerSecond = rate(netTransmit, '--net-transmit');
+  if (diskRate !== undefined) limits.diskBytesPerSecond = rate(diskRate, '--disk-rate');
+  if (diskIops !== undefined) limits.diskOperationsPerSecond = BigInt(parseCount(diskIops, '--disk-iops'));
+  return limits;
 }
 
 export function timeoutOf(options: { readonly timeout?: string }): number | undefined {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatBytes, formatDuration, formatTable, printable } from './output.ts';
+import { formatBytes, formatDuration, formatRate, formatTable, printable } from './output.ts';
 
 describe('printable', () => {
   it('shows what would drive the terminal or forge a line', () => {
@@ -48,4 +48,13 @@ describe('durations and sizes', () => {
   ])('%d bytes are %s', (bytes, text) => {
     expect(formatBytes(bytes)).toBe(text);
   });
+});
+
+it('formatRate shows a limit as what it is', () => {
+  expect([65_536, 1_572_864, 2 * 1024 ** 3, 1_000_001].map(formatRate)).toEqual([
+    '64 KiB/s',
+    '1536 KiB/s',
+    '2048 MiB/s',
+    '1000001 B/s',
+  ]);
 });

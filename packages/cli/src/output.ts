@@ -34,6 +34,13 @@ export function formatBytes(bytes: number): string {
   return `${(bytes / 1024 ** 3).toFixed(1)} GiB`;
 }
 
+/** Never rounded: a limit is shown as what it is. */
+export function formatRate(bytesPerSecond: number): string {
+  if (bytesPerSecond % 1024 !== 0) return `${bytesPerSecond} B/s`;
+  if (bytesPerSecond % 1024 ** 2 !== 0) return `${bytesPerSecond / 1024} KiB/s`;
+  return `${bytesPerSecond / 1024 ** 2} MiB/s`;
+}
+
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
 }

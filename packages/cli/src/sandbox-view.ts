@@ -1,7 +1,7 @@
 /** A sandbox as people and scripts see it. */
 import { durationMs, timestampMs } from '@bufbuild/protobuf/wkt';
-import { type Sandbox, SandboxState } from '@wrenn/protocol/agent';
-import { formatDuration } from './output.ts';
+import { type RateLimits, type Sandbox, SandboxState } from '@wrenn/protocol/agent';
+import { formatDuration, formatRate } from './output.ts';
 
 const STATES: Readonly<Record<SandboxState, string>> = {
   [SandboxState.UNSPECIFIED]: 'unknown',
@@ -12,6 +12,13 @@ const STATES: Readonly<Record<SandboxState, string>> = {
   [SandboxState.FAILED]: 'failed',
 };
 
+interface RateLimitsView {
+  readonly networkReceiveBytesPerSecond: number | undefined;
+  readonly networkTransmitBytesPerSecond: number | undefined;
+  readonly diskBytesPerSecond: number | undefined;
+  readonly diskOperationsPerSecond: number | undefined;
+}
+
 export interface SandboxView {
   readonly id: string;
   readonly template: string;
@@ -20,6 +27,8 @@ export interface SandboxView {
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
+  /** What is absent is not limited. */
+  readonly rateLimits: RateLimitsView;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAt: string | undefined;
   readonly endsAt: string | undefined;
@@ -40,6 +49,7 @@ export function viewOf(sandbox: Sandbox): SandboxView {
     vcpus: sandbox.vcpus,
     memoryMib: sandbox.memoryMib,
     diskMib: sandbox.diskMib,
+    rateLimits: rateLimitsOf(sandbox.rateLimits),
     metadata: sandbox.metadata,
     createdAt: time(sandbox.createdAt),
     endsAt: time(sandbox.endsAt),
@@ -53,6 +63,16 @@ export function viewOf(sandbox: Sandbox): SandboxView {
   };
 }
 
+function rateLimitsOf(limits: RateLimits | undefined): RateLimitsView {
+  const number = (value: bigint | undefined) => (value === undefined ? undefined : Number(value));
+  return {
+    networkReceiveBytesPerSecond: number(limits?.networkReceiveBytesPerSecond),
+    networkTransmitBytesPerSecond: number(limits?.networkTransmitBytesPerSecond),
+    diskBytesPerSecond: number(limits?.diskBytesPerSecond),
+    diskOperationsPerSecond: number(limits?.diskOperationsPerSecond),
+  };
+}
+
 export const LIST_HEADER = ['ID', 'TEMPLATE', 'STATE', 'CPUS', 'MEMORY', 'AGE', 'ENDS IN'] as const;
 
 export function listRow(view: SandboxView, nowMs: number): string[] {
@@ -60,6 +80,18 @@ export function listRow(view: SandboxView, nowMs: number): string[] {
   const until =
     view.endsAt === undefined ? 'never' : formatDuration(Math.max(0, Date.parse(view.endsAt) - nowMs));
   return [view.id, view.template, view.state, String(view.vcpus), `${view.memoryMib} MiB`, since, until];
+}
+
+function limitsText(limits: RateLimitsView): string {
+  const operations = limits.diskOperationsPerSecond;
+  const rate = (what: string, bytes: number | undefined) =>
+    bytes === undefined ? [] : [`${what} ${formatRate(bytes)}`];
+  return [
+    ...rate('receive', limits.networkReceiveBytesPerSecond),
+    ...rate('transmit', limits.networkTransmitBytesPerSecond),
+    ...rate('disk', limits.diskBytesPerSecond),
+    ...(operations === undefined ? [] : [`disk ${operations} operations/s`]),
+  ].join(', ');
 }
 
 /** Name and value lines for `wrenn sandbox get`. */
@@ -72,6 +104,7 @@ export function detailRows(view: SandboxView): string[][] {
     ['cpus', String(view.vcpus)],
     ['memory', `${view.memoryMib} MiB`],
     ['disk', `${view.diskMib} MiB`],
+    ['limits', limitsText(view.rateLimits)],
     ['created', view.createdAt ?? ''],
     ['ends', view.endsAt ?? 'never'],
     ['address', view.address],

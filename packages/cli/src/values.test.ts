@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { parseCopyPlace, parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
+import {
+  parseBytesPerSecond,
+  parseCopyPlace,
+  parseCount,
+  parseDurationMs,
+  parseMemoryMib,
+  parsePairs,
+} from './values.ts';
 
 describe('parseMemoryMib', () => {
   it.each([
@@ -22,6 +29,25 @@ describe('parseMemoryMib', () => {
       );
     },
   );
+});
+
+describe('parseBytesPerSecond', () => {
+  it.each([
+    ['0', 0],
+    ['64K', 65_536],
+    ['10M', 10_485_760],
+    ['10MiB/s', 10_485_760],
+    ['1g', 1_073_741_824],
+  ])('%s is %d bytes in a second', (text, bytes) => {
+    expect(parseBytesPerSecond(text, '--disk-rate')).toBe(bytes);
+  });
+
+  // Without a unit it could be bytes as well as MiB.
+  it.each(['', '10', 'M', '-1M', '1.5M', '10Mbit', '1T', '9'.repeat(20)])('refuses %j', (text) => {
+    expect(() => parseBytesPerSecond(text, '--disk-rate')).toThrowError(
+      expect.objectContaining({ code: 'invalid_argument', field: '--disk-rate' }),
+    );
+  });
 });
 
 describe('parseDurationMs', () => {

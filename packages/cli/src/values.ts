@@ -8,6 +8,17 @@ export function parseMemoryMib(text: string, field: string): number {
   return Number(match[1]) * (match[2]?.toUpperCase() === 'G' ? 1024 : 1);
 }
 
+const RATE_UNITS: Readonly<Record<string, number>> = { K: 1024, M: 1024 ** 2, G: 1024 ** 3 };
+
+/** `512K`, `10M` or `1G`, in a second; `0`, alone without a unit, for no limit. */
+export function parseBytesPerSecond(text: string, field: string): number {
+  if (text === '0') return 0;
+  const match = /^(\d{1,9})([KMG])i?B?(?:\/s)?$/i.exec(text);
+  const unit = RATE_UNITS[match?.[2]?.toUpperCase() ?? ''];
+  if (unit === undefined) throw invalid(field, text, 'a rate such as 512K, 10M or 1G, or 0 for none');
+  return Number(match?.[1]) * unit;
+}
+
 export function parseCount(text: string, field: string): number {
   if (!/^\d{1,6}$/.test(text)) throw invalid(field, text, 'a whole number');
   return Number(text);

@@ -4,6 +4,7 @@
  */
 import { isAbsolute, join, normalize } from 'node:path';
 import { z } from 'zod';
+import { rateLimitsSchema } from './rate-limits.ts';
 
 /** The kernel's limit for a unix socket's path is 107; the VMM's own lie in `<wrennDir>/sandboxes/<id>/run/`. */
 const WRENN_DIR_MAX_BYTES = 40;
@@ -58,6 +59,8 @@ const defaultsSchema = z.strictObject({
   vcpus: count(1, 1024).default(1),
   memoryMib: count(64, MIB_MAX).default(512),
   diskMib: count(16, MIB_MAX).default(4096),
+  /** For whoever asks for no other, and not for none; see rate-limits.ts. */
+  rateLimits: rateLimitsSchema.prefault({}),
 });
 
 const timeoutsSchema = z.strictObject({

@@ -9,6 +9,7 @@ import type { CleanupStack } from './cleanup-stack.ts';
 import type { CreateStep, SandboxDeps } from './deps.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
+import { driveRateLimit, slotRates } from './rate-limits.ts';
 
 export interface CreateContext {
   readonly deps: SandboxDeps;
@@ -47,7 +48,8 @@ export async function createSteps(context: CreateContext): Promise<Created> {
     deps.storage.createLayer(files.layer, record().diskMib, owner, signal),
   );
 
-  const slot = await timed.run('network', id, signal, () => deps.network.setUp(slotIndex, owner, signal));
+  const slotSpec = { ...owner, rates: slotRates(record().rateLimits) };
+  const slot = await timed.run('network', id, signal, () => deps.network.setUp(slotIndex, slotSpec, signal));
 
   const guest = deps.connectGuest(slot.address, record().accessToken);
   cleanup.register('guest connections', async () => guest.close());
@@ -109,8 +111,10 @@ async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient
 
 function microvmSpec(context: CreateContext, slot: NetworkSlot): MicrovmSpec {
   const { deps, template, record } = context;
-  const { id, uid, vcpus, memoryMib } = record();
+  const { id, uid, vcpus, memoryMib, rateLimits } = record();
   const files = deps.journal.files(id);
+  const image = { readOnly: true, rateLimit: driveRateLimit(rateLimits, 'image') };
+  const layer = { readOnly: false, rateLimit: driveRateLimit(rateLimits, 'layer') };
   return {
     id,
     vcpus,
@@ -120,9 +124,9 @@ function microvmSpec(context: CreateContext, slot: NetworkSlot): MicrovmSpec {
     commandLine: guestCommandLine({ hostname: id, nameservers: deps.nameservers }),
     // In the order of DRIVE_ORDER, which the guest's init relies on.
     drives: [
-      { id: 'base', path: template.rootfsPath, readOnly: true },
-      { id: 'guest', path: template.guestImagePath, readOnly: true },
-      { id: 'layer', path: files.layer, readOnly: false },
+      { id: 'base', path: template.rootfsPath, ...image },
+      { id: 'guest', path: template.guestImagePath, ...image },
+      { id: 'layer', path: files.layer, ...layer },
     ],
     network: { netns: slot.netns, tap: slot.tap, guestMac: slot.guestMac },
     runDir: files.runDir,

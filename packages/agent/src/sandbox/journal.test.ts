@@ -16,6 +16,7 @@ const record: JournalRecord = {
   vcpus: 1,
   memoryMib: 512,
   diskMib: 1024,
+  rateLimits: { diskBytesPerSecond: 2_000_000 },
   envs: { A: 'b' },
   metadata: {},
   createdAtMs: 1,
@@ -103,6 +104,11 @@ describe('parsing', () => {
       '',
     ];
     for (const text of codes) expect(() => parseRecord(text, id), text).toThrow(/journal of sandbox/);
+  });
+
+  it('takes a record from before there were rate limits', () => {
+    const { rateLimits: _, ...old } = record;
+    expect(parseRecord(JSON.stringify(old), id)).toEqual({ ...record, rateLimits: {} });
   });
 
   it('never throws anything but journal_corrupt', () => {

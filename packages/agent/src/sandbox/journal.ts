@@ -20,6 +20,16 @@ const handleSchema = z.strictObject({
   runDir: z.string().min(1).max(108),
 });
 
+/** Absent in journals of agents that knew no limits. */
+const rateLimitsSchema = z
+  .strictObject({
+    networkReceiveBytesPerSecond: whole.optional(),
+    networkTransmitBytesPerSecond: whole.optional(),
+    diskBytesPerSecond: whole.optional(),
+    diskOperationsPerSecond: whole.optional(),
+  })
+  .default({});
+
 export const journalSchema = z.strictObject({
   version: z.literal(1),
   id: z.string().regex(/^[a-z0-9]{20}$/),
@@ -31,6 +41,7 @@ export const journalSchema = z.strictObject({
   vcpus: whole,
   memoryMib: whole,
   diskMib: whole,
+  rateLimits: rateLimitsSchema,
   envs: z.record(z.string(), z.string()),
   metadata: z.record(z.string(), z.string()),
   createdAtMs: whole,

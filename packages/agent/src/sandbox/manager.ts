@@ -126,6 +126,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       vcpus: spec.vcpus,
       memoryMib: spec.memoryMib,
       diskMib: spec.diskMib,
+      rateLimits: spec.rateLimits,
       envs: { ...identityEnvs(id, template), ...spec.envs },
       metadata: { ...spec.metadata },
       createdAtMs,

@@ -1,6 +1,7 @@
 /** One sandbox: what it holds, what may happen to it next, and how it ends. */
 import { setMaxListeners } from 'node:events';
 import { WrennError } from '@wrenn/protocol';
+import type { RateLimits } from '../config/rate-limits.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import { throwIfAborted, withDeadline, withinMs } from '../signals/signals.ts';
@@ -25,6 +26,7 @@ export interface SandboxView {
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
+  readonly rateLimits: RateLimits;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly endsAtMs: number | undefined;
@@ -126,6 +128,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     vcpus: record.vcpus,
     memoryMib: record.memoryMib,
     diskMib: record.diskMib,
+    rateLimits: record.rateLimits,
     metadata: record.metadata,
     createdAtMs: record.createdAtMs,
     endsAtMs: record.endsAtMs ?? undefined,

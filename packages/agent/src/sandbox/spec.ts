@@ -1,6 +1,8 @@
 /** A request to create, checked: what the sandbox is to be. Every limit is applied here and nowhere else. */
 import { WrennError } from '@wrenn/protocol';
+import type { RateLimits } from '../config/rate-limits.ts';
 import type { AgentConfig } from '../config/schema.ts';
+import { checkRateLimits } from './rate-limits.ts';
 
 /** As asked for; undefined means the default. */
 export interface CreateRequest {
@@ -8,6 +10,8 @@ export interface CreateRequest {
   readonly vcpus?: number | undefined;
   readonly memoryMib?: number | undefined;
   readonly diskMib?: number | undefined;
+  /** 0 is no limit. */
+  readonly rateLimits?: RateLimits | undefined;
   readonly envs?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   /** Until the sandbox is destroyed; undefined means never. */
@@ -19,6 +23,7 @@ export interface SandboxSpec {
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
+  readonly rateLimits: RateLimits;
   readonly envs: Readonly<Record<string, string>>;
   readonly metadata: Readonly<Record<string, string>>;
   readonly timeoutMs: number | undefined;
@@ -46,6 +51,7 @@ export function checkRequest(request: CreateRequest, config: AgentConfig, host: 
     vcpus: request.vcpus ?? defaults.vcpus,
     memoryMib: request.memoryMib ?? defaults.memoryMib,
     diskMib: request.diskMib ?? defaults.diskMib,
+    rateLimits: checkRateLimits(request.rateLimits, defaults.rateLimits),
     envs: request.envs ?? {},
     metadata: request.metadata ?? {},
     timeoutMs: request.timeoutMs,

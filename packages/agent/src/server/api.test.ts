@@ -107,10 +107,13 @@ describe('the API', () => {
       template: 'base',
       vcpus: 2,
       metadata: { a: 'b' },
+      rateLimits: { networkReceiveBytesPerSecond: 1_000_000n, diskOperationsPerSecond: 0n },
       timeout: { seconds: 60n },
     });
     expect(sandbox).toMatchObject({ state: SandboxState.RUNNING, vcpus: 2, memoryMib: 512, driver: 'qemu' });
     expect(sandbox?.metadata).toEqual({ a: 'b' });
+    expect(sandbox?.rateLimits).toMatchObject({ networkReceiveBytesPerSecond: 1_000_000n });
+    expect(sandbox?.rateLimits?.diskOperationsPerSecond).toBeUndefined();
     expect(sandbox?.phases.length).toBeGreaterThan(5);
     expect(sandbox?.endsAt).toBeDefined();
     const id = sandbox?.id ?? '';
@@ -139,6 +142,11 @@ describe('the API', () => {
     });
     expect(await failure(client.sandboxes.createSandbox({ memoryMib: 1_000_000 }))).toMatchObject({
       code: 'memory_exceeds_host',
+    });
+    const rateLimits = { diskBytesPerSecond: 2n ** 64n - 1n };
+    expect(await failure(client.sandboxes.createSandbox({ rateLimits }))).toMatchObject({
+      code: 'invalid_argument',
+      field: 'rate_limits.disk_bytes_per_second',
     });
     expect(await failure(client.sandboxes.createSandbox({ timeout: { seconds: -1n } }))).toMatchObject({
       code: 'invalid_argument',

@@ -11,10 +11,13 @@ import {
   FileEntry_Type,
   type FileEntry as FileEntryProto,
   FileEntrySchema,
+  type RateLimits as RateLimitsProto,
+  RateLimitsSchema,
   type Sandbox as SandboxProto,
   SandboxSchema,
   SandboxState as SandboxStateProto,
 } from '@wrenn/protocol/agent';
+import { RATE_NAMES, type RateLimits } from '../config/rate-limits.ts';
 import type { ExecInput, ExecOutput, ExecRequest } from '../sandbox/exec.ts';
 import type { FileEntry } from '../sandbox/guest.ts';
 import type { SandboxView } from '../sandbox/sandbox.ts';
@@ -43,10 +46,30 @@ export function toCreateRequest(request: CreateSandboxRequest): CreateRequest {
     vcpus: request.vcpus,
     memoryMib: request.memoryMib,
     diskMib: request.diskMib,
+    rateLimits: toRateLimits(request.rateLimits),
     envs: request.envs,
     metadata: request.metadata,
     timeoutMs: toMs(request.timeout, 'timeout'),
   };
+}
+
+function toRateLimits(proto: RateLimitsProto | undefined): RateLimits {
+  const limits: { -readonly [name in keyof RateLimits]: number } = {};
+  for (const name of RATE_NAMES) {
+    const value = proto?.[name];
+    // What is too large for a number stays too large.
+    if (value !== undefined) limits[name] = Number(value);
+  }
+  return limits;
+}
+
+function toRateLimitsProto(limits: RateLimits): RateLimitsProto {
+  const proto = create(RateLimitsSchema);
+  for (const name of RATE_NAMES) {
+    const value = limits[name];
+    if (value !== undefined) proto[name] = BigInt(value);
+  }
+  return proto;
 }
 
 /** Undefined for none. Throws for what is no length of time. */
@@ -69,6 +92,7 @@ export function toSandboxProto(view: SandboxView): SandboxProto {
     vcpus: view.vcpus,
     memoryMib: view.memoryMib,
     diskMib: view.diskMib,
+    rateLimits: toRateLimitsProto(view.rateLimits),
     metadata: { ...view.metadata },
     createdAt: timestampFromMs(view.createdAtMs),
     ...optional('endsAt', view.endsAtMs, timestampFromMs),

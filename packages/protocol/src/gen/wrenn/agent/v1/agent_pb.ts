@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file wrenn/agent/v1/agent.proto.
  */
 export const file_wrenn_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iuQMKB1NhbmRib3gSCgoCaWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSKwoFc3RhdGUYAyABKA4yHC53cmVubi5hZ2VudC52MS5TYW5kYm94U3RhdGUSDgoGcmVhc29uGAQgASgJEg0KBXZjcHVzGAUgASgNEhIKCm1lbW9yeV9taWIYBiABKA0SEAoIZGlza19taWIYByABKA0SNwoIbWV0YWRhdGEYCCADKAsyJS53cmVubi5hZ2VudC52MS5TYW5kYm94Lk1ldGFkYXRhRW50cnkSLgoKY3JlYXRlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHZW5kc19hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHYWRkcmVzcxgLIAEoCRIPCgd2bW1fcGlkGAwgASgNEg4KBmRyaXZlchgNIAEoCRIlCgZwaGFzZXMYDiADKAsyFS53cmVubi5hZ2VudC52MS5QaGFzZRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEisQMKFENyZWF0ZVNhbmRib3hSZXF1ZXN0EhAKCHRlbXBsYXRlGAEgASgJEhIKBXZjcHVzGAIgASgNSACIAQESFwoKbWVtb3J5X21pYhgDIAEoDUgBiAEBEhUKCGRpc2tfbWliGAQgASgNSAKIAQESPAoEZW52cxgFIAMoCzIuLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0LkVudnNFbnRyeRJECghtZXRhZGF0YRgGIAMoCzIyLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSLwoHdGltZW91dBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgDiAEBGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIQoTUGF1c2VTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJAChRQYXVzZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIiChRSZXN1bWVTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJBChVSZXN1bWVTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIhgKFkRlc3Ryb3lTYW5kYm94UmVzcG9uc2UiYwoYU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0EgoKAmlkGAEgASgJEi8KB3RpbWVvdXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IAIgBAUIKCghfdGltZW91dCJFChlTZXRTYW5kYm94VGltZW91dFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94Ii8KEVN0cmVhbUxvZ3NSZXF1ZXN0EgoKAmlkGAEgASgJEg4KBmZvbGxvdxgCIAEoCCIiChJTdHJlYW1Mb2dzUmVzcG9uc2USDAoEZGF0YRgBIAEoDCLqBAoLRXhlY1JlcXVlc3QSMgoFc3RhcnQYASABKAsyIS53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydEgAEg8KBXN0ZGluGAIgASgMSAASPQoLY2xvc2Vfc3RkaW4YAyABKAsyJi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5DbG9zZVN0ZGluSAASLgoGcmVzaXplGAQgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSAASNAoGc2lnbmFsGAUgASgLMiIud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU2lnbmFsSAAavQIKBVN0YXJ0EhIKCnNhbmRib3hfaWQYASABKAkSDwoHY29tbWFuZBgCIAMoCRI5CgRlbnZzGAMgAygLMisud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU3RhcnQuRW52c0VudHJ5EgsKA2N3ZBgEIAEoCRIMCgR1c2VyGAUgASgJEjMKCHRlcm1pbmFsGAYgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSACIAQESDQoFc3RkaW4YByABKAgSLwoHdGltZW91dBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgBiAEBGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgsKCV90ZXJtaW5hbEIKCghfdGltZW91dBoMCgpDbG9zZVN0ZGluGhgKBlNpZ25hbBIOCgZudW1iZXIYASABKA1CCQoHbWVzc2FnZSIqCgxUZXJtaW5hbFNpemUSDAoEY29scxgBIAEoDRIMCgRyb3dzGAIgASgNIoECCgxFeGVjUmVzcG9uc2USNwoHc3RhcnRlZBgBIAEoCzIkLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZS5TdGFydGVkSAASEAoGc3Rkb3V0GAIgASgMSAASEAoGc3RkZXJyGAMgASgMSAASDQoDcHR5GAQgASgMSAASNQoGZXhpdGVkGAUgASgLMiMud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLkV4aXRlZEgAGhYKB1N0YXJ0ZWQSCwoDcGlkGAEgASgNGisKBkV4aXRlZBIRCglleGl0X2NvZGUYASABKA0SDgoGc3RhdHVzGAIgASgJQgkKB21lc3NhZ2UiQQoPUmVhZEZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIiAKEFJlYWRGaWxlUmVzcG9uc2USDAoEZGF0YRgBIAEoDCK4AQoQV3JpdGVGaWxlUmVxdWVzdBI1CgRvcGVuGAEgASgLMiUud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVxdWVzdC5PcGVuSAASDgoEZGF0YRgCIAEoDEgAGlIKBE9wZW4SEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSEQoEbW9kZRgEIAEoDUgAiAEBQgcKBV9tb2RlQgkKB21lc3NhZ2UiPQoRV3JpdGVGaWxlUmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiqwIKCUZpbGVFbnRyeRIMCgRuYW1lGAEgASgJEgwKBHBhdGgYAiABKAkSLAoEdHlwZRgDIAEoDjIeLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeS5UeXBlEgwKBHNpemUYBCABKAQSDAoEbW9kZRgFIAEoDRINCgVvd25lchgGIAEoCRINCgVncm91cBgHIAEoCRIvCgttb2RpZmllZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc3ltbGlua190YXJnZXQYCSABKAkiUQoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhIQCgxUWVBFX1NZTUxJTksQAyJBCg9TdGF0RmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiPAoQU3RhdEZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJRChBMaXN0RmlsZXNSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJEg0KBWRlcHRoGAQgASgNIj8KEUxpc3RGaWxlc1Jlc3BvbnNlEioKB2VudHJpZXMYASADKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiRgoUTWFrZURpcmVjdG9yeVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiQQoVTWFrZURpcmVjdG9yeVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IkMKEVJlbW92ZUZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIhQKElJlbW92ZUZpbGVSZXNwb25zZSq2AQoMU2FuZGJveFN0YXRlEh0KGVNBTkRCT1hfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZTQU5EQk9YX1NUQVRFX0NSRUFUSU5HEAESGQoVU0FOREJPWF9TVEFURV9SVU5OSU5HEAISGAoUU0FOREJPWF9TVEFURV9QQVVTRUQQAxIcChhTQU5EQk9YX1NUQVRFX0RFU1RST1lJTkcQBBIYChRTQU5EQk9YX1NUQVRFX0ZBSUxFRBAFMq8BCgxBZ2VudFNlcnZpY2USSgoHR2V0SW5mbxIeLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXF1ZXN0Gh8ud3Jlbm4uYWdlbnQudjEuR2V0SW5mb1Jlc3BvbnNlElMKCkdldE1ldHJpY3MSIS53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldE1ldHJpY3NSZXNwb25zZTL8BQoOU2FuZGJveFNlcnZpY2USXAoNQ3JlYXRlU2FuZGJveBIkLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlElMKCkdldFNhbmRib3gSIS53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldFNhbmRib3hSZXNwb25zZRJcCg1MaXN0U2FuZGJveGVzEiQud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaJS53cmVubi5hZ2VudC52MS5MaXN0U2FuZGJveGVzUmVzcG9uc2USWQoMUGF1c2VTYW5kYm94EiMud3Jlbm4uYWdlbnQudjEuUGF1c2VTYW5kYm94UmVxdWVzdBokLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlc3BvbnNlElwKDVJlc3VtZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXNwb25zZRJfCg5EZXN0cm95U2FuZGJveBIlLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USaAoRU2V0U2FuZGJveFRpbWVvdXQSKC53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlcXVlc3QaKS53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIuoDCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLiAwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIQoTUGF1c2VTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJAChRQYXVzZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIiChRSZXN1bWVTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJBChVSZXN1bWVTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIhgKFkRlc3Ryb3lTYW5kYm94UmVzcG9uc2UiYwoYU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0EgoKAmlkGAEgASgJEi8KB3RpbWVvdXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IAIgBAUIKCghfdGltZW91dCJFChlTZXRTYW5kYm94VGltZW91dFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94Ii8KEVN0cmVhbUxvZ3NSZXF1ZXN0EgoKAmlkGAEgASgJEg4KBmZvbGxvdxgCIAEoCCIiChJTdHJlYW1Mb2dzUmVzcG9uc2USDAoEZGF0YRgBIAEoDCLqBAoLRXhlY1JlcXVlc3QSMgoFc3RhcnQYASABKAsyIS53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydEgAEg8KBXN0ZGluGAIgASgMSAASPQoLY2xvc2Vfc3RkaW4YAyABKAsyJi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5DbG9zZVN0ZGluSAASLgoGcmVzaXplGAQgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSAASNAoGc2lnbmFsGAUgASgLMiIud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU2lnbmFsSAAavQIKBVN0YXJ0EhIKCnNhbmRib3hfaWQYASABKAkSDwoHY29tbWFuZBgCIAMoCRI5CgRlbnZzGAMgAygLMisud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU3RhcnQuRW52c0VudHJ5EgsKA2N3ZBgEIAEoCRIMCgR1c2VyGAUgASgJEjMKCHRlcm1pbmFsGAYgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSACIAQESDQoFc3RkaW4YByABKAgSLwoHdGltZW91dBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgBiAEBGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgsKCV90ZXJtaW5hbEIKCghfdGltZW91dBoMCgpDbG9zZVN0ZGluGhgKBlNpZ25hbBIOCgZudW1iZXIYASABKA1CCQoHbWVzc2FnZSIqCgxUZXJtaW5hbFNpemUSDAoEY29scxgBIAEoDRIMCgRyb3dzGAIgASgNIoECCgxFeGVjUmVzcG9uc2USNwoHc3RhcnRlZBgBIAEoCzIkLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZS5TdGFydGVkSAASEAoGc3Rkb3V0GAIgASgMSAASEAoGc3RkZXJyGAMgASgMSAASDQoDcHR5GAQgASgMSAASNQoGZXhpdGVkGAUgASgLMiMud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLkV4aXRlZEgAGhYKB1N0YXJ0ZWQSCwoDcGlkGAEgASgNGisKBkV4aXRlZBIRCglleGl0X2NvZGUYASABKA0SDgoGc3RhdHVzGAIgASgJQgkKB21lc3NhZ2UiQQoPUmVhZEZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIiAKEFJlYWRGaWxlUmVzcG9uc2USDAoEZGF0YRgBIAEoDCK4AQoQV3JpdGVGaWxlUmVxdWVzdBI1CgRvcGVuGAEgASgLMiUud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVxdWVzdC5PcGVuSAASDgoEZGF0YRgCIAEoDEgAGlIKBE9wZW4SEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSEQoEbW9kZRgEIAEoDUgAiAEBQgcKBV9tb2RlQgkKB21lc3NhZ2UiPQoRV3JpdGVGaWxlUmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiqwIKCUZpbGVFbnRyeRIMCgRuYW1lGAEgASgJEgwKBHBhdGgYAiABKAkSLAoEdHlwZRgDIAEoDjIeLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeS5UeXBlEgwKBHNpemUYBCABKAQSDAoEbW9kZRgFIAEoDRINCgVvd25lchgGIAEoCRINCgVncm91cBgHIAEoCRIvCgttb2RpZmllZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc3ltbGlua190YXJnZXQYCSABKAkiUQoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhIQCgxUWVBFX1NZTUxJTksQAyJBCg9TdGF0RmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiPAoQU3RhdEZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJRChBMaXN0RmlsZXNSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJEg0KBWRlcHRoGAQgASgNIj8KEUxpc3RGaWxlc1Jlc3BvbnNlEioKB2VudHJpZXMYASADKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiRgoUTWFrZURpcmVjdG9yeVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiQQoVTWFrZURpcmVjdG9yeVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IkMKEVJlbW92ZUZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIhQKElJlbW92ZUZpbGVSZXNwb25zZSq2AQoMU2FuZGJveFN0YXRlEh0KGVNBTkRCT1hfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZTQU5EQk9YX1NUQVRFX0NSRUFUSU5HEAESGQoVU0FOREJPWF9TVEFURV9SVU5OSU5HEAISGAoUU0FOREJPWF9TVEFURV9QQVVTRUQQAxIcChhTQU5EQk9YX1NUQVRFX0RFU1RST1lJTkcQBBIYChRTQU5EQk9YX1NUQVRFX0ZBSUxFRBAFMq8BCgxBZ2VudFNlcnZpY2USSgoHR2V0SW5mbxIeLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXF1ZXN0Gh8ud3Jlbm4uYWdlbnQudjEuR2V0SW5mb1Jlc3BvbnNlElMKCkdldE1ldHJpY3MSIS53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldE1ldHJpY3NSZXNwb25zZTL8BQoOU2FuZGJveFNlcnZpY2USXAoNQ3JlYXRlU2FuZGJveBIkLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlElMKCkdldFNhbmRib3gSIS53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldFNhbmRib3hSZXNwb25zZRJcCg1MaXN0U2FuZGJveGVzEiQud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaJS53cmVubi5hZ2VudC52MS5MaXN0U2FuZGJveGVzUmVzcG9uc2USWQoMUGF1c2VTYW5kYm94EiMud3Jlbm4uYWdlbnQudjEuUGF1c2VTYW5kYm94UmVxdWVzdBokLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlc3BvbnNlElwKDVJlc3VtZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXNwb25zZRJfCg5EZXN0cm95U2FuZGJveBIlLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USaAoRU2V0U2FuZGJveFRpbWVvdXQSKC53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlcXVlc3QaKS53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Attached to every error.
@@ -175,6 +175,44 @@ export const PhaseSchema: GenMessage<Phase> = /*@__PURE__*/
   messageDesc(file_wrenn_agent_v1_agent, 5);
 
 /**
+ * How fast a sandbox may be.
+ *
+ * @generated from message wrenn.agent.v1.RateLimits
+ */
+export type RateLimits = Message<"wrenn.agent.v1.RateLimits"> & {
+  /**
+   * From the guest's point of view. The agent's own talk with the guest counts too.
+   *
+   * @generated from field: optional uint64 network_receive_bytes_per_second = 1;
+   */
+  networkReceiveBytesPerSecond?: bigint | undefined;
+
+  /**
+   * @generated from field: optional uint64 network_transmit_bytes_per_second = 2;
+   */
+  networkTransmitBytesPerSecond?: bigint | undefined;
+
+  /**
+   * Reads and writes together, for each of the sandbox's drives.
+   *
+   * @generated from field: optional uint64 disk_bytes_per_second = 3;
+   */
+  diskBytesPerSecond?: bigint | undefined;
+
+  /**
+   * @generated from field: optional uint64 disk_operations_per_second = 4;
+   */
+  diskOperationsPerSecond?: bigint | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.RateLimits.
+ * Use `create(RateLimitsSchema)` to create a new message.
+ */
+export const RateLimitsSchema: GenMessage<RateLimits> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 6);
+
+/**
  * @generated from message wrenn.agent.v1.Sandbox
  */
 export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
@@ -255,6 +293,13 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
    * @generated from field: repeated wrenn.agent.v1.Phase phases = 14;
    */
   phases: Phase[];
+
+  /**
+   * What is absent in it is not limited.
+   *
+   * @generated from field: wrenn.agent.v1.RateLimits rate_limits = 15;
+   */
+  rateLimits?: RateLimits | undefined;
 };
 
 /**
@@ -262,7 +307,7 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
  * Use `create(SandboxSchema)` to create a new message.
  */
 export const SandboxSchema: GenMessage<Sandbox> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 6);
+  messageDesc(file_wrenn_agent_v1_agent, 7);
 
 /**
  * @generated from message wrenn.agent.v1.CreateSandboxRequest
@@ -310,6 +355,13 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
    * @generated from field: optional google.protobuf.Duration timeout = 7;
    */
   timeout?: Duration | undefined;
+
+  /**
+   * What is absent in it has its default; zero is no limit.
+   *
+   * @generated from field: wrenn.agent.v1.RateLimits rate_limits = 8;
+   */
+  rateLimits?: RateLimits | undefined;
 };
 
 /**
@@ -317,7 +369,7 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
 export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 7);
+  messageDesc(file_wrenn_agent_v1_agent, 8);
 
 /**
  * @generated from message wrenn.agent.v1.CreateSandboxResponse
@@ -334,7 +386,7 @@ export type CreateSandboxResponse = Message<"wrenn.agent.v1.CreateSandboxRespons
  * Use `create(CreateSandboxResponseSchema)` to create a new message.
  */
 export const CreateSandboxResponseSchema: GenMessage<CreateSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 8);
+  messageDesc(file_wrenn_agent_v1_agent, 9);
 
 /**
  * @generated from message wrenn.agent.v1.GetSandboxRequest
@@ -351,7 +403,7 @@ export type GetSandboxRequest = Message<"wrenn.agent.v1.GetSandboxRequest"> & {
  * Use `create(GetSandboxRequestSchema)` to create a new message.
  */
 export const GetSandboxRequestSchema: GenMessage<GetSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 9);
+  messageDesc(file_wrenn_agent_v1_agent, 10);
 
 /**
  * @generated from message wrenn.agent.v1.GetSandboxResponse
@@ -368,7 +420,7 @@ export type GetSandboxResponse = Message<"wrenn.agent.v1.GetSandboxResponse"> & 
  * Use `create(GetSandboxResponseSchema)` to create a new message.
  */
 export const GetSandboxResponseSchema: GenMessage<GetSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 10);
+  messageDesc(file_wrenn_agent_v1_agent, 11);
 
 /**
  * @generated from message wrenn.agent.v1.ListSandboxesRequest
@@ -381,7 +433,7 @@ export type ListSandboxesRequest = Message<"wrenn.agent.v1.ListSandboxesRequest"
  * Use `create(ListSandboxesRequestSchema)` to create a new message.
  */
 export const ListSandboxesRequestSchema: GenMessage<ListSandboxesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 11);
+  messageDesc(file_wrenn_agent_v1_agent, 12);
 
 /**
  * @generated from message wrenn.agent.v1.ListSandboxesResponse
@@ -398,7 +450,7 @@ export type ListSandboxesResponse = Message<"wrenn.agent.v1.ListSandboxesRespons
  * Use `create(ListSandboxesResponseSchema)` to create a new message.
  */
 export const ListSandboxesResponseSchema: GenMessage<ListSandboxesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 12);
+  messageDesc(file_wrenn_agent_v1_agent, 13);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxRequest
@@ -415,7 +467,7 @@ export type PauseSandboxRequest = Message<"wrenn.agent.v1.PauseSandboxRequest"> 
  * Use `create(PauseSandboxRequestSchema)` to create a new message.
  */
 export const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 13);
+  messageDesc(file_wrenn_agent_v1_agent, 14);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxResponse
@@ -432,7 +484,7 @@ export type PauseSandboxResponse = Message<"wrenn.agent.v1.PauseSandboxResponse"
  * Use `create(PauseSandboxResponseSchema)` to create a new message.
  */
 export const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 14);
+  messageDesc(file_wrenn_agent_v1_agent, 15);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxRequest
@@ -449,7 +501,7 @@ export type ResumeSandboxRequest = Message<"wrenn.agent.v1.ResumeSandboxRequest"
  * Use `create(ResumeSandboxRequestSchema)` to create a new message.
  */
 export const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 15);
+  messageDesc(file_wrenn_agent_v1_agent, 16);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxResponse
@@ -466,7 +518,7 @@ export type ResumeSandboxResponse = Message<"wrenn.agent.v1.ResumeSandboxRespons
  * Use `create(ResumeSandboxResponseSchema)` to create a new message.
  */
 export const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 16);
+  messageDesc(file_wrenn_agent_v1_agent, 17);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxRequest
@@ -483,7 +535,7 @@ export type DestroySandboxRequest = Message<"wrenn.agent.v1.DestroySandboxReques
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 17);
+  messageDesc(file_wrenn_agent_v1_agent, 18);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxResponse
@@ -496,7 +548,7 @@ export type DestroySandboxResponse = Message<"wrenn.agent.v1.DestroySandboxRespo
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
 export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 18);
+  messageDesc(file_wrenn_agent_v1_agent, 19);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutRequest
@@ -520,7 +572,7 @@ export type SetSandboxTimeoutRequest = Message<"wrenn.agent.v1.SetSandboxTimeout
  * Use `create(SetSandboxTimeoutRequestSchema)` to create a new message.
  */
 export const SetSandboxTimeoutRequestSchema: GenMessage<SetSandboxTimeoutRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 19);
+  messageDesc(file_wrenn_agent_v1_agent, 20);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutResponse
@@ -537,7 +589,7 @@ export type SetSandboxTimeoutResponse = Message<"wrenn.agent.v1.SetSandboxTimeou
  * Use `create(SetSandboxTimeoutResponseSchema)` to create a new message.
  */
 export const SetSandboxTimeoutResponseSchema: GenMessage<SetSandboxTimeoutResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 20);
+  messageDesc(file_wrenn_agent_v1_agent, 21);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsRequest
@@ -559,7 +611,7 @@ export type StreamLogsRequest = Message<"wrenn.agent.v1.StreamLogsRequest"> & {
  * Use `create(StreamLogsRequestSchema)` to create a new message.
  */
 export const StreamLogsRequestSchema: GenMessage<StreamLogsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 21);
+  messageDesc(file_wrenn_agent_v1_agent, 22);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsResponse
@@ -576,7 +628,7 @@ export type StreamLogsResponse = Message<"wrenn.agent.v1.StreamLogsResponse"> & 
  * Use `create(StreamLogsResponseSchema)` to create a new message.
  */
 export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 22);
+  messageDesc(file_wrenn_agent_v1_agent, 23);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest
@@ -623,7 +675,7 @@ export type ExecRequest = Message<"wrenn.agent.v1.ExecRequest"> & {
  * Use `create(ExecRequestSchema)` to create a new message.
  */
 export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23);
+  messageDesc(file_wrenn_agent_v1_agent, 24);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Start
@@ -687,7 +739,7 @@ export type ExecRequest_Start = Message<"wrenn.agent.v1.ExecRequest.Start"> & {
  * Use `create(ExecRequest_StartSchema)` to create a new message.
  */
 export const ExecRequest_StartSchema: GenMessage<ExecRequest_Start> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 24, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.CloseStdin
@@ -700,7 +752,7 @@ export type ExecRequest_CloseStdin = Message<"wrenn.agent.v1.ExecRequest.CloseSt
  * Use `create(ExecRequest_CloseStdinSchema)` to create a new message.
  */
 export const ExecRequest_CloseStdinSchema: GenMessage<ExecRequest_CloseStdin> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 24, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Signal
@@ -719,7 +771,7 @@ export type ExecRequest_Signal = Message<"wrenn.agent.v1.ExecRequest.Signal"> & 
  * Use `create(ExecRequest_SignalSchema)` to create a new message.
  */
 export const ExecRequest_SignalSchema: GenMessage<ExecRequest_Signal> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23, 2);
+  messageDesc(file_wrenn_agent_v1_agent, 24, 2);
 
 /**
  * @generated from message wrenn.agent.v1.TerminalSize
@@ -741,7 +793,7 @@ export type TerminalSize = Message<"wrenn.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24);
+  messageDesc(file_wrenn_agent_v1_agent, 25);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse
@@ -788,7 +840,7 @@ export type ExecResponse = Message<"wrenn.agent.v1.ExecResponse"> & {
  * Use `create(ExecResponseSchema)` to create a new message.
  */
 export const ExecResponseSchema: GenMessage<ExecResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25);
+  messageDesc(file_wrenn_agent_v1_agent, 26);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Started
@@ -805,7 +857,7 @@ export type ExecResponse_Started = Message<"wrenn.agent.v1.ExecResponse.Started"
  * Use `create(ExecResponse_StartedSchema)` to create a new message.
  */
 export const ExecResponse_StartedSchema: GenMessage<ExecResponse_Started> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 26, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Exited
@@ -831,7 +883,7 @@ export type ExecResponse_Exited = Message<"wrenn.agent.v1.ExecResponse.Exited"> 
  * Use `create(ExecResponse_ExitedSchema)` to create a new message.
  */
 export const ExecResponse_ExitedSchema: GenMessage<ExecResponse_Exited> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 26, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileRequest
@@ -858,7 +910,7 @@ export type ReadFileRequest = Message<"wrenn.agent.v1.ReadFileRequest"> & {
  * Use `create(ReadFileRequestSchema)` to create a new message.
  */
 export const ReadFileRequestSchema: GenMessage<ReadFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26);
+  messageDesc(file_wrenn_agent_v1_agent, 27);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileResponse
@@ -875,7 +927,7 @@ export type ReadFileResponse = Message<"wrenn.agent.v1.ReadFileResponse"> & {
  * Use `create(ReadFileResponseSchema)` to create a new message.
  */
 export const ReadFileResponseSchema: GenMessage<ReadFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 27);
+  messageDesc(file_wrenn_agent_v1_agent, 28);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest
@@ -904,7 +956,7 @@ export type WriteFileRequest = Message<"wrenn.agent.v1.WriteFileRequest"> & {
  * Use `create(WriteFileRequestSchema)` to create a new message.
  */
 export const WriteFileRequestSchema: GenMessage<WriteFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 28);
+  messageDesc(file_wrenn_agent_v1_agent, 29);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest.Open
@@ -938,7 +990,7 @@ export type WriteFileRequest_Open = Message<"wrenn.agent.v1.WriteFileRequest.Ope
  * Use `create(WriteFileRequest_OpenSchema)` to create a new message.
  */
 export const WriteFileRequest_OpenSchema: GenMessage<WriteFileRequest_Open> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 28, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 29, 0);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileResponse
@@ -955,7 +1007,7 @@ export type WriteFileResponse = Message<"wrenn.agent.v1.WriteFileResponse"> & {
  * Use `create(WriteFileResponseSchema)` to create a new message.
  */
 export const WriteFileResponseSchema: GenMessage<WriteFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 29);
+  messageDesc(file_wrenn_agent_v1_agent, 30);
 
 /**
  * @generated from message wrenn.agent.v1.FileEntry
@@ -1012,7 +1064,7 @@ export type FileEntry = Message<"wrenn.agent.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 30);
+  messageDesc(file_wrenn_agent_v1_agent, 31);
 
 /**
  * @generated from enum wrenn.agent.v1.FileEntry.Type
@@ -1043,7 +1095,7 @@ export enum FileEntry_Type {
  * Describes the enum wrenn.agent.v1.FileEntry.Type.
  */
 export const FileEntry_TypeSchema: GenEnum<FileEntry_Type> = /*@__PURE__*/
-  enumDesc(file_wrenn_agent_v1_agent, 30, 0);
+  enumDesc(file_wrenn_agent_v1_agent, 31, 0);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileRequest
@@ -1070,7 +1122,7 @@ export type StatFileRequest = Message<"wrenn.agent.v1.StatFileRequest"> & {
  * Use `create(StatFileRequestSchema)` to create a new message.
  */
 export const StatFileRequestSchema: GenMessage<StatFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 31);
+  messageDesc(file_wrenn_agent_v1_agent, 32);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileResponse
@@ -1087,7 +1139,7 @@ export type StatFileResponse = Message<"wrenn.agent.v1.StatFileResponse"> & {
  * Use `create(StatFileResponseSchema)` to create a new message.
  */
 export const StatFileResponseSchema: GenMessage<StatFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 32);
+  messageDesc(file_wrenn_agent_v1_agent, 33);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesRequest
@@ -1119,7 +1171,7 @@ export type ListFilesRequest = Message<"wrenn.agent.v1.ListFilesRequest"> & {
  * Use `create(ListFilesRequestSchema)` to create a new message.
  */
 export const ListFilesRequestSchema: GenMessage<ListFilesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 33);
+  messageDesc(file_wrenn_agent_v1_agent, 34);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesResponse
@@ -1136,7 +1188,7 @@ export type ListFilesResponse = Message<"wrenn.agent.v1.ListFilesResponse"> & {
  * Use `create(ListFilesResponseSchema)` to create a new message.
  */
 export const ListFilesResponseSchema: GenMessage<ListFilesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 34);
+  messageDesc(file_wrenn_agent_v1_agent, 35);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryRequest
@@ -1163,7 +1215,7 @@ export type MakeDirectoryRequest = Message<"wrenn.agent.v1.MakeDirectoryRequest"
  * Use `create(MakeDirectoryRequestSchema)` to create a new message.
  */
 export const MakeDirectoryRequestSchema: GenMessage<MakeDirectoryRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 35);
+  messageDesc(file_wrenn_agent_v1_agent, 36);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryResponse
@@ -1180,7 +1232,7 @@ export type MakeDirectoryResponse = Message<"wrenn.agent.v1.MakeDirectoryRespons
  * Use `create(MakeDirectoryResponseSchema)` to create a new message.
  */
 export const MakeDirectoryResponseSchema: GenMessage<MakeDirectoryResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36);
+  messageDesc(file_wrenn_agent_v1_agent, 37);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileRequest
@@ -1207,7 +1259,7 @@ export type RemoveFileRequest = Message<"wrenn.agent.v1.RemoveFileRequest"> & {
  * Use `create(RemoveFileRequestSchema)` to create a new message.
  */
 export const RemoveFileRequestSchema: GenMessage<RemoveFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 37);
+  messageDesc(file_wrenn_agent_v1_agent, 38);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileResponse
@@ -1220,7 +1272,7 @@ export type RemoveFileResponse = Message<"wrenn.agent.v1.RemoveFileResponse"> & 
  * Use `create(RemoveFileResponseSchema)` to create a new message.
  */
 export const RemoveFileResponseSchema: GenMessage<RemoveFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38);
+  messageDesc(file_wrenn_agent_v1_agent, 39);
 
 /**
  * @generated from enum wrenn.agent.v1.SandboxState
