@@ -28,7 +28,6 @@ const DIRECTORY_IN_MACHINE = '/opt/kit';
 /** Where the machine finds the host's images: its WRENN_DIR. */
 export const IMAGES_IN_MACHINE = `${DIRECTORY_IN_MACHINE}/images`;
 export const PROGRAMS_IN_MACHINE = `${DIRECTORY_IN_MACHINE}/bin`;
-export const CHECKOUT_IN_MACHINE = '/opt/wrenn';
 
 /** Large, and of no use in the machine: history, compilers, linters, Bun. */
 const LEFT_OUT = [

@@ -11,4 +11,5 @@ export { type AgentClient, type AgentClientOptions, createAgentClient } from './
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
 export { fromConnectError, toConnectError } from './server/errors.ts';
 export { type RunAgentOptions, runAgent } from './server/run-agent.ts';
+export { describeInstalled as describeFirecracker, firecrackerFromEnv } from './vmm/firecracker/index.ts';
 export { type KvmVerdict, keptKvmVerdict, probeKvm, whyNotOpened } from './vmm/kvm-probe.ts';

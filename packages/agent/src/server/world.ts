@@ -7,7 +7,7 @@ import type { Logger } from '../sandbox/log.ts';
 import { killStrays } from '../sandbox/strays.ts';
 import { bootMicrovm } from '../vmm/boot.ts';
 import type { DriverName, VmmDriver } from '../vmm/driver.ts';
-import { createFirecrackerDriver, type FirecrackerOptions } from '../vmm/firecracker/index.ts';
+import { createFirecrackerDriver, firecrackerFromEnv } from '../vmm/firecracker/index.ts';
 import { createQemuDriver } from '../vmm/qemu/index.ts';
 import { selectDriver } from '../vmm/select.ts';
 import type { World } from './daemon.ts';
@@ -66,10 +66,4 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
       nameservers: config.network.nameservers ?? (await readNameservers()),
     }),
   };
-}
-
-/** `WRENN_FIRECRACKER` and `WRENN_JAILER`; an empty one counts as not set. */
-function firecrackerFromEnv(): Pick<FirecrackerOptions, 'binary' | 'jailer'> {
-  const { WRENN_FIRECRACKER: binary, WRENN_JAILER: jailer } = process.env;
-  return { ...(binary && { binary }), ...(jailer && { jailer }) };
 }

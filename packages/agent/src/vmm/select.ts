@@ -1,13 +1,13 @@
 /** Decides what runs microVMs on this machine: Firecracker where it can, QEMU elsewhere. */
 import { WrennError } from '@wrenn/protocol';
 import type { DriverName, VmmDriver } from './driver.ts';
-import { createFirecrackerDriver, type FirecrackerOptions } from './firecracker/index.ts';
+import { createFirecrackerDriver, type FirecrackerPrograms } from './firecracker/index.ts';
 import { type KvmProbeOptions, type KvmVerdict, probeKvm, whyNotOpened } from './kvm-probe.ts';
 import { createQemuDriver } from './qemu/index.ts';
 
 export interface SelectOptions {
   readonly preference: DriverName | 'auto';
-  readonly firecracker: Pick<FirecrackerOptions, 'binary' | 'jailer'>;
+  readonly firecracker: FirecrackerPrograms;
   readonly probe: Omit<KvmProbeOptions, 'signal' | 'onWarning'>;
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly signal: AbortSignal;

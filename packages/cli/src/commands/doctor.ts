@@ -8,6 +8,8 @@ import {
   agentSocketPath,
   checkForwarding,
   createAgentClient,
+  describeFirecracker,
+  firecrackerFromEnv,
   keptKvmVerdict,
   loadConfig,
   probeKvm,
@@ -50,6 +52,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
     checkPrograms,
     checkDevices,
     () => checkKvm(config, options.probe === true),
+    checkFirecracker,
     () => checkImages(config),
     () => checkResources(config),
     () => checkNetwork(config),
@@ -148,6 +151,17 @@ async function checkKvm(config: AgentConfig, probe: boolean): Promise<Finding[]>
     return [{ check: 'KVM', verdict: usable ? 'ok' : 'note', found: reason }];
   } finally {
     await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function checkFirecracker(): Promise<Finding[]> {
+  const check = 'Firecracker';
+  try {
+    const signal = AbortSignal.timeout(COMMAND_TIMEOUT_MS);
+    return [{ check, verdict: 'ok', found: await describeFirecracker(firecrackerFromEnv(), signal) }];
+  } catch (error) {
+    const { message } = WrennError.from(error);
+    return [{ check, verdict: 'note', found: `${message} QEMU runs the guests then.` }];
   }
 }
 

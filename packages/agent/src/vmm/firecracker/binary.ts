@@ -12,6 +12,28 @@ const TIMEOUT_MS = 5_000;
 const INSTALL_HINT =
   'Unpack a release from https://github.com/firecracker-microvm/firecracker/releases and set WRENN_FIRECRACKER to the program; or use the QEMU driver.';
 
+/** Which programs to start. */
+export interface FirecrackerPrograms {
+  /** Absolute path of Firecracker; absent is the first `firecracker` in PATH. */
+  readonly binary?: string;
+  /** Absolute path of the jailer, or `none`; absent is the one that is installed, if one is. */
+  readonly jailer?: string;
+}
+
+/** `WRENN_FIRECRACKER` and `WRENN_JAILER`; an empty one counts as not set. */
+export function firecrackerFromEnv(): FirecrackerPrograms {
+  const { WRENN_FIRECRACKER: binary, WRENN_JAILER: jailer } = process.env;
+  return { ...(binary && { binary }), ...(jailer && { jailer }) };
+}
+
+/** What would be started, in one line for people. Throws `missing_program` where there is none. */
+export async function describeInstalled(programs: FirecrackerPrograms, signal: AbortSignal): Promise<string> {
+  const firecracker = await findBinary(programs.binary);
+  const jailer = await findJailer(programs.jailer, firecracker);
+  const { text } = await askVersion(firecracker, signal);
+  return `${text} at ${firecracker}, ${jailer === undefined ? 'without a jailer' : `in its jailer at ${jailer}`}`;
+}
+
 /** The program's real path: the configured one, or the first `firecracker` in PATH. */
 export async function findBinary(configured: string | undefined): Promise<string> {
   if (configured !== undefined && configured !== '') {

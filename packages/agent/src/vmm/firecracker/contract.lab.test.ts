@@ -1,5 +1,7 @@
 /** Firecracker on KVM: in the laboratory, with whatever Firecracker and jailer the run was given. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { describeDriverContract } from '../contract.ts';
+import { createWorkbench, type Workbench } from '../testing/workbench.ts';
 import { findBinary, findJailer } from './binary.ts';
 import { createFirecrackerDriver } from './driver.ts';
 
@@ -21,4 +23,24 @@ describeDriverContract('firecracker in its jail', {
   bootTimeoutMs: 120_000,
   keepsBoundingSet: true,
   ...(jailer === undefined ? { skippedBecause: 'no jailer was given' } : {}),
+});
+
+describe.skipIf(firecracker === undefined)('a Firecracker that hangs', () => {
+  let bench: Workbench;
+  beforeAll(async () => {
+    bench = await createWorkbench(14);
+  }, 60_000);
+  afterAll(() => bench.dispose(), 60_000);
+
+  it('is killed by its watchdog', async () => {
+    const driver = createFirecrackerDriver({
+      binary: firecracker ?? '',
+      jailer: jailer ?? 'none',
+      watchdog: { intervalMs: 500, misses: 2 },
+    });
+    const microvm = await driver.launch(bench.spec(), bench.options());
+    process.kill(microvm.handle.pid, 'SIGSTOP');
+    expect((await microvm.exited).message).toMatch(/killed by its watchdog/);
+    expect(await bench.processes()).toEqual([]);
+  }, 120_000);
 });

@@ -15,7 +15,7 @@ import { waitForSocket } from '../socket.ts';
 import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
-import { askVersion, findBinary, findJailer, makeFifos } from './binary.ts';
+import { askVersion, type FirecrackerPrograms, findBinary, findJailer, makeFifos } from './binary.ts';
 import { createPlainEnclosure, type Enclosure } from './enclosure.ts';
 import { describeExit } from './exit-reason.ts';
 import { createJail } from './jail.ts';
@@ -29,11 +29,7 @@ import {
 import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
 import { assertSupported } from './version.ts';
 
-export interface FirecrackerOptions {
-  /** Absolute path of the program (WRENN_FIRECRACKER); `firecracker` in PATH if absent. */
-  readonly binary?: string;
-  /** Absolute path of the jailer (WRENN_JAILER), or `none`; absent is the one that is installed, if one is. */
-  readonly jailer?: string;
+export interface FirecrackerOptions extends FirecrackerPrograms {
   /** Tests that are not root replace it. */
   readonly launchConfined?: LaunchConfined;
   /** For what goes wrong without failing an operation; goes to the agent's log. */

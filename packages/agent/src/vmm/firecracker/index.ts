@@ -1,1 +1,2 @@
-export { createFirecrackerDriver, type FirecrackerOptions } from './driver.ts';
+export { describeInstalled, type FirecrackerPrograms, firecrackerFromEnv } from './binary.ts';
+export { createFirecrackerDriver } from './driver.ts';
