@@ -31,7 +31,7 @@ const REPORTERS = ['--reporter=verbose', '--reporter=json', '--outputFile.json=/
 export function parseSuite([name, ...args]: readonly string[]): Suite {
   const plain = { environment: {}, interactive: false, needsFirecracker: false };
   if (name === 'shell' && args.length === 0) {
-    return { ...plain, command: ['/bin/bash', '--login'], interactive: true };
+    return { ...plain, command: ['/bin/bash'], interactive: true };
   }
   if (name === 'run' && args.length > 0) return { ...plain, command: args };
   const [driver = '', ...filters] = args;

@@ -14,7 +14,8 @@ try {
   await bootstrap({ templates: ['minimal', 'base'] });
   await check('generated code', ['scripts/generate.mjs', '--check']);
   await check('types, lint, format, imports, unused code', ['scripts/check.mjs']);
-  for (const project of ['unit', 'host', 'vm']) await suite(project);
+  for (const project of ['unit', 'host', 'vm']) await vitest(project);
+  await lab();
 } finally {
   rmSync(reports, { recursive: true, force: true });
 }
@@ -29,21 +30,28 @@ async function check(name, args) {
   else totals.failed += 1;
 }
 
-async function suite(project) {
-  const startedAt = performance.now();
-  process.stdout.write(`\n== ${project} tests\n`);
+async function vitest(project) {
   const report = join(reports, `${project}.json`);
-  const vitest = [
-    process.execPath,
-    join(ROOT, 'node_modules/vitest/vitest.mjs'),
-    'run',
-    '--project',
-    project,
-  ];
+  const words = [process.execPath, join(ROOT, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project];
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
   // Everything but the unit tests makes namespaces, links and microVMs.
-  const prefix = project === 'unit' ? [] : asRoot();
-  const [program, ...args] = [...prefix, ...vitest, ...reporters];
+  await suite(project, [...(project === 'unit' ? [] : asRoot()), ...words, ...reporters], report);
+}
+
+/**
+ * On a KVM, in the laboratory: QEMU with the driver contract and one sandbox, and the contract of Firecracker,
+ * which is skipped where there is none. `npm run lab -- contract …` runs more.
+ */
+async function lab() {
+  const report = join(reports, 'lab.json');
+  const tests = ['qemu/contract.lab', 'firecracker/contract.lab', 'tests/e2e/sandbox', 'tests/e2e/isolation'];
+  const words = ['--timeout-minutes', '25', '--report', report, 'contract', 'qemu-kvm', ...tests];
+  await suite('lab', [process.execPath, join(ROOT, 'scripts/lab.mjs'), ...words], report);
+}
+
+async function suite(name, [program, ...args], report) {
+  const startedAt = performance.now();
+  process.stdout.write(`\n== ${name} tests\n`);
   const code = await run(program, args);
   const counted = readReport(report);
   totals.passed += counted.numPassedTests;
@@ -51,7 +59,7 @@ async function suite(project) {
   totals.skipped += counted.numPendingTests + counted.numTodoTests;
   // A file that could not be loaded, or an error outside of any test, fails no test but the run.
   if (code !== 0 && counted.numFailedTests === 0) totals.failed += 1;
-  process.stdout.write(`== ${project} tests took ${secondsSince(startedAt)}\n`);
+  process.stdout.write(`== ${name} tests took ${secondsSince(startedAt)}\n`);
 }
 
 function readReport(path) {

@@ -159,7 +159,8 @@ export async function startAgentProcess(files: TestAgentFiles, dieAt = ''): Prom
   if (!existsSync(program)) await bundleAgent(program);
   await writeFile(configFile, JSON.stringify(files.config));
   const child = spawn(process.execPath, [program], {
-    env: { ...process.env, WRENN_CONFIG: configFile, DIE_AT: dieAt },
+    // Firecracker, if it is wanted, is found in PATH.
+    env: { PATH: process.env.PATH, WRENN_CONFIG: configFile, DIE_AT: dieAt },
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)));
