@@ -1,4 +1,6 @@
 /** The only place that runs system programs: typed, with deadlines, never through a shell. */
+export * from './cgroup.ts';
+export * from './cgroup-hierarchies.ts';
 export * from './command.ts';
 export * from './files.ts';
 export * from './ip.ts';

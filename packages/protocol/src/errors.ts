@@ -45,6 +45,7 @@ export const ERROR_KINDS = {
   too_many_streams: 'exhausted',
 
   agent_not_running: 'unavailable',
+  cgroups_unavailable: 'unavailable',
   driver_unavailable: 'unavailable',
   guest_unreachable: 'unavailable',
   missing_privilege: 'unavailable',
