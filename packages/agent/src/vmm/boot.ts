@@ -30,6 +30,7 @@ const DIAGNOSIS_TIMEOUT_MS = 5_000;
 const EXIT_NOTICE_MS = 250;
 const CONSOLE_LINES_SEARCHED = 2_000;
 const CONSOLE_LINES_IN_ERROR = 3;
+const VMM_LINES_IN_ERROR = 2;
 
 /**
  * Throws `boot_timeout`, `vmm_died`, `cancelled`, or what `launch` or `ready` threw. In each case nothing of
@@ -147,8 +148,11 @@ function lastWords(console: readonly string[]): string {
 }
 
 function died(reason: ExitReason, console: readonly string[]): WrennError {
-  return new WrennError('vmm_died', `${reason.message} ${lastWords(console)}`, {
-    hint: "The agent's log has what the VMM said.",
+  // A guest that printed nothing did not get far: then it is the VMM that knows why.
+  const vmm = reason.log.slice(-VMM_LINES_IN_ERROR).map((line) => line.slice(0, 200));
+  const words = console.length > 0 || vmm.length === 0 ? lastWords(console) : `It said: ${vmm.join(' | ')}`;
+  return new WrennError('vmm_died', `${reason.message} ${words}`, {
+    hint: "The agent's log has all that the VMM said.",
     cause: reason.log,
   });
 }
