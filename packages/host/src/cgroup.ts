@@ -145,10 +145,8 @@ export function createCgroupTree(
       const number = async ({ file, key }: Counter): Promise<number> =>
         parseCounter((await files.read(join(root, ...name, file))) ?? '', key);
       if (!((await number(control.oomKills)) > 0)) return undefined;
-      const [limitBytes, ...full] = await Promise.all(
-        [control.memoryLimit, ...control.timesFull].map(number),
-      );
-      return { atOwnLimit: full.some((times) => times > 0), limitBytes: limitBytes ?? 0 };
+      const [limitBytes, full] = await Promise.all([number(control.memoryLimit), number(control.fullness)]);
+      return { atOwnLimit: control.isFull(full, limitBytes), limitBytes };
     },
   };
 }
