@@ -32,6 +32,7 @@ module.exports = {
     room('vmm', 'signals'),
     room('network', 'signals'),
     room('storage', 'signals'),
+    room('cgroups', 'signals'),
     room('envd-client', 'signals'),
     room('sandbox', 'vmm', 'network', 'storage', 'envd-client', 'signals', 'config'),
     {

@@ -1,3 +1,4 @@
+export { leftCgroups } from './cgroups/cgroups.ts';
 export { DEFAULT_CONFIG_FILE, loadConfig, parseConfig } from './config/load.ts';
 export {
   type AgentConfig,

@@ -52,17 +52,17 @@ export async function findCgroups(
   return { version: 'none', reason: problems.length > 0 ? [...new Set(problems)].join('; ') : none };
 }
 
-export function missingControllers({ roots }: CgroupHierarchies): CgroupController[] {
-  return CGROUP_CONTROLLERS.filter((controller) => !roots.has(controller));
+export function missingControllers(found: CgroupHierarchies | NoCgroups): CgroupController[] {
+  return CGROUP_CONTROLLERS.filter((controller) => 'reason' in found || !found.roots.has(controller));
 }
 
-/** As `v2: memory, cpu, pids`. */
-export function describeCgroups(hierarchies: CgroupHierarchies): string {
-  const { version, roots } = hierarchies;
-  const missing = missingControllers(hierarchies);
+/** As `v2: memory, cpu, pids`, or `off: v2 is mounted read-only`. */
+export function describeCgroups(found: CgroupHierarchies | NoCgroups): string {
+  if ('reason' in found) return `off: ${found.reason}`;
+  const missing = missingControllers(found);
+  const present = CGROUP_CONTROLLERS.filter((controller) => found.roots.has(controller));
   const without = missing.length === 0 ? '' : `; not ${missing.join(', ')}`;
-  const present = CGROUP_CONTROLLERS.filter((controller) => roots.has(controller));
-  return `v${version}: ${present.join(', ')}${without}`;
+  return `v${found.version}: ${present.join(', ')}${without}`;
 }
 
 /** Parses /proc/self/mountinfo, see proc_pid_mountinfo(5). Where two are mounted at one place, the later is seen. */

@@ -98,6 +98,17 @@ const networkSchema = z.strictObject({
   enableForwarding: z.boolean().default(true),
 });
 
+const cgroupsSchema = z.strictObject({
+  /** `auto`: what the machine allows, with a warning where that is not all; `required`: no start without all of it. */
+  mode: z.enum(['auto', 'required', 'off']).default('auto'),
+  /** What a VMM may use beyond its guest's memory: itself, translated code (up to 128 MiB), page cache. */
+  memoryOverheadMib: count(32, MIB_MAX).default(256),
+  /** What a VMM's own threads may use beyond its guest's CPUs; 100 is one CPU. */
+  cpuOverheadPercent: count(0, 10_000).default(50),
+  /** Processes and threads of one sandbox on the host: a VMM has one for each vCPU and up to 64 for its disks. */
+  pidsMax: count(32, 100_000).default(512),
+});
+
 const serverSchema = z.strictObject({
   maxConnections: count(1, 10_000).default(256),
   maxConcurrentRequests: count(1, 100_000).default(1024),
@@ -128,6 +139,7 @@ export const configSchema = z.strictObject({
   defaults: defaultsSchema.prefault({}),
   timeouts: timeoutsSchema.prefault({}),
   network: networkSchema.prefault({}),
+  cgroups: cgroupsSchema.prefault({}),
   server: serverSchema.prefault({}),
   log: logSchema.prefault({}),
 });

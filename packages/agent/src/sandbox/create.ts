@@ -78,7 +78,8 @@ export function initGuest(
 
 async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient): Promise<Microvm> {
   const { deps, cleanup, record, save, signal, timed } = context;
-  const { id, uid } = record();
+  const { id, uid, memoryMib, vcpus } = record();
+  cleanup.register('cgroup', () => removeCgroup(deps, id));
   let microvm: Microvm | undefined;
   cleanup.register('microVM', async () => {
     if (microvm !== undefined) await microvm.kill();
@@ -89,10 +90,15 @@ async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient
   });
 
   await timed.begin('launch', id, signal);
+  await deps.cgroups.prepare(id, { memoryMib, vcpus });
   let launched = false;
   microvm = await deps.bootMicrovm(deps.driver, microvmSpec(context, slot), {
     signal,
-    onSpawned: (handle) => save({ handle }),
+    onSpawned: async (handle) => {
+      await save({ handle });
+      // Before the guest runs; what the VMM has used by now stays the agent's.
+      await deps.cgroups.enter(id, processesOf(handle));
+    },
     waitUntilUp: async (attemptSignal) => {
       if (!launched) {
         launched = true;
@@ -133,6 +139,14 @@ function microvmSpec(context: CreateContext, slot: NetworkSlot): MicrovmSpec {
     uid,
     gid: uid,
   };
+}
+
+/** To be called when nothing runs in it any more; the last threads may still be on their way out. */
+export function removeCgroup({ cgroups, config }: SandboxDeps, id: string): Promise<void> {
+  const { cleanupStepMs } = config.timeouts;
+  return withDeadline('Removing the cgroup', cleanupStepMs, undefined, (limited) =>
+    cgroups.remove(id, limited),
+  );
 }
 
 /** The VMM and all that stands between it and the agent. */

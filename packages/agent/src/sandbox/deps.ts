@@ -1,4 +1,5 @@
 /** What the sandbox manager is given: everything that touches the world, as interfaces. */
+import type { Cgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig } from '../config/schema.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { Network } from '../network/slot.ts';
@@ -55,6 +56,7 @@ export interface SandboxDeps {
   readonly driverNamed: (name: DriverName) => VmmDriver;
   readonly bootMicrovm: BootMicrovm;
   readonly killStrays: KillStrays;
+  readonly cgroups: Cgroups;
   readonly network: Network;
   readonly storage: Storage;
   readonly journal: Journal;

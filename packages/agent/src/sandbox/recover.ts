@@ -5,8 +5,9 @@
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
-import { createStopwatch, initGuest, processesOf } from './create.ts';
+import { createStopwatch, initGuest, processesOf, removeCgroup } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
+import { endReason } from './end-reason.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
 
@@ -59,6 +60,9 @@ async function settle(
   if (removed.length > 0)
     deps.log.warn({ slots: removed }, 'slots that an earlier agent left were taken away');
 
+  // The network's names are the agent's own, or its start had failed: so are the groups of the same prefix.
+  await removeStrayCgroups(deps, new Set(found.map(({ record }) => record.id)));
+
   // Only now: what is in these directories names what was to be taken away first.
   for (const { id } of corrupt) await removeCorrupt(deps, id);
   const sandboxes = await Promise.all(found.map((one) => toSandbox(deps, one, events)));
@@ -107,9 +111,9 @@ async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSi
     // An agent that is told to go while it starts has learnt nothing about its sandboxes.
     throwIfAborted(signal);
     deps.log.warn({ sandboxId: id, err }, 'a sandbox of an earlier agent could not be adopted');
-    return lost(
-      `The microVM ended while no agent ran, or could not be adopted: ${WrennError.from(err).message}`,
-    );
+    const { message } = WrennError.from(err);
+    const why = await endReason(deps, id, message);
+    return lost(`The microVM ended while no agent ran, or could not be adopted: ${why}`);
   }
 }
 
@@ -164,12 +168,25 @@ function registerAll(
     // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
     if (holdings !== undefined) await deps.network.release(slotIndex);
   });
+  cleanup.register('cgroup', () => removeCgroup(deps, id));
   if (holdings === undefined) return;
   cleanup.register('guest connections', async () => holdings.guest.close());
   cleanup.register('microVM', async () => {
     await holdings.microvm.kill();
     await endProcesses(deps, record);
   });
+}
+
+/** Their sandboxes are in no journal, so they are empty; else somebody has to look. */
+async function removeStrayCgroups(deps: SandboxDeps, known: ReadonlySet<string>): Promise<void> {
+  for (const id of await deps.cgroups.strays(known)) {
+    try {
+      await removeCgroup(deps, id);
+      deps.log.warn({ sandboxId: id }, 'a cgroup that an earlier agent left was taken away');
+    } catch (err) {
+      deps.log.error({ sandboxId: id, err }, 'a cgroup that an earlier agent left remains');
+    }
+  }
 }
 
 /** The agent may have been killed between the journal and the deed, on either side of it. */

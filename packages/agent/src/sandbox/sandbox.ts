@@ -11,6 +11,7 @@ import type { CleanupStack } from './cleanup-stack.ts';
 import { createSteps, initGuest, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
+import { endReason, explainFailure } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
@@ -147,7 +148,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const hold = (held: Holdings): void => {
     holdings = held;
     timer.set(record.endsAtMs ?? undefined);
-    void held.microvm.exited.then(({ message, log: vmmLog }) => {
+    void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
+      const message = await endReason(deps, id, howEnded);
       if (ending !== undefined) return;
       log.warn({ sandboxId: id, message, vmmLog }, 'the VMM ended by itself');
       observer.failed();
@@ -269,8 +271,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
           hold(created);
         });
       } catch (error) {
-        const told = endError ?? error;
-        await end(WrennError.from(error).message);
+        const failure = await explainFailure(deps, id, error);
+        const told = endError ?? failure;
+        await end(failure.message);
         throw told;
       }
     },

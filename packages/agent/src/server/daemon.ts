@@ -2,6 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { machineFacts } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import type { Cgroups } from '../cgroups/cgroups.ts';
 import { type AgentConfig, agentPaths } from '../config/schema.ts';
 import { createEnvdClient } from '../envd-client/client.ts';
 import type { Network } from '../network/slot.ts';
@@ -29,6 +30,7 @@ export interface World {
   readonly driverNamed: (name: DriverName) => VmmDriver;
   readonly bootMicrovm: BootMicrovm;
   readonly killStrays: KillStrays;
+  readonly cgroups: Cgroups;
   readonly network: Network;
 }
 
@@ -50,7 +52,7 @@ export interface RunningAgent {
   stop(): Promise<void>;
 }
 
-/** Throws `agent_already_running`, `missing_privilege`, `missing_program`, `driver_unavailable`, `network_conflict`. */
+/** Throws `agent_already_running`, `missing_privilege`, `missing_program`, `driver_unavailable`, `network_conflict`, `cgroups_unavailable`. */
 export async function startAgent(options: StartAgentOptions): Promise<RunningAgent> {
   const { config, checkpoint } = options;
   if (process.getuid?.() !== 0) {
@@ -88,11 +90,15 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       observer: metrics.observer,
       ...(checkpoint === undefined ? {} : { checkpoint }),
     });
-    letGo = manager.detach;
+    letGo = async () => {
+      await manager.detach();
+      await attempt(log, 'giving the cgroups back', world.cgroups.stop());
+    };
     await manager.start(signal);
     letGo = async () => {
       await manager.detach();
       if (manager.liveCount() === 0) await attempt(log, 'taking the network away', world.network.stop());
+      await attempt(log, 'giving the cgroups back', world.cgroups.stop());
     };
 
     const info = {
@@ -110,7 +116,15 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       onRequestEnded: metrics.requestEnded,
       log,
     });
-    log.info({ socket: paths.socketPath, driver: info.driver, tookMs: Date.now() - startedAtMs }, 'ready');
+    log.info(
+      {
+        socket: paths.socketPath,
+        driver: info.driver,
+        cgroups: world.cgroups.status,
+        tookMs: Date.now() - startedAtMs,
+      },
+      'ready',
+    );
 
     const stopOnce = async (): Promise<void> => {
       idle.stop();

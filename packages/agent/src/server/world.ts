@@ -1,5 +1,6 @@
 /** Puts together what touches the host and the VMMs, as the configuration and the machine will have it. */
 import { findBootFiles } from '@wrenn/images';
+import { createCgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig, AgentPaths } from '../config/schema.ts';
 import { createNetwork } from '../network/network.ts';
 import type { BootMicrovm } from '../sandbox/deps.ts';
@@ -38,6 +39,10 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
     onWarning,
     signal,
   });
+  const cgroups = await createCgroups({ ...config.cgroups, prefix: config.network.prefix });
+  if (config.cgroups.mode === 'auto' && !cgroups.complete) {
+    log.warn({ cgroups: cgroups.status }, 'microVMs are not limited by cgroups in every way');
+  }
   const { driver } = selected;
   const others: Readonly<Record<DriverName, () => VmmDriver>> = {
     qemu: () => createQemuDriver({ accelerator: 'tcg', onWarning }),
@@ -60,6 +65,7 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
     driverNamed: (name) => (name === driver.name ? driver : others[name]()),
     bootMicrovm: boot,
     killStrays,
+    cgroups,
     network: createNetwork({
       ...config.network,
       owner: paths.wrennDir,

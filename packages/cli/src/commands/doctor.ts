@@ -15,7 +15,7 @@ import {
   probeKvm,
   whyNotOpened,
 } from '@wrenn/agent';
-import { freeBytes, runCommand } from '@wrenn/host';
+import { describeCgroups, findCgroups, freeBytes, missingControllers, runCommand } from '@wrenn/host';
 import { findBootFiles, listTemplates, missingSystemPackages, REQUIRED_PROGRAMS } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
@@ -55,6 +55,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
     checkFirecracker,
     () => checkImages(config),
     () => checkResources(config),
+    () => checkCgroups(config),
     () => checkNetwork(config),
     () => checkAgent(config),
   ];
@@ -200,6 +201,16 @@ async function checkResources(config: AgentConfig): Promise<Finding[]> {
     { check: 'memory', verdict: 'ok', found: memory },
     { check: 'CPUs', verdict: 'ok', found: String(cpus().length) },
   ];
+}
+
+/** What can be told by looking; the agent tries it out when it starts. */
+async function checkCgroups({ cgroups: { mode } }: AgentConfig): Promise<Finding[]> {
+  const check = 'cgroups';
+  if (mode === 'off') return [{ check, verdict: 'note', found: 'off: the configuration says so' }];
+  const found = await findCgroups();
+  const complete = missingControllers(found).length === 0;
+  const otherwise = mode === 'required' ? 'fail' : 'note';
+  return [{ check, verdict: complete ? 'ok' : otherwise, found: describeCgroups(found) }];
 }
 
 async function checkNetwork(config: AgentConfig): Promise<Finding[]> {

@@ -3,6 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { WrennError } from '@wrenn/protocol';
 import { EntryInfoSchema, FileType } from '@wrenn/protocol/filesystem';
 import { type ProcessEvent, ProcessEventSchema } from '@wrenn/protocol/process';
+import type { Cgroups } from '../../cgroups/cgroups.ts';
 import { parseConfig } from '../../config/load.ts';
 import type { AgentConfigInput } from '../../config/schema.ts';
 import type { EnvdClient } from '../../envd-client/client.ts';
@@ -28,6 +29,10 @@ export interface FakeWorld {
   /** Indices that are reserved, and whether their kernel objects are there. */
   readonly slots: Map<number, 'reserved' | 'up'>;
   readonly layers: Set<string>;
+  /** The pids in each, by the sandbox's id. */
+  readonly cgroups: Map<string, number[]>;
+  /** Why the kernel has killed a VMM, by the sandbox's id. */
+  readonly killedBecause: Map<string, string>;
   readonly journals: Map<string, string>;
   /** Contracts that were broken; empty at the end of every test. */
   readonly violations: string[];
@@ -62,6 +67,8 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     vms: from?.vms ?? new Map(),
     slots: from?.slots ?? new Map(),
     layers: from?.layers ?? new Set(),
+    cgroups: from?.cgroups ?? new Map(),
+    killedBecause: from?.killedBecause ?? new Map(),
     journals: from?.journals ?? new Map(),
     violations: from?.violations ?? [],
     logged: [],
@@ -95,6 +102,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     killStrays: async (_id, _uid, known) => {
       for (const { pid } of known) world.vms.get(pid)?.die('killed');
     },
+    cgroups: fakeCgroups(world),
     network: fakeNetwork(world),
     storage: fakeStorage(world),
     journal: fakeJournal(world),
@@ -185,6 +193,32 @@ function fakeDriver(world: Ledger): VmmDriver {
       if (vm === undefined || !vm.alive || !('exited' in vm)) throw new WrennError('vmm_died', 'It is gone.');
       return attach(vm as FakeVm & { exited: Promise<ExitReason> });
     },
+  };
+}
+
+function fakeCgroups(world: Ledger): Cgroups {
+  const isAlive = (pid: number): boolean => world.vms.get(pid)?.alive === true;
+  return {
+    status: 'fake',
+    complete: true,
+    prepare: async (id) => {
+      await world.disturb('prepare');
+      world.cgroups.set(id, []);
+    },
+    enter: async (id, processes) => {
+      await world.disturb('enter');
+      const group = world.cgroups.get(id);
+      if (group === undefined) world.violations.push(`${id} was to enter a group that there is not`);
+      group?.push(...processes.map(({ pid }) => pid));
+    },
+    remove: async (id) => {
+      await world.disturb('removeCgroup');
+      if (world.cgroups.get(id)?.some(isAlive)) world.violations.push(`${id} was alive in its group`);
+      world.cgroups.delete(id);
+    },
+    strays: async (known) => [...world.cgroups.keys()].filter((id) => !known.has(id)),
+    whyKilled: async (id) => world.killedBecause.get(id),
+    stop: async () => {},
   };
 }
 

@@ -18,11 +18,12 @@ export async function start(
   return { world, manager };
 }
 
-/** No microVM, slot, layer or journal, and no rule of the world broken on the way. */
+/** No microVM, slot, layer, cgroup or journal, and no rule of the world broken on the way. */
 export function expectNothingLeft(world: FakeWorld): void {
   expect(world.aliveVms()).toEqual([]);
   expect([...world.slots]).toEqual([]);
   expect([...world.layers]).toEqual([]);
+  expect([...world.cgroups]).toEqual([]);
   expect([...world.journals.keys()]).toEqual([]);
   expect(world.violations).toEqual([]);
 }
