@@ -2,10 +2,9 @@
  * Where a Firecracker runs: what is around the process, and what it calls the files that it is given. Two kinds: the
  * confinement that QEMU has too (here), and Firecracker's own jailer (jail.ts).
  */
-import { stat } from 'node:fs/promises';
-import { WrennError } from '@wrenn/protocol';
 import type { LaunchConfined } from '../confinement.ts';
 import type { MicrovmSpec } from '../driver.ts';
+import { drivePaths, largestWritable } from '../drives.ts';
 import { lendRunDir, takeBackRunDir } from '../run-dir.ts';
 import type { ConfinedLaunchOptions, ConfinedProcess, WrappedOutput } from '../wrapped-process.ts';
 import type { MicrovmFiles } from './microvm.ts';
@@ -52,38 +51,15 @@ export function createPlainEnclosure(
           uid: spec.uid,
           gid: spec.gid,
           netns: spec.network.netns,
-          readOnlyPaths: [program, spec.kernelPath, spec.initrdPath, ...drivePaths(spec, 'read-only')],
-          writablePaths: [spec.runDir, ...drivePaths(spec, 'writable')],
+          readOnlyPaths: [program, spec.kernelPath, spec.initrdPath, ...drivePaths(spec.drives, 'read-only')],
+          writablePaths: [spec.runDir, ...drivePaths(spec.drives, 'writable')],
           devices: ['/dev/kvm', '/dev/net/tun'],
-          maxFileBytes: await largestWritable(spec),
+          // It ends by SIGXFSZ. Its log and the console are FIFOs, which have no size.
+          maxFileBytes: await largestWritable(spec.drives),
           ...output,
         },
         options,
       ),
     seal: () => takeBackRunDir(spec.runDir),
   };
-}
-
-function drivePaths({ drives }: MicrovmSpec, which: 'read-only' | 'writable'): string[] {
-  return drives.filter(({ readOnly }) => readOnly === (which === 'read-only')).map(({ path }) => path);
-}
-
-/** Of no drives at all. */
-const SMALLEST_FILE_LIMIT_BYTES = 1024 * 1024;
-
-/**
- * The guest cannot make its layer grow; so a Firecracker that writes beyond its end is not its own master any more.
- * It ends by SIGXFSZ. Its log and the console are FIFOs, which have no size.
- */
-export async function largestWritable(spec: MicrovmSpec): Promise<number> {
-  const sizes = await Promise.all(drivePaths(spec, 'writable').map(sizeOf));
-  return Math.max(SMALLEST_FILE_LIMIT_BYTES, ...sizes);
-}
-
-async function sizeOf(path: string): Promise<number> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    throw new WrennError('file_not_found', `The drive ${path} cannot be read.`, { cause: error });
-  }
 }

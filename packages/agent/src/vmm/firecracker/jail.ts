@@ -14,12 +14,13 @@
  *     kernel, initrd, drive-<id>, vmm.fifo    files of the host, bound there
  *     api.sock                                made by Firecracker; RUN/api.sock leads there, as its path is too long
  */
-import { chmod, lchown, mkdir, symlink } from 'node:fs/promises';
+import { chmod, lchown, mkdir, stat, symlink } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
 import { checkIdentity, checkPaths, findProgram, limitArguments } from '../confinement.ts';
+import { largestWritable } from '../drives.ts';
 import { takeBackRunDir } from '../run-dir.ts';
 import { startWrapped } from '../wrapped-process.ts';
-import { type Enclosure, type EnclosureParts, largestWritable } from './enclosure.ts';
+import type { Enclosure, EnclosureParts } from './enclosure.ts';
 
 /** In the run directory; everything of a jail is in it. */
 export const JAIL_DIR = 'jail';
@@ -74,8 +75,10 @@ export function createJail({ program, spec, files }: EnclosureParts, jailer: str
         findProgram('bwrap'),
         findProgram('setpriv'),
       ]);
+      // The jailer copies the program into the chroot under the same limit.
+      const maxFileBytes = Math.max(await largestWritable(spec.drives), (await stat(program)).size);
       const commandLine = [
-        ...limitArguments(await largestWritable(spec)),
+        ...limitArguments(maxFileBytes),
         '--',
         bwrap,
         ...['--info-fd', '3', '--unshare-pid', '--as-pid-1', '--unshare-ipc', '--unshare-uts'],

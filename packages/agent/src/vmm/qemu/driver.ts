@@ -1,10 +1,10 @@
 /** The QEMU driver: launch, adoption, version. */
-import { stat } from 'node:fs/promises';
 import { isAlive, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type AppendedLog, openAppendedLog } from '../appended-log.ts';
 import { findProgram, launchConfined } from '../confinement.ts';
 import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
+import { drivePaths, largestWritable } from '../drives.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
@@ -45,7 +45,6 @@ const LOG_LINES_IN_ERROR = 3;
 const DEATH_NOTICE_MS = 200;
 /** In the log it is of use, in a sentence not. */
 const TIMESTAMP = /^\d{4}-\d\d-\d\dT[\d:.]+Z /;
-const SMALLEST_FILE_LIMIT_BYTES = 1024 * 1024;
 
 /** The driver also starts microVMs without a network, which only the boot probe wants. */
 export interface QemuDriver extends VmmDriver {
@@ -81,15 +80,15 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
           uid: spec.uid,
           gid: spec.gid,
           netns: spec.network?.netns,
-          readOnlyPaths: [spec.kernelPath, spec.initrdPath, ...pathsOf(spec, true)],
-          writablePaths: [spec.runDir, ...pathsOf(spec, false)],
+          readOnlyPaths: [spec.kernelPath, spec.initrdPath, ...drivePaths(spec.drives, 'read-only')],
+          writablePaths: [spec.runDir, ...drivePaths(spec.drives, 'writable')],
           devices: [
             ...(spec.network === undefined ? [] : ['/dev/net/tun']),
             ...(options.accelerator === 'kvm' ? ['/dev/kvm'] : []),
           ],
           stdout: log.fd,
           stderr: log.fd,
-          maxFileBytes: await largestWritable(spec),
+          maxFileBytes: await largestWritable(spec.drives),
         },
         {
           signal,
@@ -210,24 +209,6 @@ async function askVersion(program: string, signal: AbortSignal): Promise<string>
   throw new WrennError('missing_program', `${program} is not QEMU.`, {
     hint: 'apt-get install qemu-system-x86',
   });
-}
-
-function pathsOf(spec: QemuSpec, readOnly: boolean): string[] {
-  return spec.drives.filter((drive) => drive.readOnly === readOnly).map((drive) => drive.path);
-}
-
-/** The guest cannot make its layer grow; so a VMM that tries to write beyond its end is not its own master. */
-async function largestWritable(spec: QemuSpec): Promise<number> {
-  const sizes = await Promise.all(pathsOf(spec, false).map(sizeOf));
-  return Math.max(SMALLEST_FILE_LIMIT_BYTES, ...sizes);
-}
-
-async function sizeOf(path: string): Promise<number> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    throw new WrennError('file_not_found', `The drive ${path} cannot be read.`, { cause: error });
-  }
 }
 
 function handleOf({ pid, startTime, wrappers }: ConfinedProcess, runDir: string): MicrovmHandle {
