@@ -12,6 +12,7 @@ const ID = 'a2b4c6d8e0f2g4h6i8j0';
 const CONFIG: CgroupsConfig = {
   mode: 'required',
   memoryOverheadMib: 32,
+  memoryOverheadPerVcpuMib: 8,
   cpuOverheadPercent: 50,
   pidsMax: 64,
 };
@@ -65,7 +66,7 @@ describe.skipIf(found.version === 'none')("a sandbox's cgroup", () => {
     expect(cgroups.complete).toBe(true);
     expect(cgroups.status).toMatch(/^v[12]: memory, cpu, pids$/);
     await cgroups.prepare(ID, GUEST);
-    expect(await memoryLimitBytes(ID)).toBe((64 + 32) * 1024 * 1024);
+    expect(await memoryLimitBytes(ID)).toBe((64 + 32 + 2 * 8) * 1024 * 1024);
     const { pid } = await startIn(cgroups, ID, 'exec sleep 60');
     expect(await readFile(`/proc/${pid}/cgroup`, 'utf8')).toContain(`/wrenn-${PREFIX}/${ID}\n`);
     expect(await leftCgroups(PREFIX)).toEqual([`wrenn-${PREFIX}/${ID}`]);
@@ -94,7 +95,7 @@ describe.skipIf(found.version === 'none')("a sandbox's cgroup", () => {
     const hog = await startIn(cgroups, ID, 'exec tail /dev/zero');
     expect(await once(hog, 'exit')).toEqual([null, 'SIGKILL']);
     expect(await cgroups.whyKilled(ID)).toBe(
-      'It was killed because it used more memory than its limit of 96 MiB.',
+      'It was killed because it used more memory than its limit of 112 MiB.',
     );
     await cgroups.remove(ID, soon());
   });

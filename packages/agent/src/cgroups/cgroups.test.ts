@@ -6,6 +6,7 @@ const NONE: NoCgroups = { version: 'none', reason: 'v2 is mounted read-only' };
 const CONFIG: CgroupsConfig = {
   mode: 'auto',
   memoryOverheadMib: 256,
+  memoryOverheadPerVcpuMib: 64,
   cpuOverheadPercent: 50,
   pidsMax: 512,
 };

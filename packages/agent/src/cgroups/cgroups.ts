@@ -21,6 +21,7 @@ export interface CgroupsConfig {
   readonly mode: 'auto' | 'required' | 'off';
   /** What the VMM may need beyond the guest's memory. */
   readonly memoryOverheadMib: number;
+  readonly memoryOverheadPerVcpuMib: number;
   /** What the VMM's own threads may need beyond the guest's CPUs; 100 is one CPU. */
   readonly cpuOverheadPercent: number;
   readonly pidsMax: number;
@@ -66,14 +67,14 @@ const TRIAL_GROUP = 'trial';
 
 /** Throws `cgroups_unavailable` where limits are required and cannot all be had. */
 export async function createCgroups(options: CgroupsOptions): Promise<Cgroups> {
-  const { mode, memoryOverheadMib, cpuOverheadPercent, pidsMax } = options;
+  const { mode, memoryOverheadMib, memoryOverheadPerVcpuMib, cpuOverheadPercent, pidsMax } = options;
   const top = topGroup(options.prefix);
   const found = options.found ?? (await findCgroups());
   // Without limits too: an earlier agent may have left groups.
   const tree = 'reason' in found ? undefined : createCgroupTree(found);
 
   const limitsOf = ({ memoryMib, vcpus }: GuestSize): CgroupLimits => ({
-    memoryBytes: (memoryMib + memoryOverheadMib) * MIB,
+    memoryBytes: (memoryMib + memoryOverheadMib + vcpus * memoryOverheadPerVcpuMib) * MIB,
     cpus: vcpus + cpuOverheadPercent / 100,
     pids: pidsMax,
   });

@@ -103,6 +103,8 @@ const cgroupsSchema = z.strictObject({
   mode: z.enum(['auto', 'required', 'off']).default('auto'),
   /** What a VMM may use beyond its guest's memory: itself, translated code (up to 128 MiB), page cache. */
   memoryOverheadMib: count(32, MIB_MAX).default(256),
+  /** And for each vCPU: where CPUs are emulated, each has tables of translated addresses that grow with use. */
+  memoryOverheadPerVcpuMib: count(0, MIB_MAX).default(64),
   /** What a VMM's own threads may use beyond its guest's CPUs; 100 is one CPU. */
   cpuOverheadPercent: count(0, 10_000).default(50),
   /** Processes and threads of one sandbox on the host: a VMM has one for each vCPU and up to 64 for its disks. */
