@@ -15,6 +15,7 @@ import {
   agentSocketPath,
   createAgentClient,
   fromConnectError,
+  leftCgroups,
   parseConfig,
 } from '@wrenn/agent';
 import { runCommand } from '@wrenn/host';
@@ -79,13 +80,14 @@ export async function prepareAgent(number: number, extra: AgentConfigInput = {})
 /** What the kernel and the file system hold of an agent's sandboxes; empty when nothing is left. */
 export async function remains(files: TestAgentFiles): Promise<string[]> {
   const { dir, prefix } = files;
-  const [netns, links, rules, mounts, sandboxes, processes] = await Promise.all([
+  const [netns, links, rules, mounts, sandboxes, processes, cgroups] = await Promise.all([
     run('ip', ['-json', 'netns', 'list']),
     run('ip', ['-json', 'link', 'show']),
     run('nft', ['-j', 'list', 'table', 'inet', tableOf(prefix)]).catch(() => ''),
     readFile('/proc/self/mountinfo', 'utf8'),
     readdir(join(dir, 'sandboxes')),
     processesOf(files),
+    leftCgroups(prefix),
   ]);
   const named = new RegExp(`"(?:name|ifname)":"(${prefix}[^"]*)"`, 'g');
   return [
@@ -95,6 +97,7 @@ export async function remains(files: TestAgentFiles): Promise<string[]> {
     ...mounts.split('\n').filter((line) => line.includes(dir) || line.includes(`/${prefix}`)),
     ...sandboxes.map((name) => `directory ${name}`),
     ...processes.map((pid) => `process ${pid}`),
+    ...cgroups.map((path) => `cgroup ${path}`),
   ];
 }
 

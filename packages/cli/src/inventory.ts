@@ -3,11 +3,19 @@
  * Looks only at names that Wrenn gives.
  */
 import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type AgentConfig, agentPaths } from '@wrenn/agent';
+import { basename, join } from 'node:path';
+import { type AgentConfig, agentPaths, leftCgroups } from '@wrenn/agent';
 import { runCommand } from '@wrenn/host';
 
-export const INVENTORY_KINDS = ['processes', 'namespaces', 'links', 'rules', 'mounts', 'files'] as const;
+export const INVENTORY_KINDS = [
+  'processes',
+  'cgroups',
+  'namespaces',
+  'links',
+  'rules',
+  'mounts',
+  'files',
+] as const;
 export type Inventory = Readonly<Record<(typeof INVENTORY_KINDS)[number], readonly string[]>>;
 
 const COMMAND_TIMEOUT_MS = 10_000;
@@ -19,8 +27,9 @@ export async function takeInventory(config: AgentConfig): Promise<Inventory> {
   const { prefix } = config.network;
   const named = (names: readonly string[]) =>
     names.filter((name) => new RegExp(`^${prefix}-\\d+$`).test(name));
-  const [processes, namespaces, links, rules, mounts, files] = await Promise.all([
+  const [processes, cgroups, namespaces, links, rules, mounts, files] = await Promise.all([
     vmmProcesses(config),
+    leftCgroups(prefix),
     readdir('/run/netns').catch(() => []),
     readdir('/sys/class/net').catch(() => []),
     ownTables(prefix),
@@ -31,6 +40,7 @@ export async function takeInventory(config: AgentConfig): Promise<Inventory> {
   ]);
   return {
     processes,
+    cgroups,
     namespaces: named(namespaces),
     links: named(links),
     rules,
@@ -43,7 +53,13 @@ export function isEmpty(inventory: Inventory): boolean {
   return Object.values(inventory).every((found) => found.length === 0);
 }
 
-/** VMMs run under uids that nothing else has, with their sandbox's directory in their command line. */
+/** What stands around a VMM, as root. */
+const WRAPPER = /^(prlimit|nsenter|bwrap|setpriv|jailer(-.*)?)$/;
+
+/**
+ * VMMs run under uids that nothing else has. They, or at least what stands around one in a jail, have their
+ * sandbox's directory in their command line.
+ */
 async function vmmProcesses(config: AgentConfig): Promise<string[]> {
   const { uidBase } = config;
   const { sandboxesDir } = agentPaths(config);
@@ -52,7 +68,8 @@ async function vmmProcesses(config: AgentConfig): Promise<string[]> {
     const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
     const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
     const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    const isVmm = (uid >= uidBase && uid < uidBase + UIDS) || command.startsWith('bwrap');
+    const program = basename(command.slice(0, command.indexOf('\0')));
+    const isVmm = (uid >= uidBase && uid < uidBase + UIDS) || WRAPPER.test(program);
     if (isVmm && command.includes(sandboxesDir))
       found.push(`${pid} ${/^Name:\s+(.+)/m.exec(status)?.[1] ?? ''}`);
   }

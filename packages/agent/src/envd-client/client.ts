@@ -148,7 +148,12 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
           agent,
           method: 'POST',
           path: '/init',
-          headers: { 'Content-Type': 'application/json', 'X-Access-Token': accessToken },
+          headers: {
+            'Content-Type': 'application/json',
+            // Of a stated length envd reads it faster: it is the first request of every sandbox.
+            'Content-Length': String(Buffer.byteLength(body)),
+            'X-Access-Token': accessToken,
+          },
           body: Buffer.from(body),
           stallMs: requestTimeoutMs,
           signal: limited,

@@ -1,23 +1,34 @@
 /**
- * The HTTP server. It answers /health itself; everything else is in routes.ts, which is loaded with the
- * first other request, or right after the first /health. No other import here may cost start-up time.
+ * The HTTP server. It answers /health itself; everything else is in routes.ts, which is loaded with the first other
+ * request, or right after the first /health; and its parts after that request, which must not wait for them: it is
+ * the host's /init, and somebody waits for the sandbox. No other import here may cost start-up time.
  */
 import type { Flags } from './flags.ts';
 import { errorJson, noContent } from './http/respond.ts';
 import { lazily } from './lazy.ts';
 import { logError } from './log.ts';
 
-/** Before each part that is loaded ahead: a request that follows the first /health goes first. */
+/** Before each part that is loaded ahead: a request that has come meanwhile goes first. */
 const PRELOAD_PAUSE_MS = 100;
+/** For a host that asks for /health and nothing else. */
+const PRELOAD_AFTER_HEALTH_MS = 3_000;
 
 export function startServer(flags: Flags): { readonly port: number } {
   const routes = lazily(async () => (await import('./routes.ts')).createRoutes(flags));
-  const preload = lazily(async () => {
+  const parts = lazily(async () => {
     for (const load of (await routes()).parts) {
       await Bun.sleep(PRELOAD_PAUSE_MS);
       await load();
     }
   });
+  const afterHealth = lazily(async () => {
+    await routes();
+    await Bun.sleep(PRELOAD_AFTER_HEALTH_MS);
+    await parts();
+  });
+  const later = (work: () => Promise<unknown>) => {
+    setTimeout(() => work().catch((error) => logError('loading ahead failed', error)), 0);
+  };
 
   const server = Bun.serve({
     hostname: flags.host,
@@ -29,12 +40,18 @@ export function startServer(flags: Flags): { readonly port: number } {
     routes: {
       '/health': {
         GET: () => {
-          setTimeout(() => preload().catch((error) => logError('loading ahead failed', error)), 0);
+          later(afterHealth);
           return noContent();
         },
       },
     },
-    fetch: async (request, self) => (await routes()).answer(request, self),
+    fetch: async (request, self) => {
+      try {
+        return await (await routes()).answer(request, self);
+      } finally {
+        later(parts);
+      }
+    },
     error: (error) => {
       logError('a request failed', error);
       return errorJson(500, 'internal error');
