@@ -26,7 +26,7 @@ export const FILE_LIMIT_BYTES = 256 * 1024;
 /** A stream that is faster is read no faster: the FIFO fills and the VMM drops. */
 export const READ_BYTES_PER_SECOND = 256 * 1024;
 /** After each read: a guest that prints byte by byte must not wake the agent for each of them. */
-const PAUSE_MS = 40;
+const PAUSE_MS = 10;
 const LINE_SHOWN_CHARS = 2_000;
 
 export interface OutputPaths {
