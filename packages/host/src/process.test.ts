@@ -12,6 +12,7 @@ describe('/proc/<pid>/stat', () => {
         expect(parseProcessStat(`42 (${name}) S 7 ${rest} 123456 9 9 9`)).toEqual({
           state: 'S',
           parentPid: 7,
+          threads: 15,
           startTime: '123456',
         });
       }),

@@ -13,6 +13,7 @@ export interface ProcessIdentity {
 interface ProcessStat {
   readonly state: string;
   readonly parentPid: number;
+  readonly threads: number;
   readonly startTime: string;
 }
 
@@ -24,10 +25,12 @@ export function parseProcessStat(text: string): ProcessStat | undefined {
     .split(' ');
   const state = rest[0];
   const parentPid = Number(rest[1]);
+  const threads = Number(rest[17]);
   const startTime = rest[19];
   if (state === undefined || !/^[A-Z]$/i.test(state)) return undefined;
   if (startTime === undefined || !/^\d+$/.test(startTime) || !Number.isInteger(parentPid)) return undefined;
-  return { state, parentPid, startTime };
+  if (!Number.isInteger(threads)) return undefined;
+  return { state, parentPid, threads, startTime };
 }
 
 async function readStat(pid: number): Promise<ProcessStat | undefined> {
@@ -45,12 +48,14 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
   return stat && { pid, startTime: stat.startTime };
 }
 
-/** Whether that very process still runs. A zombie does not: it holds nothing any more. */
+/**
+ * Whether that very process still runs. A zombie holds nothing any more, unless it is only the first thread that has
+ * ended: the others go on with all that the process has, and whoever wants to outlive a kill would do just that.
+ */
 export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
   const stat = await readStat(identity.pid);
-  return (
-    stat !== undefined && stat.startTime === identity.startTime && stat.state !== 'Z' && stat.state !== 'X'
-  );
+  if (stat === undefined || stat.startTime !== identity.startTime || stat.state === 'X') return false;
+  return stat.state !== 'Z' || stat.threads > 1;
 }
 
 /** Resolves once the process is gone; rejects with the signal's reason when aborted. */

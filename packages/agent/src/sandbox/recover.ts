@@ -179,7 +179,11 @@ function registerAll(
 
 /** Their sandboxes are in no journal, so they are empty; else somebody has to look. */
 async function removeStrayCgroups(deps: SandboxDeps, known: ReadonlySet<string>): Promise<void> {
-  for (const id of await deps.cgroups.strays(known)) {
+  const strays = await deps.cgroups.strays(known).catch((err: unknown) => {
+    deps.log.error({ err }, 'cgroups that an earlier agent left cannot be looked for');
+    return [];
+  });
+  for (const id of strays) {
     try {
       await removeCgroup(deps, id);
       deps.log.warn({ sandboxId: id }, 'a cgroup that an earlier agent left was taken away');

@@ -6,23 +6,33 @@ import type { KillStrays } from './deps.ts';
 
 const POLL_MS = 10;
 
-/** What stands around a VMM, or is about to become one; these run as root. Releases call it `jailer-v1.16.1-x86_64`. */
-const WRAPPER = /^(prlimit|nsenter|bwrap|setpriv|jailer(-.*)?)$/;
+/** What stands around a VMM, or is about to become one; these run as root. The jailer may have any name. */
+const WRAPPERS = ['prlimit', 'nsenter', 'bwrap', 'setpriv'];
+/** A process that is looked at before it forks leaves a child for the next look. */
+const MAX_LOOKS = 5;
 
 /**
  * Kills every process that has `id` in its command line and runs as `uid` or is a wrapper, and the given ones. Both
  * must fit, so that another agent's VMM with the same uid is never hit. Resolves when all are gone.
  */
 export const killStrays: KillStrays = async (id, uid, known, signal) => {
-  const found = uid === undefined ? [] : await findProcesses(id, uid);
-  const all = [...known, ...found];
+  await end(known, signal);
+  if (uid === undefined) return;
+  for (let look = 0; look < MAX_LOOKS; look++) {
+    const found = await findProcesses(id, uid);
+    if (found.length === 0) return;
+    await end(found, signal);
+  }
+};
+
+async function end(processes: readonly ProcessIdentity[], signal: AbortSignal): Promise<void> {
   await Promise.all(
-    all.map(async (identity) => {
+    processes.map(async (identity) => {
       await killProcess(identity, 'SIGKILL');
       if (await isAlive(identity)) await waitUntilGone(identity, { signal, pollMs: POLL_MS });
     }),
   );
-};
+}
 
 async function findProcesses(id: string, uid: number): Promise<ProcessIdentity[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
@@ -31,13 +41,24 @@ async function findProcesses(id: string, uid: number): Promise<ProcessIdentity[]
       // Identified first: if the pid changes hands afterwards, the identity is of a process that is gone.
       const identity = await identify(pid);
       if (identity === undefined) return undefined;
-      const commandLine = await readProc(pid, 'cmdline');
-      if (!commandLine.includes(id)) return undefined;
-      const program = basename(commandLine.slice(0, commandLine.indexOf('\0')));
-      return WRAPPER.test(program) || (await realUid(pid)) === uid ? identity : undefined;
+      const words = await commandLineOf(pid);
+      if (!words.some((word) => word.includes(id)) || !(await isAlive(identity))) return undefined;
+      const isWrapper =
+        WRAPPERS.includes(basename(words[0] ?? '')) || words[words.indexOf('--id') + 1] === id;
+      return isWrapper || (await realUid(pid)) === uid ? identity : undefined;
     }),
   );
   return identities.filter((identity) => identity !== undefined);
+}
+
+/** Of any thread: a process that has lost its first one shows none of its own. */
+async function commandLineOf(pid: number): Promise<string[]> {
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  for (const place of ['', ...threads.map((thread) => `task/${thread}/`)]) {
+    const text = await readProc(pid, `${place}cmdline`);
+    if (text !== '') return text.split('\0');
+  }
+  return [];
 }
 
 async function realUid(pid: number): Promise<number | undefined> {

@@ -47,7 +47,7 @@ const START_POLL_MS = 2;
 
 const PUBLIC_DEVICES = ['/dev/null', '/dev/urandom'];
 
-const LIMITS = {
+export const LIMITS = {
   core: 0,
   nofile: 1024,
   memlock: 64 * 1024,

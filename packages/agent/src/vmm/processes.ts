@@ -13,12 +13,15 @@ const LEAVE_MS = 250;
  */
 export async function killAll([vmm, ...wrappers]: readonly ProcessIdentity[]): Promise<void> {
   if (vmm === undefined) return;
-  await kill(vmm);
-  await Promise.all(
-    wrappers.map(async (wrapper) => {
-      if (!(await leaves(wrapper))) await kill(wrapper);
-    }),
-  );
+  try {
+    await kill(vmm);
+  } finally {
+    await Promise.all(
+      wrappers.map(async (wrapper) => {
+        if (!(await leaves(wrapper))) await kill(wrapper);
+      }),
+    );
+  }
 }
 
 async function kill(process: ProcessIdentity): Promise<void> {

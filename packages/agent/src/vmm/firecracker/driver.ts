@@ -12,7 +12,7 @@ import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
 import { takeBackRunDir } from '../run-dir.ts';
 import { waitForSocket } from '../socket.ts';
-import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
+import { type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
 import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
 import { askVersion, type FirecrackerPrograms, findBinary, findJailer, makeFifos } from './binary.ts';
@@ -47,6 +47,12 @@ export interface FirecrackerTimeouts {
 
 export const DEFAULT_TIMEOUTS: FirecrackerTimeouts = { socketMs: 10_000, api: DEFAULT_API_TIMEOUTS };
 
+/**
+ * The thread that answers also does the guest's disk requests, one after the other: a host whose disk is slow for a
+ * minute is no reason to kill what waits for it.
+ */
+const FIRECRACKER_WATCHDOG: WatchdogOptions = { intervalMs: 10_000, misses: 12 };
+
 /** An adopted process is nobody's child: looked at this often. */
 const WATCH_INTERVAL_MS = 250;
 const LOG_LINES_IN_ERROR = 3;
@@ -56,7 +62,7 @@ const LAST_WORDS_MS = 500;
 export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver {
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
   const machineOptions = options.machine ?? DEFAULT_MACHINE_OPTIONS;
-  const watchdog = options.watchdog ?? DEFAULT_WATCHDOG;
+  const watchdog = options.watchdog ?? FIRECRACKER_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
   const confine = options.launchConfined ?? launchConfined;
 

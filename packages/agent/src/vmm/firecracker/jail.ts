@@ -7,16 +7,16 @@
  *
  * bwrap is around it for three things. The PID namespace: the jailer can make one, but then ends itself, and nobody
  * is told how Firecracker ended. The files: they are bound into the chroot in a mount namespace that goes with the
- * process, read-only where they are, so there is nothing to copy, to link or to unmount. And `no_new_privs`.
+ * process, read-only where they are, so there is nothing to copy, to link or to unmount. And `no_new_privs`, and fewer capabilities for the jailer.
  *
  *   RUN/jail/<name of the program>/<id>/root/ the chroot: the jailer's own layout; only the agent may write there
- *     firecracker, dev/, run/                 made by the jailer: a copy of the program, its devices
+ *     firecracker, firecracker.pid, dev/, run/  made by the jailer: a copy of the program, its devices
  *     kernel, initrd, drive-<id>, vmm.fifo    files of the host, bound there
  *     api.sock                                made by Firecracker; RUN/api.sock leads there, as its path is too long
  */
-import { chmod, lchown, mkdir, stat, symlink } from 'node:fs/promises';
+import { chmod, lchown, mkdir, rm, stat, symlink } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
-import { checkIdentity, checkPaths, findProgram, limitArguments } from '../confinement.ts';
+import { checkIdentity, checkPaths, findProgram, LIMITS, limitArguments } from '../confinement.ts';
 import { largestWritable } from '../drives.ts';
 import { takeBackRunDir } from '../run-dir.ts';
 import { startWrapped } from '../wrapped-process.ts';
@@ -83,7 +83,8 @@ export function createJail({ program, spec, files }: EnclosureParts, jailer: str
         bwrap,
         ...['--info-fd', '3', '--unshare-pid', '--as-pid-1', '--unshare-ipc', '--unshare-uts'],
         ...['--dev-bind', '/', '/', '--proc', '/proc'],
-        ...CAPABILITIES.flatMap((name) => ['--cap-add', `CAP_${name}`]),
+        // Without the first, bwrap leaves root all that it has.
+        ...['--cap-drop', 'ALL', ...CAPABILITIES.flatMap((name) => ['--cap-add', `CAP_${name}`])],
         ...binds.flatMap(({ from, to, readOnly }) => [
           readOnly ? '--ro-bind' : '--bind',
           from,
@@ -96,6 +97,8 @@ export function createJail({ program, spec, files }: EnclosureParts, jailer: str
         ...['--id', spec.id, '--exec-file', program, '--chroot-base-dir', base],
         ...['--uid', String(spec.uid), '--gid', String(spec.gid)],
         ...['--netns', `/run/netns/${spec.network.netns}`],
+        // Its default is twice as many, which it may not raise.
+        ...['--resource-limit', `no-file=${LIMITS.nofile}`],
         '--',
         ...args,
       ];
@@ -107,6 +110,9 @@ export function createJail({ program, spec, files }: EnclosureParts, jailer: str
         await lchown(path, 0, spec.gid);
         await chmod(path, 0o710);
       }
+      await lchown(join(root, basename(program)), 0, 0);
+      // Made where the host has one; nothing of ours uses it.
+      await rm(join(root, 'dev/userfaultfd'), { force: true });
     },
   };
 }
