@@ -1,6 +1,6 @@
 /** Boots the laboratory's machine, streams its terminal, and tells how the command in it ended. */
 import { spawn } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { LabImage } from '@wrenn/images';
@@ -30,13 +30,18 @@ export interface LabResult {
 
 const UP_TIMEOUT_MS = 180_000;
 const POWER_OFF_TIMEOUT_MS = 60_000;
+/** A machine that is alive beats every 2 s; so long it is silent only when it hangs. */
+const BEATS_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 const CONSOLE_LINES_IN_ERROR = 20;
 /** Everything that is emulated, which has SVM with nested paging; four levels of page tables are enough, and quicker. */
 const CPU = 'max,la57=off';
 const FORBIDDEN = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
 
-/** Throws `deadline_exceeded`, `vmm_died` or `cancelled`; the machine is gone in each case. */
+/**
+ * Throws `vmm_died` and `guest_unreachable` when the machine itself ended or hung, which a nested guest can bring its
+ * emulator to, and `deadline_exceeded` or `cancelled`. The machine is gone in each case.
+ */
 export async function runLab(run: LabRun): Promise<LabResult> {
   const files = filesIn(run.directory);
   for (const path of Object.values(files)) await writeFile(path, '');
@@ -59,6 +64,8 @@ export async function runLab(run: LabRun): Promise<LabResult> {
   /** Waits until the status fits; whatever else happens first is an error. */
   const waitFor = async (what: string, pattern: RegExp, timeoutMs: number): Promise<RegExpExecArray> => {
     const deadline = performance.now() + timeoutMs;
+    let beats = -1;
+    let lastBeatAt = performance.now();
     for (;;) {
       const over = ended;
       const found = pattern.exec(await readFile(files.status, 'utf8'));
@@ -66,6 +73,11 @@ export async function runLab(run: LabRun): Promise<LabResult> {
       if (run.signal.aborted) throw new WrennError('cancelled', 'The laboratory was interrupted.');
       if (over !== undefined) {
         throw new WrennError('vmm_died', `The machine ended (${over}) before ${what}.${await said(files)}`);
+      }
+      const { size } = await stat(files.beats);
+      if (size !== beats) [beats, lastBeatAt] = [size, performance.now()];
+      else if (performance.now() - lastBeatAt > BEATS_TIMEOUT_MS) {
+        throw new WrennError('guest_unreachable', `The machine hung before ${what}.${await said(files)}`);
       }
       if (performance.now() > deadline) {
         const seconds = timeoutMs / 1000;
@@ -92,11 +104,17 @@ interface LabFiles {
   readonly console: string;
   readonly status: string;
   readonly report: string;
+  readonly beats: string;
 }
 
 function filesIn(directory: string): LabFiles {
   const file = (name: string) => join(directory, name);
-  return { console: file('console.log'), status: file('status'), report: file('report') };
+  return {
+    console: file('console.log'),
+    status: file('status'),
+    report: file('report'),
+    beats: file('beats'),
+  };
 }
 
 async function said(files: LabFiles): Promise<string> {
@@ -143,5 +161,6 @@ function qemuArguments(run: LabRun, files: LabFiles): string[] {
     ...['-device', 'virtconsole,chardev=terminal'],
     ...port('status', files.status),
     ...port('report', files.report),
+    ...port('beats', files.beats),
   ];
 }

@@ -6,11 +6,14 @@ import { parseArgs } from 'node:util';
 import { ensureLabImage, wrennDirFromEnv } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { IMAGES_IN_MACHINE, isProgram, makeDrives, PROGRAMS_IN_MACHINE } from './kit.ts';
-import { runLab } from './machine.ts';
+import { type LabResult, runLab } from './machine.ts';
 import { parseSuite, type Suite, USAGE } from './suites.ts';
 
 const TEMPLATE = 'minimal';
 const VCPUS = 2;
+const ATTEMPTS = 2;
+/** The machine itself ended or hung. A suite that fails has an exit code, and is never run again. */
+const MACHINE_FAILED: ReadonlySet<string> = new Set(['vmm_died', 'guest_unreachable']);
 
 interface Options {
   readonly timeoutMinutes: number;
@@ -38,36 +41,48 @@ async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Prom
   if (suite.needsFirecracker && firecracker.length === 0) {
     say('no firecracker was given (WRENN_FIRECRACKER, or in PATH): its cases are skipped');
   }
-  const directory = await mkdtemp(join(tmpdir(), 'wrlab-'));
-  try {
-    say('packing the checkout and the images');
-    const environment = {
-      ...suite.environment,
-      WRENN_DIR: IMAGES_IN_MACHINE,
-      CI: 'true',
-      NO_COLOR: '1',
-      TERM: process.env.TERM ?? 'dumb',
-      ...(firecracker.length > 0 ? { WRENN_FIRECRACKER: `${PROGRAMS_IN_MACHINE}/firecracker` } : {}),
-    };
-    const checkout = process.cwd();
-    const contents = { wrennDir, template: TEMPLATE, programs: firecracker, ...suite, environment };
-    const drives = await makeDrives(directory, checkout, contents, signal);
-    say('booting the machine');
-    const result = await runLab({
-      image,
-      drives,
-      directory,
-      vcpus: VCPUS,
-      memoryMib,
-      interactive: suite.interactive,
-      timeoutMs: timeoutMinutes * 60_000,
-      signal,
-      onUp: (afterMs) => say(`the machine is up after ${(afterMs / 1000).toFixed(1)} s`),
-    });
-    if (report !== undefined) await writeFile(report, result.report);
-    return result.exitCode;
-  } finally {
-    await rm(directory, { recursive: true, force: true });
+  const environment = {
+    ...suite.environment,
+    WRENN_DIR: IMAGES_IN_MACHINE,
+    CI: 'true',
+    NO_COLOR: '1',
+    TERM: process.env.TERM ?? 'dumb',
+    ...(firecracker.length > 0 ? { WRENN_FIRECRACKER: `${PROGRAMS_IN_MACHINE}/firecracker` } : {}),
+  };
+  const contents = { wrennDir, template: TEMPLATE, programs: firecracker, ...suite, environment };
+
+  const attempt = async (): Promise<LabResult> => {
+    const directory = await mkdtemp(join(tmpdir(), 'wrlab-'));
+    try {
+      say('packing the checkout and the images');
+      const drives = await makeDrives(directory, process.cwd(), contents, signal);
+      say('booting the machine');
+      return await runLab({
+        image,
+        drives,
+        directory,
+        vcpus: VCPUS,
+        memoryMib,
+        interactive: suite.interactive,
+        timeoutMs: timeoutMinutes * 60_000,
+        signal,
+        onUp: (afterMs) => say(`the machine is up after ${(afterMs / 1000).toFixed(1)} s`),
+      });
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  };
+
+  for (let number = 1; ; number += 1) {
+    try {
+      const result = await attempt();
+      if (report !== undefined) await writeFile(report, result.report);
+      return result.exitCode;
+    } catch (error) {
+      const { code, message } = WrennError.from(error);
+      if (!MACHINE_FAILED.has(code) || suite.interactive || number >= ATTEMPTS) throw error;
+      say(`${message}\nlab: that is the emulator's doing, and says nothing of the suite: once more`);
+    }
   }
 }
 
