@@ -15,6 +15,12 @@ export interface HealthOptions {
   readonly signal: AbortSignal;
 }
 
+/**
+ * Until anything of the guest answers. Each question waits in the TAP's queue for a guest whose network is not up
+ * yet, which then has to refuse every one of them before it goes on with its boot.
+ */
+const UNREACHED_INTERVAL_MS = 250;
+/** From the first refusal on: the network is up, and the guest agent about to start. */
 const FIRST_INTERVAL_MS = 20;
 const LAST_INTERVAL_MS = 100;
 const INTERVAL_GROWTH = 1.2;
@@ -27,7 +33,8 @@ export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOption
   return new Promise((resolve, reject) => {
     const probes = new Set<() => void>();
     let lastProblem: unknown;
-    let intervalMs = FIRST_INTERVAL_MS;
+    let reached = false;
+    let intervalMs = UNREACHED_INTERVAL_MS;
     let next: NodeJS.Timeout | undefined;
 
     const finish = (error?: unknown): void => {
@@ -51,12 +58,18 @@ export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOption
     const tick = (): void => {
       const stop = probe(host, port, (problem) => {
         probes.delete(stop);
-        if (problem === undefined) finish();
-        else lastProblem = problem;
+        if (problem === undefined) return finish();
+        lastProblem = problem;
+        if (!reached && isAnswer(problem)) {
+          reached = true;
+          intervalMs = FIRST_INTERVAL_MS;
+          clearTimeout(next);
+          next = setTimeout(tick, intervalMs);
+        }
       });
       probes.add(stop);
       next = setTimeout(tick, intervalMs);
-      intervalMs = Math.min(intervalMs * INTERVAL_GROWTH, LAST_INTERVAL_MS);
+      if (reached) intervalMs = Math.min(intervalMs * INTERVAL_GROWTH, LAST_INTERVAL_MS);
     };
 
     if (signal.aborted) onAbort();
@@ -65,6 +78,11 @@ export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOption
       tick();
     }
   });
+}
+
+/** Whether it was the guest that said no, and not silence or the host's own network. */
+function isAnswer(problem: unknown): boolean {
+  return problem instanceof Error && (!('code' in problem) || problem.code === 'ECONNREFUSED');
 }
 
 /** Asks once; tells the outcome once unless stopped before. */
@@ -81,7 +99,7 @@ function probe(host: string, port: number, onOutcome: (problem: unknown) => void
     clearTimeout(timer);
     request.destroy();
   };
-  let timer = setTimeout(() => end(new Error('no connection')), CONNECT_TIMEOUT_MS);
+  let timer = setTimeout(() => end(noConnection()), CONNECT_TIMEOUT_MS);
   request.on('socket', (socket) => {
     socket.once('connect', () => {
       if (over) return;
@@ -97,4 +115,8 @@ function probe(host: string, port: number, onOutcome: (problem: unknown) => void
   request.on('error', end);
   request.end();
   return stop;
+}
+
+function noConnection(): Error {
+  return Object.assign(new Error('no connection'), { code: 'ETIMEDOUT' });
 }
