@@ -17,24 +17,23 @@ export interface HealthOptions {
 
 /**
  * Until anything of the guest answers. Each question waits in the TAP's queue for a guest whose network is not up
- * yet, which then has to refuse every one of them before it goes on with its boot.
+ * yet, which has to refuse every one of them in the middle of its boot: so a slow guest is asked ever less often. It
+ * answers what waits as soon as it can, and that is when the network is up.
  */
-const UNREACHED_INTERVAL_MS = 250;
+const UNREACHED = { firstMs: 50, lastMs: 1_000, growth: 1.4 };
 /** From the first refusal on: the network is up, and the guest agent about to start. */
-const FIRST_INTERVAL_MS = 20;
-const LAST_INTERVAL_MS = 100;
-const INTERVAL_GROWTH = 1.2;
+const REACHED = { firstMs: 20, lastMs: 100, growth: 1.2 };
 /** Long for one that has connected, short enough that those into the void do not pile up. */
 const PROBE_TIMEOUT_MS = 2_000;
-const CONNECT_TIMEOUT_MS = 400;
+const CONNECT_TIMEOUT_MS = 1_000;
 
 /** Resolves at the first 204. Throws `guest_unreachable` after the deadline, or the signal's reason. */
 export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOptions): Promise<void> {
   return new Promise((resolve, reject) => {
     const probes = new Set<() => void>();
     let lastProblem: unknown;
-    let reached = false;
-    let intervalMs = UNREACHED_INTERVAL_MS;
+    let pace = UNREACHED;
+    let intervalMs = pace.firstMs;
     let next: NodeJS.Timeout | undefined;
 
     const finish = (error?: unknown): void => {
@@ -60,16 +59,16 @@ export function waitUntilHealthy({ host, port, timeoutMs, signal }: HealthOption
         probes.delete(stop);
         if (problem === undefined) return finish();
         lastProblem = problem;
-        if (!reached && isAnswer(problem)) {
-          reached = true;
-          intervalMs = FIRST_INTERVAL_MS;
+        if (pace === UNREACHED && isAnswer(problem)) {
+          pace = REACHED;
+          intervalMs = pace.firstMs;
           clearTimeout(next);
           next = setTimeout(tick, intervalMs);
         }
       });
       probes.add(stop);
       next = setTimeout(tick, intervalMs);
-      if (reached) intervalMs = Math.min(intervalMs * INTERVAL_GROWTH, LAST_INTERVAL_MS);
+      intervalMs = Math.min(intervalMs * pace.growth, pace.lastMs);
     };
 
     if (signal.aborted) onAbort();
