@@ -78,7 +78,7 @@ async function copyImages(wrennDir: string, template: string, target: string): P
   }
 }
 
-/** Whether a program is there and is an ELF for this machine's architecture; for what users hand over. */
+/** Whether there is a program, and no script that the machine might not run; for what users hand over. */
 export async function isProgram(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined || !found.isFile() || (found.mode & 0o111) === 0) return false;

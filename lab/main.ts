@@ -38,7 +38,14 @@ async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Prom
     },
   });
   const firecracker = await findFirecracker();
-  if (suite.needsFirecracker && firecracker.length === 0) {
+  const command =
+    suite.needsFirecracker && firecracker.length === 0 ? suite.withoutFirecracker : suite.command;
+  if (command === undefined) {
+    throw new WrennError('missing_program', 'No firecracker was given.', {
+      hint: 'Set WRENN_FIRECRACKER to its absolute path, or put it in PATH.',
+    });
+  }
+  if (command !== suite.command) {
     say('no firecracker was given (WRENN_FIRECRACKER, or in PATH): its cases are skipped');
   }
   const environment = {
@@ -49,7 +56,7 @@ async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Prom
     TERM: process.env.TERM ?? 'dumb',
     ...(firecracker.length > 0 ? { WRENN_FIRECRACKER: `${PROGRAMS_IN_MACHINE}/firecracker` } : {}),
   };
-  const contents = { wrennDir, template: TEMPLATE, programs: firecracker, ...suite, environment };
+  const contents = { wrennDir, template: TEMPLATE, programs: firecracker, command, environment };
 
   const attempt = async (): Promise<LabResult> => {
     const directory = await mkdtemp(join(tmpdir(), 'wrlab-'));

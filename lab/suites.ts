@@ -8,6 +8,8 @@ export interface Suite {
   /** A person is at the terminal. */
   readonly interactive: boolean;
   readonly needsFirecracker: boolean;
+  /** What runs where it is needed and was not given: its cases are skipped. Absent: nothing can run. */
+  readonly withoutFirecracker?: readonly string[];
 }
 
 export const USAGE = `usage: npm run lab -- [options] SUITE
@@ -43,6 +45,7 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
       command: [...VITEST, '--project', 'lab', ...REPORTERS, ...files],
       environment: { WRENN_LAB_DRIVER: driver },
       needsFirecracker: driver === 'firecracker',
+      withoutFirecracker: [...VITEST, '--project', 'lab', ...REPORTERS, `vmm/${vmm}/contract.lab`],
     };
   }
   if (name === 'bench' && DRIVERS.includes(driver) && filters.length === 0) {

@@ -55,7 +55,7 @@ export interface MicrovmSpec {
     readonly tap: string;
     readonly guestMac: string;
   };
-  /** An existing directory for sockets and logs, writable by `uid`. At most 80 bytes long: socket paths are bounded. */
+  /** An existing directory for sockets and logs; whose it is is the driver's business. At most 80 bytes long: socket paths are bounded. */
   readonly runDir: string;
   readonly uid: number;
   readonly gid: number;

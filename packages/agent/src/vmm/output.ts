@@ -7,7 +7,7 @@
  * there is neither EPIPE nor growth. The agent's reader ends by itself when the VMM is gone. QEMU's console
  * is a socket, which drops what nobody is connected to read.
  *
- * The run directory belongs to the VMM's user, which may have been taken over by its guest: files are opened
+ * The run directory is the VMM's until its guest runs, and an earlier one may have left links in it: files are opened
  * without following links, checked for what they are, and from then on used through the descriptor alone.
  */
 import { closeSync, constants, fstatSync, openSync, type Stats, writeSync } from 'node:fs';
