@@ -26,8 +26,7 @@ options, before the suite:
 
 const DRIVERS = ['qemu-kvm', 'firecracker'];
 const BENCH_ROUNDS = '5';
-const VITEST = ['node', 'node_modules/vitest/vitest.mjs', 'run'];
-const REPORTERS = ['--reporter=verbose', '--reporter=json', '--outputFile.json=/run/report'];
+const TESTS = ['node', 'lab/dist/tests.js'];
 
 /** Throws `invalid_argument` with the usage as its hint. */
 export function parseSuite([name, ...args]: readonly string[]): Suite {
@@ -42,10 +41,10 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
     const files = filters.length > 0 ? filters : [`vmm/${vmm}/contract.lab`, 'tests/e2e/'];
     return {
       ...plain,
-      command: [...VITEST, '--project', 'lab', ...REPORTERS, ...files],
+      command: [...TESTS, ...files],
       environment: { WRENN_LAB_DRIVER: driver },
       needsFirecracker: driver === 'firecracker',
-      withoutFirecracker: [...VITEST, '--project', 'lab', ...REPORTERS, `vmm/${vmm}/contract.lab`],
+      withoutFirecracker: [...TESTS, `vmm/${vmm}/contract.lab`],
     };
   }
   if (name === 'bench' && DRIVERS.includes(driver) && filters.length === 0) {

@@ -12,7 +12,8 @@ if (file > 0 && args[file] !== undefined) {
 
 await bootstrap({ templates: ['minimal'] });
 const program = await bundle('lab/main.ts');
-// One of its suites.
+// What it runs in the machine.
+await bundle('lab/tests.ts');
 await bundle('bench/main.ts');
 // The laboratory takes everything away before it ends on Ctrl+C, so this waits for it.
 process.on('SIGINT', () => {}).on('SIGTERM', () => {});

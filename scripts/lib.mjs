@@ -1,6 +1,6 @@
 /** What the scripts share: running programs and talking about it. No dependencies: it runs before `npm ci`. */
 import { spawn } from 'node:child_process';
-import { dirname, join } from 'node:path';
+import { dirname, join, parse } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -64,7 +64,7 @@ export function secondsSince(startedAt) {
  */
 export async function bundle(entry) {
   const { build } = await import('esbuild');
-  const outfile = join(ROOT, dirname(entry), 'dist/main.js');
+  const outfile = join(ROOT, dirname(entry), 'dist', `${parse(entry).name}.js`);
   await build({
     absWorkingDir: ROOT,
     entryPoints: [entry],

@@ -1,6 +1,16 @@
-/** What a VMM that was killed cannot say itself: that it was for want of memory. */
+/** What a VMM cannot say of its end: that it was killed for want of memory, or what its guest's kernel last said. */
 import { WrennError } from '@wrenn/protocol';
+import { printable } from '../vmm/printable.ts';
 import type { SandboxDeps } from './deps.ts';
+
+const PANIC = /Kernel panic - not syncing: (.+)$/;
+const PANIC_CHARS = 120;
+
+/** The guest's kernel on its own panic, for the end of a reason; empty if it did not. The console is the guest's word. */
+export function panicOf(console: readonly string[]): string {
+  const words = console.map((line) => PANIC.exec(line)?.[1]).findLast((found) => found !== undefined);
+  return words === undefined ? '' : ` Its kernel said: ${printable(words, PANIC_CHARS)}`;
+}
 
 /** To be asked while the sandbox still has its cgroup. Never rejects. */
 export async function endReason({ cgroups }: SandboxDeps, id: string, message: string): Promise<string> {

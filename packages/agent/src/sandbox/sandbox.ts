@@ -11,7 +11,7 @@ import type { CleanupStack } from './cleanup-stack.ts';
 import { createSteps, initGuest, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
-import { endReason, explainFailure } from './end-reason.ts';
+import { endReason, explainFailure, panicOf } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
@@ -82,6 +82,7 @@ export interface SandboxParts {
 }
 
 const CONSOLE_LINES_KEPT = 50;
+const CONSOLE_LINES_LOGGED = 20;
 const CONSOLE_TIMEOUT_MS = 1_000;
 
 export function createSandbox(parts: SandboxParts): Sandbox {
@@ -149,9 +150,11 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     holdings = held;
     timer.set(record.endsAtMs ?? undefined);
     void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
-      const message = await endReason(deps, id, howEnded);
+      const [why, console] = await Promise.all([endReason(deps, id, howEnded), consoleOf(held.microvm)]);
       if (ending !== undefined) return;
-      log.warn({ sandboxId: id, message, vmmLog }, 'the VMM ended by itself');
+      const message = `${why}${panicOf(console)}`;
+      const consoleTail = console.slice(-CONSOLE_LINES_LOGGED);
+      log.warn({ sandboxId: id, message, vmmLog, consoleTail }, 'the VMM ended by itself');
       observer.failed();
       void end(message);
     });
