@@ -42,6 +42,7 @@ function launcher(...scripts: Script[]) {
         status: async () => 'running',
         pause: async () => {},
         resume: async () => {},
+        snapshot: async () => {},
         consoleTail: async () => [...script.console],
         diagnose: async () => `diagnosis ${number}`,
         kill: async () => void running.delete(number),

@@ -55,6 +55,12 @@ export const LIMITS = {
   nproc: 256,
 } as const;
 
+/**
+ * Where a process finds its own descriptors, if it was given more than the standard ones: a program that wants a path
+ * opens `INHERITED_DIR/4`, say. It is the directory of that one process in /proc, and nothing else of it.
+ */
+export const INHERITED_DIR = '/fds';
+
 /** For prlimit: what every VMM is limited to. */
 export function limitArguments(maxFileBytes: number | undefined): string[] {
   return Object.entries({ ...LIMITS, fsize: maxFileBytes }).flatMap(([name, value]) =>
@@ -127,7 +133,7 @@ export async function confinedCommandLine(
 
 /** Later mounts lie over earlier ones. The root itself is an empty tmpfs, made read-only at the end. */
 function mounts(
-  { program, readOnlyPaths, writablePaths }: ConfinedCommand,
+  { program, readOnlyPaths, writablePaths, inherited = [] }: ConfinedCommand,
   devices: readonly DeviceNode[],
 ): string[] {
   const bind = (how: string, path: string): string[] => [how, path, path];
@@ -151,6 +157,8 @@ function mounts(
     ...nodes.flatMap(({ node, path }) => ['--dev-bind', node, path]),
     ...[program, ...readOnlyPaths].filter((path) => !inUsr(path)).flatMap((path) => bind('--ro-bind', path)),
     ...writablePaths.flatMap((path) => bind('--bind', path)),
+    // The process that binds is the one that becomes the program.
+    ...(inherited.length === 0 ? [] : ['--ro-bind', '/proc/self/fd', INHERITED_DIR]),
     '--remount-ro',
     '/',
   ];

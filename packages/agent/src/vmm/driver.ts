@@ -80,6 +80,24 @@ export interface ExitReason {
   readonly log: readonly string[];
 }
 
+/** A microVM that stands still, as two files. Its disks are the caller's business. */
+export interface SnapshotFiles {
+  /** Processors and devices, in the VMM's own form. */
+  readonly statePath: string;
+  /** The guest's memory: a sparse file of exactly its size, without what is zero. */
+  readonly memoryPath: string;
+}
+
+export interface RestoreSpec extends MicrovmSpec {
+  /** Root's own; the drives must be as they were then, under whatever paths. */
+  readonly snapshot: SnapshotFiles;
+  /**
+   * Others may be restored from the same memory, at any time: the VMM gets no way to write to it. Otherwise the
+   * memory belongs to this microVM alone, and to `uid`.
+   */
+  readonly sharedMemory: boolean;
+}
+
 /** A running microVM. Every method has a deadline of its own besides the caller's signal. */
 export interface Microvm {
   readonly handle: MicrovmHandle;
@@ -88,6 +106,12 @@ export interface Microvm {
   status(signal: AbortSignal): Promise<'running' | 'paused'>;
   pause(signal: AbortSignal): Promise<void>;
   resume(signal: AbortSignal): Promise<void>;
+  /**
+   * Writes the microVM, which must be paused and stays so, to files that do not exist yet. They are not flushed to
+   * the disk. `parentMemoryPath` is the memory that it was restored from, and undefined for one that booted: pages
+   * that have not changed since are taken from there. On failure or abort the files may be there in part.
+   */
+  snapshot(files: SnapshotFiles, options: SnapshotOptions): Promise<void>;
   /** The last lines of the guest's console, oldest first; at most `maxLines`. */
   consoleTail(maxLines: number): Promise<string[]>;
   /** What the VMM can say of a guest that does not come up: registers, status, console. For the log. */
@@ -96,6 +120,13 @@ export interface Microvm {
   kill(): Promise<void>;
   /** Lets go of sockets, timers and watchers without touching the microVM: the agent is shutting down. */
   detach(): void;
+}
+
+export interface SnapshotOptions {
+  /** As in the spec: what is written has this size, whatever the VMM says. */
+  readonly memoryMib: number;
+  readonly parentMemoryPath: string | undefined;
+  readonly signal: AbortSignal;
 }
 
 export interface VmmDriver {
@@ -110,6 +141,11 @@ export interface VmmDriver {
    * anything else can fail, so that it can be journalled.
    */
   launch(spec: MicrovmSpec, options: LaunchOptions): Promise<Microvm>;
+  /**
+   * The same from a snapshot of the same VMM version, memory size and devices: the guest stands where it was, paused,
+   * until `resume`. Its memory is mapped privately, and read when it is needed.
+   */
+  restore(spec: RestoreSpec, options: LaunchOptions): Promise<Microvm>;
   /** Takes a microVM over that an earlier agent launched. Throws `vmm_died` if it is gone. */
   adopt(handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm>;
 }

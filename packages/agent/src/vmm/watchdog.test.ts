@@ -22,6 +22,7 @@ function scripted(...answers: (WrennError | 'running')[]) {
     },
     pause: async () => {},
     resume: async () => {},
+    snapshot: async () => {},
     consoleTail: async () => [],
     diagnose: async () => '',
     async kill() {

@@ -25,7 +25,12 @@ import { killAll } from './processes.ts';
 export interface WrappedOutput {
   readonly stdout: number;
   readonly stderr: number;
+  /** More of them; the child has them from `FIRST_INHERITED` on. */
+  readonly inherited?: readonly number[];
 }
+
+/** Standard streams and bwrap's own come before. */
+export const FIRST_INHERITED = 4;
 
 /** As the operating system tells a parent; both null where nobody was there to be told. */
 export interface ExitStatus {
@@ -56,7 +61,7 @@ const OOM_SCORE_ADJUSTMENT = 500;
 /** On failure or abort no process is left. Throws `cancelled`, `vmm_died`, `deadline_exceeded`. */
 export async function startWrapped(
   [program, args]: readonly [string, readonly string[]],
-  { stdout, stderr }: WrappedOutput,
+  { stdout, stderr, inherited = [] }: WrappedOutput,
   { signal, onSpawned }: ConfinedLaunchOptions,
 ): Promise<ConfinedProcess> {
   if (signal.aborted) throw cancelled(signal.reason);
@@ -65,7 +70,7 @@ export async function startWrapped(
     detached: true,
     env: { ...plainEnvironment(), HOME: '/' },
     shell: false,
-    stdio: ['ignore', stdout, stderr, 'pipe'],
+    stdio: ['ignore', stdout, stderr, 'pipe', ...inherited],
   });
   const ended = endOf(child);
   const childPid = readChildPid(child.stdio[3]);

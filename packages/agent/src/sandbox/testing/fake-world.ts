@@ -10,7 +10,14 @@ import type { EnvdClient } from '../../envd-client/client.ts';
 import type { Network, NetworkSlot } from '../../network/slot.ts';
 import { abortReason, throwIfAborted } from '../../signals/signals.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { ExitReason, Microvm, MicrovmHandle, VmmDriver } from '../../vmm/driver.ts';
+import type {
+  ExitReason,
+  LaunchOptions,
+  Microvm,
+  MicrovmHandle,
+  MicrovmSpec,
+  VmmDriver,
+} from '../../vmm/driver.ts';
 import type { BootMicrovm, Checkpoint, SandboxDeps } from '../deps.ts';
 import { type Journal, type JournalRecord, parseRecord } from '../journal.ts';
 import type { Logger, Observer } from '../log.ts';
@@ -29,6 +36,8 @@ export interface FakeWorld {
   /** Indices that are reserved, and whether their kernel objects are there. */
   readonly slots: Map<number, 'reserved' | 'up'>;
   readonly layers: Set<string>;
+  /** Memory files that were written. */
+  readonly snapshots: Set<string>;
   /** The pids in each, by the sandbox's id. */
   readonly cgroups: Map<string, number[]>;
   /** Why the kernel has killed a VMM, by the sandbox's id. */
@@ -67,6 +76,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     vms: from?.vms ?? new Map(),
     slots: from?.slots ?? new Map(),
     layers: from?.layers ?? new Set(),
+    snapshots: from?.snapshots ?? new Set(),
     cgroups: from?.cgroups ?? new Map(),
     killedBecause: from?.killedBecause ?? new Map(),
     journals: from?.journals ?? new Map(),
@@ -143,6 +153,11 @@ function fakeDriver(world: Ledger): VmmDriver {
         alone('resume', signal, () => {
           vm.status = 'running';
         }),
+      snapshot: (files, { signal }) =>
+        alone('snapshot', signal, () => {
+          if (vm.status !== 'paused') world.violations.push(`a snapshot of a VM that runs: ${vm.handle.pid}`);
+          world.snapshots.add(files.memoryPath);
+        }),
       consoleTail: async (maxLines) => ['booting', 'booted'].slice(-maxLines),
       diagnose: async () => 'nothing',
       kill: async () => {
@@ -153,40 +168,51 @@ function fakeDriver(world: Ledger): VmmDriver {
     };
   };
   const known = new Map<number, FakeVm & { exited: Promise<ExitReason> }>();
+  const start = async (
+    operation: 'launch' | 'restore',
+    status: FakeVm['status'],
+    { runDir }: MicrovmSpec,
+    { signal, onSpawned }: LaunchOptions,
+  ): Promise<Microvm> => {
+    await world.disturb(operation, signal);
+    throwIfAborted(signal);
+    const pid = FIRST_PID + world.vms.size;
+    const handle = { driver: 'qemu', pid, startTime: '1', wrappers: [], runDir } as const;
+    let resolve = (_reason: ExitReason): void => {};
+    const exited = new Promise<ExitReason>((settle) => {
+      resolve = settle;
+    });
+    const vm: FakeVm & { exited: Promise<ExitReason> } = {
+      handle,
+      status,
+      alive: true,
+      exited,
+      die: (message: string): void => {
+        vm.alive = false;
+        resolve({ message, log: [] });
+      },
+    };
+    world.vms.set(pid, vm);
+    known.set(pid, vm);
+    try {
+      await onSpawned(handle);
+      await world.disturb('spawned', signal);
+      throwIfAborted(signal);
+    } catch (error) {
+      vm.die('killed');
+      throw error;
+    }
+    return attach(vm);
+  };
   return {
     name: 'qemu',
-    features: { pause: true, snapshot: false, accelerator: 'tcg' },
+    features: { pause: true, snapshot: true, accelerator: 'tcg' },
     version: async () => '0.0.0',
-    launch: async (spec, { signal, onSpawned }) => {
-      await world.disturb('launch', signal);
-      throwIfAborted(signal);
-      const pid = FIRST_PID + world.vms.size;
-      const handle = { driver: 'qemu', pid, startTime: '1', wrappers: [], runDir: spec.runDir } as const;
-      let resolve = (_reason: ExitReason): void => {};
-      const exited = new Promise<ExitReason>((settle) => {
-        resolve = settle;
-      });
-      const vm = {
-        handle,
-        status: 'running' as const,
-        alive: true,
-        exited,
-        die: (message: string): void => {
-          vm.alive = false;
-          resolve({ message, log: [] });
-        },
-      };
-      world.vms.set(pid, vm);
-      known.set(pid, vm);
-      try {
-        await onSpawned(handle);
-        await world.disturb('spawned', signal);
-        throwIfAborted(signal);
-      } catch (error) {
-        vm.die('killed');
-        throw error;
-      }
-      return attach(vm);
+    launch: (spec, launchOptions) => start('launch', 'running', spec, launchOptions),
+    restore: async (spec, launchOptions) => {
+      if (!world.snapshots.has(spec.snapshot.memoryPath))
+        throw new WrennError('file_not_found', 'No memory.');
+      return start('restore', 'paused', spec, launchOptions);
     },
     adopt: async ({ pid }) => {
       const vm = world.vms.get(pid);

@@ -26,7 +26,7 @@ import {
   type MachineOptions,
   serialLimit,
 } from './machine.ts';
-import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
+import { createMicrovm, filesIn, type MicrovmFiles, noSnapshots, removeFiles } from './microvm.ts';
 import { assertSupported } from './version.ts';
 
 export interface FirecrackerOptions extends FirecrackerPrograms {
@@ -189,6 +189,9 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
     features: { pause: true, snapshot: false, accelerator: 'kvm' },
     version: async (signal) => (await askVersion(await findBinary(options.binary), signal)).text,
     launch,
+    restore: async () => {
+      throw noSnapshots();
+    },
     adopt,
   };
 }

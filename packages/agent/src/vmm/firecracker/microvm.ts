@@ -72,6 +72,9 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
         hint: 'The sandbox was being created when the agent ended; destroy it.',
       });
     },
+    snapshot: async () => {
+      throw noSnapshots();
+    },
     pause: (signal) => api.patchVm('Paused', signal),
     resume: (signal) => api.patchVm('Resumed', signal),
     consoleTail: async (maxLines) => parts.console?.tail(maxLines) ?? [],
@@ -112,4 +115,10 @@ export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs
   if (extent === 'logs too') paths.push(console.file, log.file);
   await Promise.all(paths.map((path) => rm(path, { force: true })));
   await rm(join(runDir, JAIL_DIR), { recursive: true, force: true });
+}
+
+export function noSnapshots(): WrennError {
+  return new WrennError('driver_unavailable', 'Snapshots with Firecracker are not supported yet.', {
+    hint: 'Set the driver to `qemu`.',
+  });
 }

@@ -24,6 +24,8 @@ export interface QemuFiles {
   readonly consoleSocket: string;
   readonly consoleLog: string;
   readonly vmmLog: string;
+  /** There for a moment, while a snapshot is taken. */
+  readonly state: string;
 }
 
 /** What a run directory holds; the logs stay for people after the VMM is gone. */
@@ -33,8 +35,11 @@ export function filesIn(runDir: string): QemuFiles {
     consoleSocket: join(runDir, 'console.sock'),
     consoleLog: join(runDir, 'console.log'),
     vmmLog: join(runDir, 'vmm.log'),
+    state: join(runDir, 'vmm.state'),
   };
 }
+
+const MEMORY_ID = 'ram';
 
 export const MAX_VCPUS = 64;
 /** `microvm` has at least eight virtio-mmio transports; network and entropy take one each. */
@@ -63,21 +68,50 @@ function tcgWords(tscKhz: number | undefined): string[] {
   return tscKhz === undefined ? words : [`tsc_early_khz=${tscKhz}`, ...words];
 }
 
+/** What a microVM that is restored begins with, as paths and descriptors that the VMM finds. */
+export interface RestoreSource {
+  readonly memoryPath: string;
+  readonly stateFd: number;
+}
+
 /** What QEMU or Linux would refuse late, or misread, is refused here with the field's name. */
 export function qemuArguments(spec: QemuSpec, options: MachineOptions): string[] {
+  const { kernelPath, initrdPath } = spec;
+  const boot = ['-kernel', kernelPath, '-initrd', initrdPath, '-append', commandLineOf(spec, options)];
+  return [...machineArguments(spec, options, machine(options)), ...boot];
+}
+
+/**
+ * The same machine with the memory and the state of another. Without a kernel: the guest has long read it. The state
+ * is a stream of devices alone, without the names and sizes of the memory; so it has no configuration section.
+ */
+export function restoreArguments(spec: QemuSpec, options: MachineOptions, source: RestoreSource): string[] {
+  const memory = {
+    'qom-type': 'memory-backend-file',
+    id: MEMORY_ID,
+    'mem-path': source.memoryPath,
+    size: spec.memoryMib * 1024 * 1024,
+    share: false,
+  };
+  return [
+    ...machineArguments(spec, options, `${machine(options)},memory-backend=${MEMORY_ID}`),
+    ...json('-object', memory),
+    ...['-global', 'migration.send-configuration=off', '-incoming', `fd:${source.stateFd}`],
+  ];
+}
+
+function commandLineOf({ commandLine }: QemuSpec, { accelerator, tscKhz }: MachineOptions): string {
+  const words = [...BOOT_WORDS, ...(accelerator === 'tcg' ? tcgWords(tscKhz) : []), ...commandLine].join(' ');
+  check('commandLine', words.length <= COMMAND_LINE_LIMIT_BYTES, `is over ${COMMAND_LINE_LIMIT_BYTES} bytes`);
+  return words;
+}
+
+function machineArguments(spec: QemuSpec, { accelerator }: MachineOptions, machineWords: string): string[] {
   checkSpec(spec);
-  const { accelerator, tscKhz } = options;
   const files = filesIn(spec.runDir);
-  const words = [...BOOT_WORDS, ...(accelerator === 'tcg' ? tcgWords(tscKhz) : []), ...spec.commandLine];
-  const commandLine = words.join(' ');
-  check(
-    'commandLine',
-    commandLine.length <= COMMAND_LINE_LIMIT_BYTES,
-    `is over ${COMMAND_LINE_LIMIT_BYTES} bytes`,
-  );
   return [
     ['-name', `guest=${spec.id}`],
-    ['-machine', machine(options)],
+    ['-machine', machineWords],
     accelerator === 'kvm'
       ? ['-accel', 'kvm', '-cpu', 'host']
       : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_BUFFER_MIB}`, '-cpu', 'max,-svm,-la57'],
@@ -86,7 +120,6 @@ export function qemuArguments(spec: QemuSpec, options: MachineOptions): string[]
     ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
     // The CPUs wait for `cont`: no guest code runs before the run directory is out of the VMM's hands.
     ['-S'],
-    ['-kernel', spec.kernelPath, '-initrd', spec.initrdPath, '-append', commandLine],
     socket('qmp', files.qmpSocket),
     ['-mon', 'chardev=qmp,mode=control'],
     // Without a reader QEMU drops what the guest prints; with a slow one the guest's UART waits.

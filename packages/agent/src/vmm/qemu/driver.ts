@@ -1,21 +1,32 @@
 /** The QEMU driver: launch, adoption, version. */
+import { constants } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type AppendedLog, openAppendedLog } from '../appended-log.ts';
-import { findProgram, launchConfined } from '../confinement.ts';
-import type { LaunchOptions, Microvm, MicrovmHandle, VmmDriver } from '../driver.ts';
+import { findProgram, INHERITED_DIR, launchConfined } from '../confinement.ts';
+import type { LaunchOptions, Microvm, MicrovmHandle, RestoreSpec, VmmDriver } from '../driver.ts';
 import { drivePaths, largestWritable } from '../drives.ts';
+import { createSharedMemory, DEFAULT_SHARED_MEMORY, type SharedMemory } from '../memory/shared.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
 import { lendRunDir, takeBackRunDir } from '../run-dir.ts';
 import { DEFAULT_WATCHDOG, type WatchdogOptions, withWatchdog } from '../watchdog.ts';
-import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
-import { type Accelerator, filesIn, type QemuSpec, qemuArguments } from './arguments.ts';
+import { type ConfinedProcess, type ExitStatus, FIRST_INHERITED } from '../wrapped-process.ts';
+import {
+  type Accelerator,
+  filesIn,
+  type MachineOptions,
+  type QemuSpec,
+  qemuArguments,
+  restoreArguments,
+} from './arguments.ts';
 import { connectTo } from './connect.ts';
 import { announcedEnd, describeExit } from './exit-reason.ts';
 import { hostTscKhz } from './host-tsc.ts';
-import { createMicrovm, removeFiles } from './microvm.ts';
+import { createMicrovm, queryStatus, removeFiles } from './microvm.ts';
 import { openQmp, type QmpClient } from './qmp.ts';
 import { watchProcess } from './watch.ts';
 
@@ -29,6 +40,7 @@ export interface QemuOptions {
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly timeouts?: QemuTimeouts;
   readonly watchdog?: WatchdogOptions;
+  readonly sharedMemory?: SharedMemory;
 }
 
 export interface QemuTimeouts {
@@ -38,9 +50,19 @@ export interface QemuTimeouts {
   readonly commandMs: number;
 }
 
+/** What differs between a microVM that boots and one that is restored. */
+interface Start {
+  readonly args: readonly string[];
+  readonly readOnlyPaths: readonly string[];
+  readonly inherited: readonly number[];
+  /** Once QEMU answers, and has its run directory no more. */
+  readonly begin: (qmp: QmpClient, signal: AbortSignal) => Promise<unknown>;
+}
+
 export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 15_000, commandMs: 10_000 };
 
 const VERSION_TIMEOUT_MS = 10_000;
+const LOAD_POLL_MS = 2;
 const LOG_LINES_IN_ERROR = 3;
 const DEATH_NOTICE_MS = 200;
 /** In the log it is of use, in a sentence not. */
@@ -55,10 +77,48 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
   const watchdog = options.watchdog ?? DEFAULT_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
+  const sharedMemory = options.sharedMemory ?? createSharedMemory(DEFAULT_SHARED_MEMORY);
 
-  const launch = async (spec: QemuSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
-    const tscKhz = options.accelerator === 'tcg' ? await hostTscKhz() : undefined;
-    const args = qemuArguments(spec, { accelerator: options.accelerator, tscKhz });
+  const machineOptions = async (): Promise<MachineOptions> => {
+    const { accelerator } = options;
+    return { accelerator, tscKhz: accelerator === 'tcg' ? await hostTscKhz() : undefined };
+  };
+
+  const launch = async (spec: QemuSpec, launchOptions: LaunchOptions): Promise<Microvm> =>
+    start(spec, launchOptions, {
+      args: qemuArguments(spec, await machineOptions()),
+      readOnlyPaths: [spec.kernelPath, spec.initrdPath],
+      inherited: [],
+      begin: (qmp, signal) => qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs }),
+    });
+
+  const restore = async (spec: RestoreSpec, launchOptions: LaunchOptions): Promise<Microvm> => {
+    const { memoryPath, statePath } = spec.snapshot;
+    const opened: FileHandle[] = [];
+    try {
+      opened.push(
+        spec.sharedMemory
+          ? await sharedMemory.open(memoryPath, launchOptions.signal)
+          : await openOwn(memoryPath, spec),
+      );
+      opened.push(await open(statePath, constants.O_RDONLY | constants.O_NOFOLLOW));
+      const source = { memoryPath: `${INHERITED_DIR}/${FIRST_INHERITED}`, stateFd: FIRST_INHERITED + 1 };
+      return await start(spec, launchOptions, {
+        args: restoreArguments(spec, await machineOptions(), source),
+        readOnlyPaths: [],
+        inherited: opened.map(({ fd }) => fd),
+        begin: (qmp, signal) => untilLoaded(qmp, signal, timeouts.commandMs),
+      });
+    } finally {
+      for (const file of opened) await file.close();
+    }
+  };
+
+  const start = async (
+    spec: QemuSpec,
+    { signal, onSpawned }: LaunchOptions,
+    how: Start,
+  ): Promise<Microvm> => {
     const program = options.binary ?? (await findProgram(QEMU_PROGRAM));
     const files = filesIn(spec.runDir);
     const releases: (() => unknown)[] = [];
@@ -76,11 +136,11 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
       const process = await launchConfined(
         {
           program,
-          args,
+          args: how.args,
           uid: spec.uid,
           gid: spec.gid,
           netns: spec.network?.netns,
-          readOnlyPaths: [spec.kernelPath, spec.initrdPath, ...drivePaths(spec.drives, 'read-only')],
+          readOnlyPaths: [...how.readOnlyPaths, ...drivePaths(spec.drives, 'read-only')],
           writablePaths: [spec.runDir, ...drivePaths(spec.drives, 'writable')],
           devices: [
             ...(spec.network === undefined ? [] : ['/dev/net/tun']),
@@ -88,6 +148,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
           ],
           stdout: log.fd,
           stderr: log.fd,
+          inherited: how.inherited,
           maxFileBytes: await largestWritable(spec.drives),
         },
         {
@@ -108,7 +169,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
         () => console.close(),
       );
       await takeBackRunDir(spec.runDir);
-      await qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs });
+      await how.begin(qmp, signal);
       const microvm = createMicrovm({
         handle: spawned,
         qmp,
@@ -195,11 +256,35 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
 
   return {
     name: 'qemu',
-    features: { pause: true, snapshot: false, accelerator: options.accelerator },
+    features: { pause: true, snapshot: true, accelerator: options.accelerator },
     version: async (signal) => askVersion(options.binary ?? (await findProgram(QEMU_PROGRAM)), signal),
     launch,
+    restore,
     adopt,
   };
+}
+
+/** The VMM is to map it, and it alone is what the VMM could spoil. */
+async function openOwn(path: string, { uid, gid }: RestoreSpec): Promise<FileHandle> {
+  const file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  try {
+    await file.chown(uid, gid);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** A state that cannot be loaded ends QEMU, which is noticed elsewhere. */
+async function untilLoaded(qmp: QmpClient, signal: AbortSignal, timeoutMs: number): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while ((await queryStatus(qmp, signal)) === 'inmigrate') {
+    if (performance.now() > deadline) {
+      throw new WrennError('deadline_exceeded', `QEMU did not load the state within ${timeoutMs} ms.`);
+    }
+    await sleep(LOAD_POLL_MS);
+  }
 }
 
 async function askVersion(program: string, signal: AbortSignal): Promise<string> {

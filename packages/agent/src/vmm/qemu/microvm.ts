@@ -12,6 +12,7 @@ import type { ExitStatus } from '../wrapped-process.ts';
 import { filesIn } from './arguments.ts';
 import { describeExit } from './exit-reason.ts';
 import type { QmpClient } from './qmp.ts';
+import { writeSnapshot } from './snapshot.ts';
 
 const LOG_LINES = 20;
 const CONSOLE_LINES_IN_DIAGNOSIS = 40;
@@ -38,6 +39,15 @@ export interface MicrovmParts {
 
 const statusSchema = z.object({ status: z.string() });
 
+export async function queryStatus(qmp: QmpClient, signal: AbortSignal): Promise<string> {
+  const answer = await qmp.execute('query-status', {}, { signal, timeoutMs: QUERY_TIMEOUT_MS });
+  const parsed = statusSchema.safeParse(answer);
+  if (parsed.success) return parsed.data.status;
+  throw new WrennError('vmm_api_error', 'QEMU answered query-status with something unexpected.', {
+    cause: parsed.error,
+  });
+}
+
 export function createMicrovm(parts: MicrovmParts): Microvm {
   const { handle, qmp, console, log } = parts;
 
@@ -54,14 +64,6 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
     return { message: describeExit(status, parts.announcedEnd()), log: lines };
   });
 
-  const query = async (signal: AbortSignal): Promise<string> => {
-    const answer = await qmp.execute('query-status', {}, { signal, timeoutMs: QUERY_TIMEOUT_MS });
-    const parsed = statusSchema.safeParse(answer);
-    if (parsed.success) return parsed.data.status;
-    throw new WrennError('vmm_api_error', 'QEMU answered query-status with something unexpected.', {
-      cause: parsed.error,
-    });
-  };
   const monitor = async (commandLine: string, signal: AbortSignal): Promise<string> => {
     const answer = await qmp.execute(
       'human-monitor-command',
@@ -82,7 +84,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
     handle,
     exited,
     async status(signal) {
-      const status = await query(signal);
+      const status = await queryStatus(qmp, signal);
       if (status === 'running' || status === 'paused') return status;
       throw new WrennError('vmm_api_error', `QEMU says of the guest: ${printable(status, 40)}.`, {
         hint:
@@ -97,13 +99,14 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
     async resume(signal) {
       await qmp.execute('cont', {}, { signal, timeoutMs: PAUSE_TIMEOUT_MS });
     },
+    snapshot: (files, options) => writeSnapshot(qmp, handle, files, options),
     consoleTail: async (maxLines) => console.tail(maxLines),
     async diagnose(signal) {
       const orWhyNot = (text: Promise<string>): Promise<string> =>
         text.catch((error: unknown) => WrennError.from(error).message);
       const registers = orWhyNot(monitor('info registers -a', signal));
       return [
-        `status: ${printable(await orWhyNot(query(signal)), 100)}`,
+        `status: ${printable(await orWhyNot(queryStatus(qmp, signal)), 100)}`,
         '--- registers',
         ...(await registers)
           .slice(0, REGISTERS_SHOWN_CHARS)
@@ -135,7 +138,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
 
 /** Sockets are of no use once the process is gone; the logs may be. What an earlier VMM left might be links. */
 export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs too'): Promise<void> {
-  const { qmpSocket, consoleSocket, consoleLog, vmmLog } = filesIn(runDir);
-  const paths = [qmpSocket, consoleSocket, ...(extent === 'logs too' ? [consoleLog, vmmLog] : [])];
+  const { qmpSocket, consoleSocket, consoleLog, vmmLog, state } = filesIn(runDir);
+  const paths = [qmpSocket, consoleSocket, state, ...(extent === 'logs too' ? [consoleLog, vmmLog] : [])];
   await Promise.all(paths.map((path) => rm(path, { force: true })));
 }
