@@ -26,6 +26,17 @@ describe('POST /init', () => {
     expect(await (await get('/envs')).json()).toEqual({ A: '1', B: '3' });
   });
 
+  it('forgets the environment that was there when asked to, and only then', async () => {
+    await envd.init({ envVars: { A: '1', B: '2' } });
+    await envd.init({ replaceEnvs: false, envVars: { C: '3' } });
+    expect(await (await get('/envs')).json()).toEqual({ A: '1', B: '2', C: '3' });
+    expect((await envd.init({ replaceEnvs: true, envVars: { B: '4' } })).status).toBe(204);
+    expect(await (await get('/envs')).json()).toEqual({ B: '4' });
+    expect((await envd.init({ replaceEnvs: 'yes', envVars: { B: '5' } })).status).toBe(400);
+    expect((await envd.init({ replaceEnvs: true })).status).toBe(204);
+    expect(await (await get('/envs')).json()).toEqual({});
+  });
+
   it('sets the token once, and takes another only from who knows it', async () => {
     expect((await envd.init({ accessToken: 'first' })).status).toBe(204);
     expect((await envd.init({ accessToken: 'first', envVars: { A: '1' } })).status).toBe(204);

@@ -60,19 +60,19 @@ export interface EnvdOptions {
   readonly defaultUser?: string;
   readonly args?: readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
+  /** A program and its arguments that becomes envd: it is given envd's own command line behind them. */
+  readonly through?: readonly string[];
 }
 
 export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
   const executable = await buildEnvd();
   const user = options.defaultUser ?? process.env.USER ?? 'root';
-  const child = spawn(
-    executable,
-    ['--host', '127.0.0.1', '--port', '0', '--default-user', user, ...(options.args ?? [])],
-    {
-      env: { PATH: process.env.PATH ?? '', ...GUEST_ENVIRONMENT, ...options.environment },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  );
+  const envdArgs = ['--host', '127.0.0.1', '--port', '0', '--default-user', user, ...(options.args ?? [])];
+  const [program = executable, ...args] = [...(options.through ?? []), executable, ...envdArgs];
+  const child = spawn(program, args, {
+    env: { PATH: process.env.PATH ?? '', ...GUEST_ENVIRONMENT, ...options.environment },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let log = '';
   let url: string | undefined;
   let token: string | undefined;

@@ -128,7 +128,7 @@ start_envd() {
   # timer of the garbage collector would wake an idle guest many times a second after each request.
   BUN_JSC_useBaselineJIT=0 BUN_JSC_useDFGJIT=0 BUN_JSC_useRegExpJIT=0 BUN_GC_TIMER_DISABLE=1 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
-    /run/wrenn/envd --port 49983 --set-clock </dev/null &
+    /run/wrenn/envd --port 49983 --set-clock --own-machine </dev/null &
   envd=$!
 }
 
@@ -189,7 +189,8 @@ ulimit -n 65536
 mount_rest
 name_machine
 join_network
-# Real-time clocks are read by the kernel itself; envd sets the time that the host gives it.
+# Real-time clocks are read by the kernel itself; envd sets the time that the host gives it. It also gives clones of a
+# snapshot their name, machine-id and name servers, since they never pass through here.
 
 say 'starting envd'
 keep_envd_running

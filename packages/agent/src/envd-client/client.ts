@@ -26,6 +26,24 @@ export interface GuestInit {
   readonly envs: Readonly<Record<string, string>>;
   readonly defaultUser: string;
   readonly defaultWorkdir: string;
+  /** What makes the guest a machine of its own: for each clone of a snapshot, and harmless to repeat. */
+  readonly identity?: GuestIdentity;
+  /** True if `envs` are all there is; else they come on top of what the guest has, its parent's for a clone. */
+  readonly replaceEnvs?: boolean;
+  /** The one that the guest still knows, where this client's own is to replace it. */
+  readonly previousAccessToken?: string;
+}
+
+/** The guest refuses what is malformed, and changes nothing then. */
+export interface GuestIdentity {
+  /** A label of at most 63 characters. */
+  readonly hostname?: string;
+  /** 32 lower-case hexadecimal digits. A new one also renews the guest's SSH host keys. */
+  readonly machineId?: string;
+  /** 32 to 512 bytes, never used before: all that the guest's kernel calls random depends on them from then on. */
+  readonly entropy?: Uint8Array;
+  /** At most three IPv4 addresses. */
+  readonly nameservers?: readonly string[];
 }
 
 export interface StartProcess {
@@ -70,6 +88,15 @@ export interface EnvdClient extends FileTransfers {
   close(): void;
 }
 
+export interface Quiescing {
+  /**
+   * Makes the guest ready for a snapshot: everything loaded, little memory in use, files on their drives. It goes on as
+   * before, so the snapshot is to be taken right after. Takes some seconds at most, and this client's idle connections
+   * with it: no clone is to find them open.
+   */
+  quiesce(signal: AbortSignal): Promise<void>;
+}
+
 /** A listing of some 50,000 entries; an event of a process is far smaller. */
 const MESSAGE_MAX_BYTES = 16 * 1024 * 1024;
 const ANSWER_MAX_BYTES = 64 * 1024;
@@ -77,7 +104,7 @@ const IDLE_CONNECTIONS = 4;
 /** How often a silent process's stream shows that the guest is still there. */
 export const KEEPALIVE_INTERVAL_S = 30;
 
-export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
+export function createEnvdClient(options: EnvdClientOptions): EnvdClient & Quiescing {
   const { host, port = ENVD_PORT, accessToken, requestTimeoutMs, stallMs } = options;
   // How many connections there may be is bounded by how many streams a sandbox may have.
   const agent = new Agent({ keepAlive: true, maxFreeSockets: IDLE_CONNECTIONS, scheduling: 'lifo' });
@@ -112,6 +139,38 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
     return entry;
   };
 
+  /** A request of envd's own, outside of its RPCs, whose answer has nothing in it. */
+  const post = (
+    path: string,
+    what: string,
+    fields: object,
+    token: string,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    const body = Buffer.from(JSON.stringify(fields));
+    return withDeadline(what, requestTimeoutMs, signal, async (limited) => {
+      const answer = await sendHttp({
+        host,
+        port,
+        agent,
+        method: 'POST',
+        path,
+        headers: {
+          'Content-Type': 'application/json',
+          // Of a stated length envd reads it faster: /init is the first request of every sandbox.
+          'Content-Length': String(body.length),
+          'X-Access-Token': token,
+        },
+        body,
+        stallMs: requestTimeoutMs,
+        signal: limited,
+      });
+      const text = await readText(answer, ANSWER_MAX_BYTES, requestTimeoutMs, limited);
+      if (answer.status === 204) return;
+      throw misbehaved(`it answered ${path} with status ${answer.status} (${guestText(text)})`);
+    });
+  };
+
   async function* startProcess(process: StartProcess, signal: AbortSignal): AsyncGenerator<ProcessEvent> {
     const [cmd = '', ...args] = process.command;
     const { envs, cwd, terminal, stdin } = process;
@@ -133,35 +192,23 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
   return {
     ...createFileTransfers({ host, port, agent, accessToken, stallMs }),
     waitUntilHealthy: (timeoutMs, signal) => waitUntilHealthy({ host, port, timeoutMs, signal }),
-    init: async (settings, signal) => {
-      const body = JSON.stringify({
+    init: (settings, signal) => {
+      const body = {
         accessToken,
         envVars: settings.envs,
         defaultUser: settings.defaultUser,
         defaultWorkdir: settings.defaultWorkdir,
         timestamp: new Date().toISOString(),
-      });
-      await withDeadline('Giving the guest its settings', requestTimeoutMs, signal, async (limited) => {
-        const answer = await sendHttp({
-          host,
-          port,
-          agent,
-          method: 'POST',
-          path: '/init',
-          headers: {
-            'Content-Type': 'application/json',
-            // Of a stated length envd reads it faster: it is the first request of every sandbox.
-            'Content-Length': String(Buffer.byteLength(body)),
-            'X-Access-Token': accessToken,
-          },
-          body: Buffer.from(body),
-          stallMs: requestTimeoutMs,
-          signal: limited,
-        });
-        const text = await readText(answer, ANSWER_MAX_BYTES, requestTimeoutMs, limited);
-        if (answer.status === 204) return;
-        throw misbehaved(`it answered its settings with status ${answer.status} (${guestText(text)})`);
-      });
+        // Absent where not given: E2B's envd and snapshots of older guests know neither.
+        replaceEnvs: settings.replaceEnvs,
+        identity: settings.identity === undefined ? undefined : identityJson(settings.identity),
+      };
+      const token = settings.previousAccessToken ?? accessToken;
+      return post('/init', 'Giving the guest its settings', body, token, signal);
+    },
+    quiesce: (signal) => {
+      for (const socket of Object.values(agent.freeSockets).flat()) socket?.destroy();
+      return post('/quiesce', 'Making the guest ready for a snapshot', {}, accessToken, signal);
     },
     startProcess,
     sendInput: async (pid, kind, bytes, signal) => {
@@ -213,5 +260,14 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
       );
     },
     close: () => agent.destroy(),
+  };
+}
+
+function identityJson({ hostname, machineId, entropy, nameservers }: GuestIdentity): object {
+  return {
+    hostname,
+    machineId,
+    nameservers,
+    entropy: entropy === undefined ? undefined : Buffer.from(entropy).toString('base64'),
   };
 }

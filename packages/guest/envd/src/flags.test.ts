@@ -2,12 +2,24 @@ import { describe, expect, it } from 'vitest';
 import { parseFlags } from './flags.ts';
 
 describe('parseFlags', () => {
-  it('has defaults that never touch the clock', () => {
-    expect(parseFlags([])).toEqual({ host: '0.0.0.0', port: 49983, defaultUser: 'user', setClock: false });
+  it('has defaults that never touch the machine', () => {
+    expect(parseFlags([])).toEqual({
+      host: '0.0.0.0',
+      port: 49983,
+      defaultUser: 'user',
+      setClock: false,
+      ownMachine: false,
+    });
   });
   it('reads every flag', () => {
-    const args = ['--set-clock', '--host', '::', '--port', '0', '--default-user', 'root'];
-    expect(parseFlags(args)).toEqual({ host: '::', port: 0, defaultUser: 'root', setClock: true });
+    const args = ['--set-clock', '--own-machine', '--host', '::', '--port', '0', '--default-user', 'root'];
+    expect(parseFlags(args)).toEqual({
+      host: '::',
+      port: 0,
+      defaultUser: 'root',
+      setClock: true,
+      ownMachine: true,
+    });
   });
   it.each([
     [['--port', '65536'], '65536 is not a port'],

@@ -5,18 +5,30 @@ export interface Flags {
   readonly port: number;
   readonly defaultUser: string;
   readonly setClock: boolean;
+  /** Whether requests may change the machine: its name, its identity, its page cache. */
+  readonly ownMachine: boolean;
 }
 
 const DEFAULT_PORT = 49983;
 
 /** The flags, or what is wrong with them. */
 export function parseFlags(args: readonly string[]): Flags | string {
-  const flags = { host: '0.0.0.0', port: DEFAULT_PORT, defaultUser: 'user', setClock: false };
+  const flags = {
+    host: '0.0.0.0',
+    port: DEFAULT_PORT,
+    defaultUser: 'user',
+    setClock: false,
+    ownMachine: false,
+  };
   for (let i = 0; i < args.length; i++) {
     const flag = args[i];
-    // Off unless asked for: a test on a developer's machine must never touch its clock.
+    // Off unless asked for: a test on a developer's machine must never touch its clock or its name.
     if (flag === '--set-clock') {
       flags.setClock = true;
+      continue;
+    }
+    if (flag === '--own-machine') {
+      flags.ownMachine = true;
       continue;
     }
     const value = args[++i];

@@ -6,7 +6,9 @@ import type { Flags } from './flags.ts';
 import { envs } from './http/envs.ts';
 import { createInit } from './http/init.ts';
 import { createMetrics } from './http/metrics.ts';
+import { createQuiesce } from './http/quiesce.ts';
 import { errorJson } from './http/respond.ts';
+import { createIdentity } from './identity/identity.ts';
 import { lazily } from './lazy.ts';
 import { createCredentials } from './sys/credentials.ts';
 import { createLibc } from './sys/libc.ts';
@@ -24,10 +26,17 @@ const SELF_AUTHENTICATED = new Set(['GET /files', 'POST /files', 'POST /init']);
 
 export function createRoutes(flags: Flags): Routes {
   const context = createContext(flags);
-  const init = createInit(context, flags);
+  const identity = flags.ownMachine ? createIdentity(context) : undefined;
+  const init = createInit(context, { setClock: flags.setClock, identity });
   const metrics = createMetrics(context.libc);
   const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
   const rpcs = lazily(async () => (await import('./rpc-routes.ts')).createAllRpcRoutes(context));
+  const parts = [rpcs, files];
+  const quiesce = createQuiesce({
+    credentials: context.credentials,
+    ownMachine: flags.ownMachine,
+    loadParts: () => Promise.all(parts.map((load) => load())),
+  });
 
   async function answer(request: Request, server: IdleLimiter): Promise<Response> {
     const path = new URL(request.url).pathname;
@@ -41,6 +50,8 @@ export function createRoutes(flags: Flags): Routes {
     switch (endpoint) {
       case 'POST /init':
         return init(request);
+      case 'POST /quiesce':
+        return quiesce(request);
       case 'GET /envs':
         return envs(context.settings);
       case 'GET /metrics':
@@ -51,7 +62,7 @@ export function createRoutes(flags: Flags): Routes {
     return rpc === undefined ? errorJson(404, `no such path: ${path}`) : rpc(request);
   }
 
-  return { answer, parts: [rpcs, files] };
+  return { answer, parts };
 }
 
 function createContext(flags: Flags): EnvdContext {

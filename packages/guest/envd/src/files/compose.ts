@@ -2,12 +2,12 @@
  * POST /files/compose: several files become one, and are gone after that. The one call that writes beside
  * and renames: until all is there, what the destination held before stays.
  */
-import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { ensureDirs, type Owner } from '../filesystem/ensure-dirs.ts';
 import { isMissing } from '../filesystem/fs-errors.ts';
+import { randomHex } from '../sys/random.ts';
 import { streamFile } from './file-stream.ts';
 import { refusal } from './refusal.ts';
 import type { UploadedFile } from './upload.ts';
@@ -54,7 +54,7 @@ export async function compose(
   await ensureDirs(dirname(destination), owner);
   refuseIfFull(statfs(dirname(destination)), sizeBytes, 0);
 
-  const beside = `${dirname(destination)}/.compose-${randomUUID()}.tmp`;
+  const beside = `${dirname(destination)}/.compose-${randomHex(16)}.tmp`;
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
   const handle = await open(beside, flags, FILE_MODE);
   try {

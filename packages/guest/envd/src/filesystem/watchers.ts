@@ -1,10 +1,10 @@
 /** Who watches what: the streams, and the watchers that clients poll. Both are bounded in number. */
-import { randomUUID } from 'node:crypto';
 import { realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type EntryInfo, EventType } from '@wrenn/protocol/filesystem';
 import type { FileSystemStats } from '../sys/libc.ts';
+import { randomHex } from '../sys/random.ts';
 import { type EntrySources, readEntry } from './entry.ts';
 import { createEventQueue, type EventQueue } from './event-queue.ts';
 import { isMissing, rpcError } from './fs-errors.ts';
@@ -111,7 +111,7 @@ export function createWatchers(dependencies: WatcherDependencies): Watchers {
     open,
     create: async (options) => {
       const watch = await open(options);
-      const id = `w${randomUUID()}`;
+      const id = `w${randomHex(16)}`;
       polled.set(id, watch);
       return id;
     },

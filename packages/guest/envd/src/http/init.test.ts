@@ -31,10 +31,12 @@ describe('parseInit', () => {
   it('takes an empty body, nulls and unknown fields', () => {
     const nothing = {
       envVars: new Map(),
+      replaceEnvs: false,
       accessToken: undefined,
       timestampNs: undefined,
       defaultUser: undefined,
       defaultWorkdir: undefined,
+      identity: undefined,
     };
     for (const text of [
       '',
@@ -42,6 +44,7 @@ describe('parseInit', () => {
       '{}',
       '{"accessToken":null,"envVars":null,"later":[1]}',
       '{"accessToken":""}',
+      '{"replaceEnvs":null,"identity":null}',
     ]) {
       expect(parseInit(text)).toEqual(nothing);
     }
@@ -53,6 +56,15 @@ describe('parseInit', () => {
       ['__proto__', 'x'],
       ['constructor', 'y'],
     ]);
+  });
+  it.each([
+    '{"replaceEnvs":1}',
+    '{"replaceEnvs":"true"}',
+    '{"identity":[]}',
+    '{"identity":"x"}',
+    '{"identity":{"hostname":"-"}}',
+  ])('refuses %s', (text) => {
+    expect(parseInit(text)).toEqual(expect.any(String));
   });
   it('never throws, whatever comes', () => {
     fc.assert(fc.property(fc.string(), (text) => void parseInit(text)));

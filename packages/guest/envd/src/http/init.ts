@@ -4,27 +4,38 @@
  * Whoever may send it is decided by the token in its body: the first one sets it, any later one must
  * know it, or carry it in X-Access-Token to replace it with the one in the body. A request that is
  * older than one already applied changes nothing, so that retries and delayed duplicates are harmless.
+ *
+ * `identity` and `replaceEnvs` are Wrenn's own: by them a clone of a snapshot stops being its parent. Other hosts do
+ * not send them, and E2B's envd passes over them.
  */
 
 import { ACCESS_TOKEN_HEADER } from '../auth.ts';
 import type { EnvdContext } from '../context.ts';
+import type { Identity } from '../identity/identity.ts';
+import { type IdentityRequest, parseIdentity } from '../identity/parse-identity.ts';
 import { logError } from '../log.ts';
 import { variableProblem } from '../process/environment.ts';
 import { ENVD_VERSION } from '../version.ts';
+import { parseObject, readText } from './body.ts';
 import { errorJson, noContent } from './respond.ts';
 
 export interface InitOptions {
   /** Whether the timestamp also sets the machine's clock. */
   readonly setClock: boolean;
+  /** Undefined where this machine is not envd's to change. */
+  readonly identity: Identity | undefined;
 }
 
 export interface InitRequest {
   /** A map, because any name may come, `__proto__` too. */
   readonly envVars: ReadonlyMap<string, string>;
+  /** Whether they are all there is, or come on top of those that are set. */
+  readonly replaceEnvs: boolean;
   readonly accessToken: string | undefined;
   readonly timestampNs: bigint | undefined;
   readonly defaultUser: string | undefined;
   readonly defaultWorkdir: string | undefined;
+  readonly identity: IdentityRequest | undefined;
 }
 
 const BODY_MAX_BYTES = 1024 * 1024;
@@ -45,6 +56,7 @@ export function createInit(
 
   function apply(init: InitRequest): void {
     if (init.timestampNs !== undefined && options.setClock) setClock(context, init.timestampNs);
+    if (init.replaceEnvs) context.settings.globalEnv.clear();
     for (const [name, value] of init.envVars) context.settings.globalEnv.set(name, value);
     if (init.accessToken !== undefined) context.accessToken.set(init.accessToken);
     if (init.defaultUser !== undefined) context.settings.defaultUser = init.defaultUser;
@@ -60,13 +72,35 @@ export function createInit(
     const knowsToken =
       accessToken.matches(init.accessToken) || accessToken.matches(request.headers.get(ACCESS_TOKEN_HEADER));
     if (accessToken.isSet() && !knowsToken) return errorJson(401, 'access token validation failed');
-    if (init.timestampNs !== undefined) {
-      if (newestNs !== undefined && init.timestampNs <= newestNs) return noContent(VERSION_HEADER);
-      newestNs = init.timestampNs;
+    if (init.identity !== undefined && options.identity === undefined) {
+      return errorJson(501, 'envd was started without --own-machine');
     }
+    const { timestampNs } = init;
+    if (timestampNs !== undefined && newestNs !== undefined && timestampNs <= newestNs) {
+      return noContent(VERSION_HEADER);
+    }
+    // Before anything else is changed or remembered: where it fails, the same request can be sent again.
+    const failure = tryIdentity(options.identity, init.identity);
+    if (failure !== undefined) return errorJson(500, failure);
+    newestNs = timestampNs ?? newestNs;
     apply(init);
     return noContent(VERSION_HEADER);
   };
+}
+
+/** Why the identity could not be applied; undefined if it was, or if there was none. */
+function tryIdentity(
+  identity: Identity | undefined,
+  request: IdentityRequest | undefined,
+): string | undefined {
+  if (request === undefined) return undefined;
+  try {
+    identity?.apply(request);
+    return undefined;
+  } catch (error) {
+    logError('the identity was not applied', error);
+    return `the identity was not applied: ${error instanceof Error ? error.message : String(error)}`;
+  }
 }
 
 /** Steps the clock if it is off by more than it may be. */
@@ -83,9 +117,11 @@ function setClock(context: EnvdContext, timestampNs: bigint): void {
 
 /** The request, or why it is none. Fields that are not known here are other hosts' business. */
 export function parseInit(text: string): InitRequest | string {
-  const body = text.trim() === '' ? {} : parseObject(text);
+  const body = parseObject(text);
   if (body === undefined) return 'the body is not a JSON object';
   const { envVars, timestamp } = body;
+  const replaceEnvs = body.replaceEnvs ?? false;
+  if (typeof replaceEnvs !== 'boolean') return 'replaceEnvs is not a boolean';
   for (const name of ['accessToken', 'timestamp', 'defaultUser', 'defaultWorkdir']) {
     const value = body[name] ?? undefined;
     if (value !== undefined && typeof value !== 'string') return `${name} is not a string`;
@@ -94,22 +130,17 @@ export function parseInit(text: string): InitRequest | string {
   if (typeof timestamp === 'string' && timestampNs === undefined) return 'timestamp is not in RFC 3339 form';
   const variables = parseEnvVars(envVars);
   if (typeof variables === 'string') return variables;
+  const identity = (body.identity ?? undefined) === undefined ? undefined : parseIdentity(body.identity);
+  if (typeof identity === 'string') return identity;
   return {
     envVars: variables,
+    replaceEnvs,
     timestampNs,
     accessToken: nonEmpty(body.accessToken),
     defaultUser: nonEmpty(body.defaultUser),
     defaultWorkdir: nonEmpty(body.defaultWorkdir),
+    identity,
   };
-}
-
-function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 function parseEnvVars(value: unknown): ReadonlyMap<string, string> | string {
@@ -138,21 +169,4 @@ export function parseTimestamp(text: string): bigint | undefined {
 
 function nonEmpty(value: unknown): string | undefined {
   return typeof value === 'string' && value !== '' ? value : undefined;
-}
-
-/** The body as text; undefined once it turns out to be longer than allowed. */
-async function readText(request: Request, maxBytes: number): Promise<string | undefined> {
-  // Of a stated length it cannot be longer. Bun reads such a body without its streams, whose code is slow to load
-  // for what is the very first request of every sandbox.
-  const statedBytes = Number(request.headers.get('content-length') ?? 0);
-  if (statedBytes > 0 && statedBytes <= maxBytes) return request.text();
-  const decoder = new TextDecoder();
-  let text = '';
-  let bytes = 0;
-  for await (const chunk of request.body ?? []) {
-    bytes += chunk.byteLength;
-    if (bytes > maxBytes) return undefined;
-    text += decoder.decode(chunk, { stream: true });
-  }
-  return text + decoder.decode();
 }

@@ -23,6 +23,7 @@ const SYS = {
   setresgid: 119,
   getgroups: 115,
   statfs: 137,
+  sethostname: 170,
   getdents64: 217,
   clock_settime: 227,
   inotify_add_watch: 254,
@@ -62,6 +63,7 @@ export interface Libc {
   /** Another descriptor of the same open file; closes on exec. */
   duplicate(fd: number): number;
   setRealTimeClock(epochMs: number): void;
+  setHostname(name: string): void;
 }
 
 const O_CLOEXEC = 0o2000000;
@@ -155,6 +157,9 @@ export function createLibc(): Libc {
         CLOCK_REALTIME,
         BigInt64Array.of(BigInt(seconds), BigInt(nanoseconds)),
       );
+    },
+    setHostname: (name) => {
+      call('sethostname', name, name, Buffer.byteLength(name));
     },
   };
 }
