@@ -40,7 +40,10 @@ export interface GuestIdentity {
   readonly hostname?: string;
   /** 32 lower-case hexadecimal digits. A new one also renews the guest's SSH host keys. */
   readonly machineId?: string;
-  /** 32 to 512 bytes, never used before: all that the guest's kernel calls random depends on them from then on. */
+  /**
+   * 32 to 512 bytes, never used before: all that the guest's kernel calls random depends on them from then on, and by
+   * them the guest knows a new life from a late request of the one before.
+   */
   readonly entropy?: Uint8Array;
   /** At most three IPv4 addresses. */
   readonly nameservers?: readonly string[];

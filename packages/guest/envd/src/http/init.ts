@@ -6,7 +6,8 @@
  * older than one already applied changes nothing, so that retries and delayed duplicates are harmless.
  *
  * `identity` and `replaceEnvs` are Wrenn's own: by them a clone of a snapshot stops being its parent. Other hosts do
- * not send them, and E2B's envd passes over them.
+ * not send them, and E2B's envd passes over them. What came before is no measure for a new life: a host whose clock
+ * was set back since the snapshot would be told that all is well, and the clone would still be its parent.
  */
 
 import { ACCESS_TOKEN_HEADER } from '../auth.ts';
@@ -76,7 +77,8 @@ export function createInit(
       return errorJson(501, 'envd was started without --own-machine');
     }
     const { timestampNs } = init;
-    if (timestampNs !== undefined && newestNs !== undefined && timestampNs <= newestNs) {
+    const beginsLife = init.identity !== undefined && options.identity?.beginsLife(init.identity) === true;
+    if (!beginsLife && timestampNs !== undefined && newestNs !== undefined && timestampNs <= newestNs) {
       return noContent(VERSION_HEADER);
     }
     // Before anything else is changed or remembered: where it fails, the same request can be sent again.

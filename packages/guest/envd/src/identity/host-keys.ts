@@ -2,12 +2,13 @@
  * SSH host keys of a clone's own. The ones it woke up with are also its parent's, so they go at once; new ones are made
  * behind the answer, because that takes an emulated CPU seconds. Until then sshd turns connections away.
  */
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isMissing } from '../filesystem/fs-errors.ts';
 import { logError } from '../log.ts';
 import type { Credentials } from '../sys/credentials.ts';
 import { startHelper } from '../sys/helper.ts';
+import { readSmallFile } from './machine-files.ts';
 
 export interface HostKeys {
   /** Returns with the old keys gone and, where there were any, the making of new ones begun. */
@@ -69,10 +70,10 @@ function keyNames(): string[] {
 /** One that runs keeps its keys in memory until it is told; connections that are open go on. */
 function reloadSshd(): void {
   try {
-    const pid = Number(readFileSync(SSHD_PID, 'utf8'));
+    const pid = Number(readSmallFile(SSHD_PID));
     if (!Number.isSafeInteger(pid) || pid <= 1) return;
-    if (readFileSync(`/proc/${pid}/comm`, 'utf8') === 'sshd\n') process.kill(pid, 'SIGHUP');
+    if (readSmallFile(`/proc/${pid}/comm`) === 'sshd\n') process.kill(pid, 'SIGHUP');
   } catch (error) {
-    if (!isMissing(error)) logError('sshd was not told of its new keys', error);
+    logError('sshd was not told of its new keys', error);
   }
 }

@@ -11,6 +11,11 @@ import { readMachineId, writeHostname, writeMachineId, writeNameservers } from '
 import type { IdentityRequest } from './parse-identity.ts';
 
 export interface Identity {
+  /**
+   * Whether a life of this machine begins with the request, that of a clone or one more after a sleep: it brings
+   * entropy that this machine has not had.
+   */
+  beginsLife(request: IdentityRequest): boolean;
   /** Throws where the machine does not let it. To be repeated then: what had been applied is not done twice. */
   apply(request: IdentityRequest): void;
 }
@@ -22,6 +27,8 @@ export function createIdentity(dependencies: {
   const { libc } = dependencies;
   const hostKeys = createHostKeys(dependencies.credentials);
   const applied = new Map<string, string>();
+  /** The entropy of the last request that was applied to its end: one that failed may come again, as old as it is. */
+  let life: string | undefined;
 
   function once(field: string, value: string | undefined, change: (value: string) => void): void {
     if (value === undefined || applied.get(field) === value) return;
@@ -30,13 +37,10 @@ export function createIdentity(dependencies: {
   }
 
   return {
+    beginsLife: ({ entropy }) => entropy !== undefined && life !== digest(entropy),
     apply: ({ hostname, machineId, entropy, nameservers }) => {
       // First, because keys are made of it.
-      if (entropy !== undefined) {
-        // Remembered by its digest: this memory is what the next snapshot holds.
-        const digest = new Bun.CryptoHasher('sha256').update(entropy).digest('hex');
-        once('entropy', digest, () => reseedKernel(libc, entropy));
-      }
+      if (entropy !== undefined) once('entropy', digest(entropy), () => reseedKernel(libc, entropy));
       once('hostname', hostname, (name) => {
         libc.setHostname(name);
         writeHostname(name);
@@ -50,6 +54,12 @@ export function createIdentity(dependencies: {
       if (nameservers !== undefined) {
         once('nameservers', nameservers.join(','), () => writeNameservers(nameservers));
       }
+      if (entropy !== undefined) life = digest(entropy);
     },
   };
+}
+
+/** By which entropy is remembered: this memory is what the next snapshot holds. */
+function digest(entropy: Uint8Array): string {
+  return new Bun.CryptoHasher('sha256').update(entropy).digest('hex');
 }

@@ -1,15 +1,15 @@
 /** The files under /etc by which programs know their machine; supervisor.sh writes the same ones at boot. */
-import { lstatSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { isMissing } from '../filesystem/fs-errors.ts';
 
 const FILE_MODE = 0o644;
-const HOSTS_MAX_BYTES = 1024 * 1024;
+const FILE_MAX_BYTES = 1024 * 1024;
 const DEFAULT_HOSTS = '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n';
 const OWN_ADDRESS = '127.0.1.1';
 
 export function writeHostname(hostname: string): void {
   replaceFile('/etc/hostname', `${hostname}\n`);
-  replaceFile('/etc/hosts', hostsNaming(readHosts(), hostname));
+  replaceFile('/etc/hosts', hostsNaming(readSmallFile('/etc/hosts') ?? DEFAULT_HOSTS, hostname));
 }
 
 export function writeMachineId(machineId: string): void {
@@ -19,13 +19,8 @@ export function writeMachineId(machineId: string): void {
   if (lstatSync(dbus, { throwIfNoEntry: false })?.isFile()) replaceFile(dbus, `${machineId}\n`);
 }
 
-/** Undefined where it cannot be read: then it is not the one that somebody asks for. */
 export function readMachineId(): string | undefined {
-  try {
-    return readFileSync('/etc/machine-id', 'utf8').trim();
-  } catch {
-    return undefined;
-  }
+  return readSmallFile('/etc/machine-id')?.trim();
 }
 
 export function writeNameservers(nameservers: readonly string[]): void {
@@ -41,15 +36,15 @@ export function hostsNaming(text: string, hostname: string): string {
   return `${text}${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`;
 }
 
-function readHosts(): string {
+/** Undefined where there is none, or none that a person would write: a pipe would hold up everything here for ever. */
+export function readSmallFile(path: string): string | undefined {
   try {
-    const stats = lstatSync('/etc/hosts');
-    // Not what a device or a pipe would give, and not more than a person has written.
-    if (stats.isFile() && stats.size <= HOSTS_MAX_BYTES) return readFileSync('/etc/hosts', 'utf8');
+    const stats = statSync(path);
+    return stats.isFile() && stats.size <= FILE_MAX_BYTES ? readFileSync(path, 'utf8') : undefined;
   } catch (error) {
-    if (!isMissing(error)) throw error;
+    if (isMissing(error)) return undefined;
+    throw error;
   }
-  return DEFAULT_HOSTS;
 }
 
 /** Written beside and renamed: nobody reads half of it, and a link or a pipe in its place is replaced, not followed. */
