@@ -30,12 +30,15 @@ export const ERROR_KINDS = {
   file_not_found: 'not_found',
   process_not_found: 'not_found',
   sandbox_not_found: 'not_found',
+  snapshot_not_found: 'not_found',
   template_not_found: 'not_found',
   user_not_found: 'not_found',
 
   agent_already_running: 'conflict',
   sandbox_failed: 'conflict',
   sandbox_wrong_state: 'conflict',
+  snapshot_in_use: 'conflict',
+  snapshot_incompatible: 'conflict',
 
   disk_full: 'exhausted',
   memory_exhausted: 'exhausted',
@@ -64,6 +67,7 @@ export const ERROR_KINDS = {
   guest_protocol: 'internal',
   internal: 'internal',
   journal_corrupt: 'internal',
+  snapshot_corrupt: 'internal',
   vmm_api_error: 'internal',
   vmm_died: 'internal',
 } as const satisfies Record<string, ErrorKind>;

@@ -75,6 +75,8 @@ const timeoutsSchema = z.strictObject({
   /** How long a file transfer or a command's input may stand still before the guest counts as gone. */
   guestStallMs: count(100, 3_600_000).default(120_000),
   pauseMs: count(100, 600_000).default(30_000),
+  /** Writing a guest's memory; its size and the disk decide. */
+  snapshotMs: count(100, 3_600_000).default(300_000),
   /** Each step that takes something away again. */
   cleanupStepMs: count(100, 600_000).default(30_000),
   /** Finding a microVM again after the agent was restarted. */
@@ -159,6 +161,7 @@ export interface AgentPaths {
   readonly imagesDir: string;
   readonly sandboxesDir: string;
   readonly layersDir: string;
+  readonly snapshotsDir: string;
   /** Journals that could not be read, for people to look at. */
   readonly corruptDir: string;
   readonly lockFile: string;
@@ -172,6 +175,7 @@ export function agentPaths(config: AgentConfig): AgentPaths {
     imagesDir: config.imagesDir ?? wrennDir,
     sandboxesDir: join(wrennDir, 'sandboxes'),
     layersDir: join(wrennDir, 'layers'),
+    snapshotsDir: join(wrennDir, 'snapshots'),
     corruptDir: join(wrennDir, 'corrupt'),
     lockFile: join(wrennDir, 'agent.lock'),
     socketPath: agentSocketPath(config),

@@ -87,17 +87,14 @@ export interface EnvdClient extends FileTransfers {
   list(path: string, depth: number, user: string | undefined, signal: AbortSignal): Promise<EntryInfo[]>;
   makeDirectory(path: string, user: string | undefined, signal: AbortSignal): Promise<EntryInfo>;
   remove(path: string, user: string | undefined, signal: AbortSignal): Promise<void>;
-  /** Ends every connection. Idempotent. */
-  close(): void;
-}
-
-export interface Quiescing {
   /**
    * Makes the guest ready for a snapshot: everything loaded, little memory in use, files on their drives. It goes on as
    * before, so the snapshot is to be taken right after. Takes some seconds at most, and this client's idle connections
    * with it: no clone is to find them open.
    */
   quiesce(signal: AbortSignal): Promise<void>;
+  /** Ends every connection. Idempotent. */
+  close(): void;
 }
 
 /** A listing of some 50,000 entries; an event of a process is far smaller. */
@@ -107,7 +104,7 @@ const IDLE_CONNECTIONS = 4;
 /** How often a silent process's stream shows that the guest is still there. */
 export const KEEPALIVE_INTERVAL_S = 30;
 
-export function createEnvdClient(options: EnvdClientOptions): EnvdClient & Quiescing {
+export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
   const { host, port = ENVD_PORT, accessToken, requestTimeoutMs, stallMs } = options;
   // How many connections there may be is bounded by how many streams a sandbox may have.
   const agent = new Agent({ keepAlive: true, maxFreeSockets: IDLE_CONNECTIONS, scheduling: 'lifo' });

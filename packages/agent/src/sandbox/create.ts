@@ -1,24 +1,39 @@
-/** From nothing to a healthy guest, step by step; each registers what takes it away before it acts. */
+/**
+ * From nothing to a guest that answers, step by step; each registers what takes it away before it acts. A sandbox
+ * boots, goes on as a copy from where a snapshot was taken, or goes on where it has hibernated itself.
+ */
+import { randomBytes } from 'node:crypto';
 import { guestCommandLine, WrennError } from '@wrenn/protocol';
-import type { EnvdClient } from '../envd-client/client.ts';
+import type { EnvdClient, GuestInit } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import { joinSignals, throwIfAborted, withDeadline } from '../signals/signals.ts';
-import type { Template } from '../storage/storage.ts';
-import type { Microvm, MicrovmHandle, MicrovmSpec } from '../vmm/driver.ts';
+import type { Snapshot } from '../storage/snapshots.ts';
+import type { Microvm, MicrovmHandle, MicrovmSpec, SnapshotFiles } from '../vmm/driver.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
 import type { CreateStep, SandboxDeps } from './deps.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
 import { driveRateLimit, slotRates } from './rate-limits.ts';
 
+export type Start =
+  | { readonly kind: 'boot' }
+  | { readonly kind: 'copy'; readonly snapshot: Snapshot }
+  /** From its own files, those of its last hibernation. */
+  | { readonly kind: 'wake' };
+
 export interface CreateContext {
   readonly deps: SandboxDeps;
-  readonly template: Template;
+  readonly start: Start;
+  /** For what runs: all but the sandbox's files. */
   readonly cleanup: CleanupStack;
   readonly timed: Stopwatch;
   /** The journal's present state; `save` makes a newer one of it, durably. */
   readonly record: () => JournalRecord;
   readonly save: (change: Partial<JournalRecord>) => Promise<void>;
+  /** For a guest that stood still until now: called when it is about to go on, and never has to be undone. */
+  readonly onThaw?: () => Promise<void>;
+  /** The first that is asked of the guest; by default it is made a machine of its own. */
+  readonly greet?: (guest: EnvdClient, signal: AbortSignal) => Promise<void>;
   readonly signal: AbortSignal;
 }
 
@@ -31,52 +46,92 @@ export interface Created {
 /** The guest's default user, and where a process without a directory starts; as E2B's SDKs expect them. */
 const DEFAULT_USER = 'user';
 const DEFAULT_WORKDIR = '/home/user';
+const MACHINE_ID_BYTES = 16;
+const ENTROPY_BYTES = 64;
 
+/** For a new sandbox: its directories, its record, its disk, and then what `bringUp` does. */
 export async function createSteps(context: CreateContext): Promise<Created> {
-  const { deps, cleanup, record, save, signal, timed } = context;
-  const { id, uid, slotIndex } = record();
-  const owner = { uid, gid: uid };
-  const files = deps.journal.files(id);
-
+  const { deps, record, save, signal, timed, start } = context;
+  const { id, uid, diskMib } = record();
   await timed.end('reserve', id, signal);
   await timed.run('journal', id, signal, async () => {
     await deps.journal.makeDirectories(id, uid);
     await save({});
   });
+  const { layer } = deps.journal.files(id);
+  const owner = { uid, gid: uid };
+  const makeLayer = (): Promise<void> =>
+    timed.run('layer', id, signal, () =>
+      start.kind === 'copy'
+        ? deps.storage.copyLayer(start.snapshot.layerPath, layer, owner, signal)
+        : deps.storage.createLayer(layer, diskMib, owner, signal),
+    );
+  if (start.kind === 'boot') {
+    await makeLayer();
+    return bringUp(context, await setUpSlot(context));
+  }
+  // What a boot takes seconds for takes a copy a few milliseconds, so these two are worth doing at once.
+  const [, slot] = await allOf(makeLayer(), setUpSlot(context));
+  return bringUp(context, slot);
+}
 
-  await timed.run('layer', id, signal, () =>
-    deps.storage.createLayer(files.layer, record().diskMib, owner, signal),
-  );
+/** Not before both have settled: what is still at work cannot be taken away. */
+async function allOf<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+  await Promise.allSettled([a, b]);
+  return [await a, await b];
+}
 
-  const slotSpec = { ...owner, rates: slotRates(record().rateLimits) };
-  const slot = await timed.run('network', id, signal, () => deps.network.setUp(slotIndex, slotSpec, signal));
+export function setUpSlot({ deps, record, signal, timed }: CreateContext): Promise<NetworkSlot> {
+  const { id, uid, slotIndex, rateLimits } = record();
+  const spec = { uid, gid: uid, rates: slotRates(rateLimits) };
+  return timed.run('network', id, signal, () => deps.network.setUp(slotIndex, spec, signal));
+}
 
+/** The microVM in its slot, until its guest has answered. */
+export async function bringUp(context: CreateContext, slot: NetworkSlot): Promise<Created> {
+  const { deps, cleanup, record, signal, timed, start } = context;
   const guest = deps.connectGuest(slot.address, record().accessToken);
   cleanup.register('guest connections', async () => guest.close());
 
-  const microvm = await boot(context, slot, guest);
+  const microvm = await run(context, slot, guest);
 
   const died = new AbortController();
   void microvm.exited.then(({ message }) => died.abort(new WrennError('vmm_died', message)));
   const alive = joinSignals(signal, died.signal);
   try {
-    await timed.run('init', id, alive.signal, () => initGuest(guest, record().envs, alive.signal));
+    const greet =
+      context.greet ?? ((_guest, limited) => initGuest(guest, firstInit(deps, record(), start), limited));
+    await timed.run('init', record().id, alive.signal, () => greet(guest, alive.signal));
   } finally {
     alive.release();
   }
   return { slot, microvm, guest };
 }
 
-/** Hands the guest its token, environment and the time; again after every pause and adoption. */
-export function initGuest(
-  guest: EnvdClient,
-  envs: Readonly<Record<string, string>>,
-  signal: AbortSignal,
-): Promise<void> {
-  return guest.init({ envs, defaultUser: DEFAULT_USER, defaultWorkdir: DEFAULT_WORKDIR }, signal);
+/** What makes the guest a machine of its own, or a machine that has slept up to date. */
+function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start): Partial<GuestInit> {
+  const { nameservers } = deps;
+  const entropy = randomBytes(ENTROPY_BYTES);
+  if (start.kind === 'wake') return { envs, identity: { entropy } };
+  const machineId = randomBytes(MACHINE_ID_BYTES).toString('hex');
+  const token = start.kind === 'copy' ? start.snapshot.accessToken : null;
+  return {
+    envs,
+    replaceEnvs: true,
+    identity: { hostname: id, machineId, entropy, nameservers },
+    ...(token === null ? {} : { previousAccessToken: token }),
+  };
 }
 
-async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient): Promise<Microvm> {
+/** Hands the guest its token, environment and the time; again after every pause and adoption. */
+export function initGuest(guest: EnvdClient, init: Partial<GuestInit>, signal: AbortSignal): Promise<void> {
+  return guest.init(
+    { envs: {}, defaultUser: DEFAULT_USER, defaultWorkdir: DEFAULT_WORKDIR, ...init },
+    signal,
+  );
+}
+
+async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient): Promise<Microvm> {
   const { deps, cleanup, record, save, signal, timed } = context;
   const { id, uid, memoryMib, vcpus } = record();
   cleanup.register('cgroup', () => removeCgroup(deps, id));
@@ -91,14 +146,25 @@ async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient
 
   await timed.begin('launch', id, signal);
   await deps.cgroups.prepare(id, { memoryMib, vcpus });
+  const onSpawned = async (handle: MicrovmHandle): Promise<void> => {
+    await save({ handle });
+    // Before the guest runs; what the VMM has used by now stays the agent's.
+    await deps.cgroups.enter(id, processesOf(handle));
+  };
+  const spec = microvmSpec(context, slot);
+  const files = snapshotOf(context);
+  if (files !== undefined) {
+    const sharedMemory = context.start.kind === 'copy';
+    microvm = await deps.driver.restore({ ...spec, snapshot: files, sharedMemory }, { signal, onSpawned });
+    await context.onThaw?.();
+    await microvm.resume(signal);
+    await timed.end('launch', id, signal);
+    return microvm;
+  }
   let launched = false;
-  microvm = await deps.bootMicrovm(deps.driver, microvmSpec(context, slot), {
+  microvm = await deps.bootMicrovm(deps.driver, spec, {
     signal,
-    onSpawned: async (handle) => {
-      await save({ handle });
-      // Before the guest runs; what the VMM has used by now stays the agent's.
-      await deps.cgroups.enter(id, processesOf(handle));
-    },
+    onSpawned,
     waitUntilUp: async (attemptSignal) => {
       if (!launched) {
         launched = true;
@@ -115,9 +181,24 @@ async function boot(context: CreateContext, slot: NetworkSlot, guest: EnvdClient
   return microvm;
 }
 
-function microvmSpec(context: CreateContext, slot: NetworkSlot): MicrovmSpec {
-  const { deps, template, record } = context;
-  const { id, uid, vcpus, memoryMib, rateLimits } = record();
+/** Undefined for one that boots. */
+function snapshotOf({ deps, start, record }: CreateContext): SnapshotFiles | undefined {
+  if (start.kind === 'boot') return undefined;
+  if (start.kind === 'copy') return start.snapshot;
+  const { id, hibernations } = record();
+  return deps.journal.files(id).hibernation(hibernations);
+}
+
+/** The memory that a sandbox was restored from, and that what has not changed since is still taken from. */
+export function parentMemoryOf(deps: SandboxDeps, record: JournalRecord): string | undefined {
+  const { id, hibernations, snapshotId } = record;
+  if (hibernations > 0) return deps.journal.files(id).hibernation(hibernations).memoryPath;
+  return snapshotId === null ? undefined : deps.snapshots.get(snapshotId).memoryPath;
+}
+
+function microvmSpec({ deps, record }: CreateContext, slot: NetworkSlot): MicrovmSpec {
+  const { id, uid, vcpus, memoryMib, rateLimits, images } = record();
+  if (images === null) throw new WrennError('internal', `Sandbox ${id} has no images.`);
   const files = deps.journal.files(id);
   const image = { readOnly: true, rateLimit: driveRateLimit(rateLimits, 'image') };
   const layer = { readOnly: false, rateLimit: driveRateLimit(rateLimits, 'layer') };
@@ -125,13 +206,13 @@ function microvmSpec(context: CreateContext, slot: NetworkSlot): MicrovmSpec {
     id,
     vcpus,
     memoryMib,
-    kernelPath: template.kernelPath,
-    initrdPath: template.initrdPath,
+    kernelPath: images.kernelPath,
+    initrdPath: images.initrdPath,
     commandLine: guestCommandLine({ hostname: id, nameservers: deps.nameservers }),
     // In the order of DRIVE_ORDER, which the guest's init relies on.
     drives: [
-      { id: 'base', path: template.rootfsPath, ...image },
-      { id: 'guest', path: template.guestImagePath, ...image },
+      { id: 'base', path: images.rootfsPath, ...image },
+      { id: 'guest', path: images.guestImagePath, ...image },
       { id: 'layer', path: files.layer, ...layer },
     ],
     network: { netns: slot.netns, tap: slot.tap, guestMac: slot.guestMac },

@@ -3,6 +3,7 @@ import type { Cgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig } from '../config/schema.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { Network } from '../network/slot.ts';
+import type { Snapshots } from '../storage/snapshots.ts';
 import type { Storage } from '../storage/storage.ts';
 import type { DriverName, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../vmm/driver.ts';
 import type { Journal } from './journal.ts';
@@ -59,6 +60,9 @@ export interface SandboxDeps {
   readonly cgroups: Cgroups;
   readonly network: Network;
   readonly storage: Storage;
+  readonly snapshots: Snapshots;
+  /** Of the VMM that runs new microVMs: what it has written, no other version reads. */
+  readonly driverVersion: string;
   readonly journal: Journal;
   readonly connectGuest: (address: string, accessToken: string) => EnvdClient;
   /** Name servers for guests. */

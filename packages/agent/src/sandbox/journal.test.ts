@@ -24,6 +24,10 @@ const record: JournalRecord = {
   slotIndex: 0,
   uid: 1_900_000_000,
   accessToken: 'secret',
+  images: null,
+  snapshotId: null,
+  hibernations: 0,
+  vmm: null,
   handle: {
     driver: 'qemu',
     pid: 5,

@@ -2,16 +2,18 @@
  * What the agent must know of a sandbox after it was killed: sandboxes/<id>/sandbox.json, written durably
  * before each step that it announces. Holds the guest's access token, so its owner alone may read it.
  */
-import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { lchown, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { syncDirectory, writeFileDurably } from '@wrenn/host';
+import { syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
 import { parseSandboxId, WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
 const FILE_MAX_BYTES = 4 * 1024 * 1024;
 const FILE_NAME = 'sandbox.json';
+const HIBERNATION = 'hibernation-';
 
 const whole = z.int().min(0);
+const path = z.string().min(1).max(4096);
 const processSchema = z.strictObject({ pid: z.int().min(1), startTime: z.string().regex(/^\d{1,20}$/) });
 const handleSchema = z.strictObject({
   driver: z.enum(['qemu', 'firecracker']),
@@ -35,7 +37,7 @@ export const journalSchema = z.strictObject({
   id: z.string().regex(/^[a-z0-9]{20}$/),
   /** The host's boot during which the rest is true. */
   bootId: z.string().min(1).max(64),
-  state: z.enum(['creating', 'running', 'paused', 'destroying']),
+  state: z.enum(['creating', 'running', 'paused', 'hibernating', 'hibernated', 'resuming', 'destroying']),
   template: z.string().min(1).max(128),
   buildId: z.string().max(128),
   vcpus: whole,
@@ -50,7 +52,21 @@ export const journalSchema = z.strictObject({
   slotIndex: whole,
   uid: whole,
   accessToken: z.string().min(1).max(256),
-  /** Null until there is a VMM. */
+  /** What its drives and its boot are made of; null in journals of agents that did not write it down. */
+  images: z
+    .strictObject({ rootfsPath: path, guestImagePath: path, kernelPath: path, initrdPath: path })
+    .nullable()
+    .default(null),
+  /** The snapshot that it was created from; null for one that booted. */
+  snapshotId: z.string().max(64).nullable().default(null),
+  /** How often it has hibernated: its files are those of the last time. */
+  hibernations: whole.default(0),
+  /** What can restore its files; null if it has never hibernated. */
+  vmm: z
+    .strictObject({ driver: z.enum(['qemu', 'firecracker']), version: z.string().max(128) })
+    .nullable()
+    .default(null),
+  /** Null until there is a VMM, and while it hibernates. */
   handle: handleSchema.nullable(),
   phases: z.array(z.strictObject({ name: z.string().max(64), durationMs: z.number().min(0) })).max(64),
 });
@@ -69,12 +85,28 @@ export interface SandboxFiles {
   readonly layer: string;
   /** The VMM's own: sockets and logs. */
   readonly runDir: string;
+  /** What it hibernates to, and maps afterwards; another directory each time. */
+  hibernation(number: number): HibernationFiles;
+}
+
+export interface HibernationFiles {
+  readonly dir: string;
+  readonly statePath: string;
+  readonly memoryPath: string;
 }
 
 export interface Journal {
   files(id: string): SandboxFiles;
   /** Makes the sandbox's directories: root's own, with the VMM's run directory inside. */
   makeDirectories(id: string, uid: number): Promise<void>;
+  /** Gives the sandbox's files to another user: it got another slot. */
+  giveTo(id: string, uid: number): Promise<void>;
+  /** The directory of a hibernation, empty, whatever an earlier attempt left there. */
+  makeHibernation(id: string, number: number): Promise<HibernationFiles>;
+  /** Makes a hibernation, and the layer with it, survive a power cut. */
+  syncHibernation(id: string, number: number): Promise<void>;
+  /** Removes every hibernation but the given one. */
+  removeHibernations(id: string, except: number): Promise<void>;
   write(record: JournalRecord): Promise<void>;
   /** Removes all files of the sandbox. Idempotent. */
   remove(id: string): Promise<void>;
@@ -86,7 +118,15 @@ export interface Journal {
 export function createJournal(sandboxesDir: string, corruptDir: string): Journal {
   const files = (id: string): SandboxFiles => {
     const dir = join(sandboxesDir, parseSandboxId(id));
-    return { dir, layer: join(dir, 'layer.ext4'), runDir: join(dir, 'run') };
+    return {
+      dir,
+      layer: join(dir, 'layer.ext4'),
+      runDir: join(dir, 'run'),
+      hibernation: (number) => {
+        const own = join(dir, `${HIBERNATION}${number}`);
+        return { dir: own, statePath: join(own, 'state'), memoryPath: join(own, 'memory') };
+      },
+    };
   };
   const fileOf = (id: string): string => join(files(id).dir, FILE_NAME);
 
@@ -103,6 +143,31 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
         await handle.close();
       }
       await syncDirectory(sandboxesDir);
+    },
+    giveTo: async (id, uid) => {
+      const { layer, runDir } = files(id);
+      await lchown(layer, uid, uid);
+      await lchown(runDir, uid, uid);
+    },
+    makeHibernation: async (id, number) => {
+      const made = files(id).hibernation(number);
+      await rm(made.dir, { recursive: true, force: true });
+      await mkdir(made.dir, { mode: 0o700 });
+      return made;
+    },
+    syncHibernation: async (id, number) => {
+      const { dir, layer, hibernation } = files(id);
+      const { statePath, memoryPath, dir: own } = hibernation(number);
+      for (const path of [statePath, memoryPath, layer]) await syncFile(path);
+      await syncDirectory(own);
+      await syncDirectory(dir);
+    },
+    removeHibernations: async (id, except) => {
+      const { dir } = files(id);
+      for (const name of await namesIn(dir)) {
+        if (!name.startsWith(HIBERNATION) || name === `${HIBERNATION}${except}`) continue;
+        await rm(join(dir, name), { recursive: true, force: true });
+      }
     },
     write: (record) => writeFileDurably(fileOf(record.id), `${JSON.stringify(record)}\n`, { mode: 0o600 }),
     remove: async (id) => {

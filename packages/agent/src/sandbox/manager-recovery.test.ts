@@ -22,14 +22,59 @@ describe('what an earlier agent has left', () => {
     expectNothingLeft(world);
   });
 
-  it('is what the VMM says, whatever the journal says', async () => {
+  it('goes on when it stands still and nobody had asked for that', async () => {
     const { world: before, manager: first } = await start();
     const { id } = await first.create(request);
     for (const vm of before.aliveVms()) vm.status = 'paused';
     before.killAgent();
-    const { manager } = await start({ from: before });
-    expect(manager.get(id).state).toBe('paused');
+    const { world, manager } = await start({ from: before });
+    expect(manager.get(id).state).toBe('running');
+    expect(world.aliveVms().map(({ status }) => status)).toEqual(['running']);
   });
+
+  it('runs when it was to be paused, and that had not happened yet', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    await first.pause(id);
+    for (const vm of before.aliveVms()) vm.status = 'running';
+    before.killAgent();
+    const { manager } = await start({ from: before });
+    expect(manager.get(id).state).toBe('running');
+  });
+
+  it('sleeps on, and can be woken, also after the host was restarted', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    await first.hibernate(id);
+    expect(before.aliveVms()).toEqual([]);
+    expect([...before.slots]).toEqual([]);
+    before.killAgent();
+    const { world, manager } = await start({ from: before, bootId: 'boot-2' });
+    expect(manager.get(id).state).toBe('hibernated');
+    expect(manager.liveCount()).toBe(0);
+    expect((await manager.resume(id)).state).toBe('running');
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
+  it.each(['makeHibernation', 'snapshot', 'syncHibernation'])(
+    'goes on when the agent died in the middle of its hibernation, at %s',
+    async (operation) => {
+      const { world: before, manager: first } = await start();
+      const { id } = await first.create(request);
+      let isDead = false;
+      before.disturb = (name) => {
+        isDead ||= name === operation;
+        return isDead ? new Promise(() => {}) : Promise.resolve();
+      };
+      void first.hibernate(id);
+      await until(() => isDead);
+      const { world, manager } = await start({ from: before });
+      expect(manager.get(id).state).toBe('running');
+      await manager.destroy(id);
+      expectNothingLeft(world);
+    },
+  );
 
   it('is lost when its VMM has died, and taken away when it was half made', async () => {
     const { world: before, manager: first } = await start();

@@ -12,7 +12,11 @@ import { createFakeWorld, type FakeWorld } from './testing/fake-world.ts';
 
 type Action =
   | { readonly kind: 'create'; readonly timeoutMs: number | undefined }
-  | { readonly kind: 'pause' | 'resume' | 'destroy' | 'exec' | 'leaveExec' | 'die'; readonly which: number }
+  | {
+      readonly kind: 'pause' | 'resume' | 'hibernate' | 'destroy' | 'exec' | 'leaveExec' | 'die';
+      readonly which: number;
+    }
+  | { readonly kind: 'fork' | 'snapshot' | 'createFrom' | 'deleteSnapshot'; readonly which: number }
   | { readonly kind: 'setTimeout'; readonly which: number; readonly timeoutMs: number }
   | { readonly kind: 'wait'; readonly ms: number };
 
@@ -31,6 +35,12 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       kind: fc.constantFrom(
         'pause' as const,
         'resume' as const,
+        'hibernate' as const,
+        'hibernate' as const,
+        'fork' as const,
+        'snapshot' as const,
+        'createFrom' as const,
+        'deleteSnapshot' as const,
         'destroy' as const,
         'exec' as const,
         'leaveExec' as const,
@@ -57,20 +67,25 @@ const disturbance = fc.array(fc.record({ ms: fc.nat(3), fails: fc.nat(9), deaf: 
 });
 
 /** What a clean-up cannot survive without leaving something; the rest may fail at any time. */
-const MUST_WORK = new Set(['release', 'remove']);
+const MUST_WORK = new Set(['release', 'remove', 'removeSnapshot', 'removeHibernations']);
 /** What callers may be told. Anything else, `internal` above all, is a mistake. */
 const FAIR = new Set([
   'sandbox_wrong_state',
   'sandbox_not_found',
   'sandbox_failed',
+  'snapshot_not_found',
+  'snapshot_in_use',
   'command_failed',
   'vmm_died',
   'cancelled',
 ]);
 const FOLLOWS: Readonly<Record<string, readonly SandboxState[]>> = {
   creating: ['creating', 'running', 'destroying'],
-  running: ['running', 'paused', 'destroying'],
-  paused: ['paused', 'running', 'destroying'],
+  running: ['running', 'paused', 'hibernating', 'destroying'],
+  paused: ['paused', 'running', 'hibernating', 'destroying'],
+  hibernating: ['hibernating', 'running', 'paused', 'hibernated', 'destroying'],
+  hibernated: ['hibernated', 'resuming', 'destroying'],
+  resuming: ['resuming', 'running', 'hibernated', 'destroying'],
   destroying: ['destroying', 'failed'],
   failed: ['failed'],
 };
@@ -130,10 +145,32 @@ it('leaves nothing and breaks no contract', async () => {
             break;
           case 'pause':
           case 'resume':
+          case 'hibernate':
           case 'destroy': {
             const id = pick(one.which);
             const { kind } = one;
             under.push(fairly(() => manager[kind](id)));
+            break;
+          }
+          case 'fork': {
+            const id = pick(one.which);
+            under.push(fairly(() => manager.fork(id, { count: 2 })));
+            break;
+          }
+          case 'snapshot': {
+            const id = pick(one.which);
+            under.push(fairly(() => manager.snapshot(id)));
+            break;
+          }
+          case 'createFrom':
+          case 'deleteSnapshot': {
+            const all = manager.listSnapshots();
+            const snapshotId = all[one.which % Math.max(1, all.length)]?.id ?? 'a'.repeat(20);
+            const work =
+              one.kind === 'createFrom'
+                ? () => manager.create({ snapshotId })
+                : () => manager.deleteSnapshot(snapshotId);
+            under.push(fairly(work));
             break;
           }
           case 'setTimeout': {
@@ -169,6 +206,8 @@ it('leaves nothing and breaks no contract', async () => {
       look();
       world.disturb = async () => {};
       for (const { id } of manager.list()) await fairly(() => manager.destroy(id));
+      for (const { id } of manager.listSnapshots()) await fairly(() => manager.deleteSnapshot(id));
+      await sleep(1);
       expect({
         unfair,
         violations: world.violations,
@@ -177,6 +216,7 @@ it('leaves nothing and breaks no contract', async () => {
         vms: world.aliveVms().length,
         slots: [...world.slots],
         layers: [...world.layers],
+        snapshots: [...world.snapshots, ...world.manifests.keys()],
         journals: [...world.journals.keys()],
       }).toEqual({
         unfair: [],
@@ -186,6 +226,7 @@ it('leaves nothing and breaks no contract', async () => {
         vms: 0,
         slots: [],
         layers: [],
+        snapshots: [],
         journals: [],
       });
     }),

@@ -11,15 +11,13 @@ import { endReason } from './end-reason.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
 
-export interface RecoveryEvents {
-  readonly onGone: (id: string) => void;
-  readonly onFailed: (id: string) => void;
-}
+export type RecoveryEvents = Pick<SandboxParts, 'onGone' | 'onFailed' | 'onHibernated' | 'onWaking'>;
 
 interface Found {
   readonly record: JournalRecord;
-  /** Undefined for one that is only to be taken away. */
+  /** Undefined for one that hibernates, or is only to be taken away. */
   readonly holdings: Holdings | undefined;
+  readonly isAsleep?: true;
   /** Why it is lost; undefined for one whose destruction was under way. */
   readonly lostBecause: string | undefined;
 }
@@ -80,17 +78,20 @@ function withoutClashes(records: readonly JournalRecord[]): {
 } {
   const bySlot = new Map<number, JournalRecord>();
   const clashing: CorruptJournal[] = [];
-  for (const record of [...records].sort((a, b) => rank(a) - rank(b))) {
+  // One that hibernates has none, whatever its record says of the last one.
+  const asleep = records.filter(({ state }) => state === 'hibernated');
+  const holding = records.filter(({ state }) => state !== 'hibernated');
+  for (const record of holding.sort((a, b) => rank(a) - rank(b))) {
     const other = bySlot.get(record.slotIndex);
     if (other === undefined) bySlot.set(record.slotIndex, record);
     else clashing.push({ id: record.id, uid: record.uid, problem: `its slot is that of ${other.id}` });
   }
-  return { records: [...bySlot.values()], clashing };
+  return { records: [...bySlot.values(), ...asleep], clashing };
 }
 
 /** Those that may be adopted come first. */
 function rank({ state }: JournalRecord): number {
-  return state === 'running' || state === 'paused' ? 0 : 1;
+  return state === 'running' || state === 'paused' || state === 'hibernating' ? 0 : 1;
 }
 
 async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSignal): Promise<Found> {
@@ -99,6 +100,11 @@ async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSi
     if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
     return { record, holdings: undefined, lostBecause };
   };
+  if (state === 'hibernated' || state === 'resuming') {
+    // Its guest has not run since: the journal would say so.
+    if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
+    return { record, holdings: undefined, isAsleep: true, lostBecause: undefined };
+  }
   if (record.bootId !== deps.host.bootId) return lost('The host was restarted.');
   if (state === 'destroying') return lost(undefined);
   if (state === 'creating') return lost('The agent ended during the creation.');
@@ -133,12 +139,21 @@ async function adopt(
 
 async function toSandbox(
   deps: SandboxDeps,
-  { record, holdings, lostBecause }: Found,
+  { record, holdings, isAsleep, lostBecause }: Found,
   events: RecoveryEvents,
 ): Promise<Sandbox | undefined> {
-  const cleanup = createCleanupStack(deps.config.timeouts.cleanupStepMs);
-  const parts = { deps, journalled: true, cleanup, timed: createStopwatch(deps), ...events };
-  registerAll(deps, cleanup, record, holdings);
+  const { cleanupStepMs } = deps.config.timeouts;
+  const [cleanup, machine] = [createCleanupStack(cleanupStepMs), createCleanupStack(cleanupStepMs)];
+  const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps), ...events };
+  cleanup.register('files', () => deps.journal.remove(record.id));
+  registerMachine(deps, machine, record, holdings);
+  await deps.journal.removeHibernations(record.id, record.hibernations);
+  if (isAsleep) {
+    const asleep = { ...record, state: 'hibernated' as const, handle: null };
+    if (record.state !== 'hibernated') await deps.journal.write(asleep);
+    deps.log.info({ sandboxId: record.id }, 'hibernates');
+    return createSandbox({ ...parts, record: asleep });
+  }
   if (holdings === undefined) {
     const sandbox = createSandbox({ ...parts, record });
     // Nobody could ask what became of it: told only when there is something to tell.
@@ -156,14 +171,13 @@ async function toSandbox(
 }
 
 /** What a creation would have registered. */
-function registerAll(
+function registerMachine(
   deps: SandboxDeps,
-  cleanup: SandboxParts['cleanup'],
+  cleanup: SandboxParts['machine'],
   record: JournalRecord,
   holdings: Holdings | undefined,
 ): void {
   const { id, slotIndex } = record;
-  cleanup.register('files', () => deps.journal.remove(id), { onlyAfterTheRest: true });
   cleanup.register('slot', async () => {
     // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
     if (holdings !== undefined) await deps.network.release(slotIndex);
@@ -193,15 +207,23 @@ async function removeStrayCgroups(deps: SandboxDeps, known: ReadonlySet<string>)
   }
 }
 
-/** The agent may have been killed between the journal and the deed, on either side of it. */
+/**
+ * The agent may have been killed between the journal and the deed, on either side of it. One that stands still though
+ * nobody has asked it to was to be copied or to hibernate, and goes on.
+ */
 async function actualState(
   deps: SandboxDeps,
   { id, state }: JournalRecord,
   { microvm }: Holdings,
 ): Promise<'running' | 'paused'> {
+  const { adoptMs } = deps.config.timeouts;
+  const ask = <T>(what: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> =>
+    withDeadline(what, adoptMs, undefined, work);
   try {
-    const { adoptMs } = deps.config.timeouts;
-    return await withDeadline('Asking the VMM', adoptMs, undefined, (signal) => microvm.status(signal));
+    const actual = await ask('Asking the VMM', (signal) => microvm.status(signal));
+    if (actual === 'running' || state === 'paused') return actual;
+    await ask('Resuming the microVM', (signal) => microvm.resume(signal));
+    return 'running';
   } catch (err) {
     deps.log.warn({ sandboxId: id, err }, 'an adopted VMM does not say whether it runs');
     return state === 'paused' ? 'paused' : 'running';
@@ -211,9 +233,10 @@ async function actualState(
 /** Its environment and clock may be stale; nobody waits for the answer. */
 function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdings): void {
   const { adoptMs } = deps.config.timeouts;
-  withDeadline('Greeting the guest', adoptMs, undefined, (signal) => initGuest(guest, envs, signal)).catch(
-    (err: unknown) =>
-      deps.log.warn({ sandboxId: id, err }, 'the guest of an adopted sandbox does not answer'),
+  withDeadline('Greeting the guest', adoptMs, undefined, (signal) =>
+    initGuest(guest, { envs }, signal),
+  ).catch((err: unknown) =>
+    deps.log.warn({ sandboxId: id, err }, 'the guest of an adopted sandbox does not answer'),
   );
 }
 

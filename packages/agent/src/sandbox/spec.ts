@@ -7,6 +7,8 @@ import { checkRateLimits } from './rate-limits.ts';
 /** As asked for; undefined means the default. */
 export interface CreateRequest {
   readonly template?: string | undefined;
+  /** Instead of a template, whose sizes it keeps. */
+  readonly snapshotId?: string | undefined;
   readonly vcpus?: number | undefined;
   readonly memoryMib?: number | undefined;
   readonly diskMib?: number | undefined;

@@ -1,38 +1,54 @@
 /**
  * The states of a sandbox.
  *
- *     creating ──► running ◄──► paused
- *         │           │            │
- *         └───────────┴────────────┴──► destroying ──► (gone)
- *                                           │
- *                                           └────────► failed ──► destroying ──► (gone)
+ *     creating ──► running ◄──► paused ──► hibernating
+ *                   ▲  └───────────────────► hibernating ──► hibernated ◄──► resuming ──► running
+ *
+ *     any of them ──► destroying ──► (gone)
+ *                         └────────► failed ──► destroying ──► (gone)
  *
  * `creating`    listed from the moment its id is journalled; not usable yet
  * `running`     the guest agent has answered
  * `paused`      the guest's CPUs stand still, its memory is kept
+ * `hibernating` stands still while it is written to the disk; goes on if that fails
+ * `hibernated`  is files alone, and holds nothing else of the host's
+ * `resuming`    is being restored from its files; hibernated again if that fails
  * `destroying`  what it holds is being taken away, asked for or because the VMM died
  * `failed`      it ended by itself; all it held is released, or the reason says what could not be.
  *               Kept for a while so that the reason can be asked for
  */
 import { WrennError } from '@wrenn/protocol';
 
-export type SandboxState = 'creating' | 'running' | 'paused' | 'destroying' | 'failed';
+export type SandboxState =
+  | 'creating'
+  | 'running'
+  | 'paused'
+  | 'hibernating'
+  | 'hibernated'
+  | 'resuming'
+  | 'destroying'
+  | 'failed';
 
 /** `gone` is not a state: who asks then is told `sandbox_not_found`. */
 const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
   creating: ['running', 'destroying'],
-  running: ['paused', 'destroying'],
-  paused: ['running', 'destroying'],
+  running: ['paused', 'hibernating', 'destroying'],
+  paused: ['running', 'hibernating', 'destroying'],
+  hibernating: ['running', 'paused', 'hibernated', 'destroying'],
+  hibernated: ['resuming', 'destroying'],
+  resuming: ['running', 'hibernated', 'destroying'],
   destroying: ['failed'],
   failed: ['destroying'],
 };
 
 /** What is asked of a sandbox; `use` is commands and files. Destroying is possible in every state. */
-export type Operation = 'pause' | 'resume' | 'setTimeout' | 'use';
+export type Operation = 'pause' | 'resume' | 'hibernate' | 'snapshot' | 'setTimeout' | 'use';
 
 const POSSIBLE_IN: Readonly<Record<Operation, readonly SandboxState[]>> = {
   pause: ['running'],
-  resume: ['paused'],
+  resume: ['paused', 'hibernated'],
+  hibernate: ['running', 'paused'],
+  snapshot: ['running', 'paused'],
   setTimeout: ['creating', 'running', 'paused'],
   use: ['running'],
 };
@@ -40,6 +56,8 @@ const POSSIBLE_IN: Readonly<Record<Operation, readonly SandboxState[]>> = {
 const VERBS: Readonly<Record<Operation, string>> = {
   pause: 'be paused',
   resume: 'be resumed',
+  hibernate: 'hibernate',
+  snapshot: 'be copied',
   setTimeout: 'be given a timeout',
   use: 'be used',
 };
@@ -48,6 +66,9 @@ const HINTS: Readonly<Record<SandboxState, string>> = {
   creating: 'Wait until its creation has ended.',
   running: 'It is running already.',
   paused: '`wrenn sandbox resume` continues it.',
+  hibernating: 'Wait until it has hibernated, and resume it.',
+  hibernated: '`wrenn sandbox resume` continues it.',
+  resuming: 'Wait until it runs.',
   destroying: 'It is about to be gone; create a new one.',
   failed: 'Create a new one.',
 };

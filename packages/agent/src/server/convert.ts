@@ -16,6 +16,8 @@ import {
   type Sandbox as SandboxProto,
   SandboxSchema,
   SandboxState as SandboxStateProto,
+  type Snapshot as SnapshotProto,
+  SnapshotSchema,
 } from '@wrenn/protocol/agent';
 import { RATE_NAMES, type RateLimits } from '../config/rate-limits.ts';
 import type { ExecInput, ExecOutput, ExecRequest } from '../sandbox/exec.ts';
@@ -23,11 +25,15 @@ import type { FileEntry } from '../sandbox/guest.ts';
 import type { SandboxView } from '../sandbox/sandbox.ts';
 import type { CreateRequest } from '../sandbox/spec.ts';
 import type { SandboxState } from '../sandbox/states.ts';
+import type { Snapshot } from '../storage/snapshots.ts';
 
 const STATES: Readonly<Record<SandboxState, SandboxStateProto>> = {
   creating: SandboxStateProto.CREATING,
   running: SandboxStateProto.RUNNING,
   paused: SandboxStateProto.PAUSED,
+  hibernating: SandboxStateProto.HIBERNATING,
+  hibernated: SandboxStateProto.HIBERNATED,
+  resuming: SandboxStateProto.RESUMING,
   destroying: SandboxStateProto.DESTROYING,
   failed: SandboxStateProto.FAILED,
 };
@@ -43,6 +49,7 @@ const FILE_TYPES: Readonly<Record<FileEntry['type'], FileEntry_Type>> = {
 export function toCreateRequest(request: CreateSandboxRequest): CreateRequest {
   return {
     template: request.template,
+    snapshotId: request.snapshotId === '' ? undefined : request.snapshotId,
     vcpus: request.vcpus,
     memoryMib: request.memoryMib,
     diskMib: request.diskMib,
@@ -99,7 +106,21 @@ export function toSandboxProto(view: SandboxView): SandboxProto {
     address: view.address ?? '',
     vmmPid: view.vmmPid ?? 0,
     driver: view.driver,
+    snapshotId: view.snapshotId ?? '',
     phases: view.phases.map(({ name, durationMs }) => ({ name, duration: toDuration(durationMs) })),
+  });
+}
+
+export function toSnapshotProto(snapshot: Snapshot): SnapshotProto {
+  return create(SnapshotSchema, {
+    id: snapshot.id,
+    sandboxId: snapshot.sandboxId ?? '',
+    template: snapshot.template.name,
+    vcpus: snapshot.vcpus,
+    memoryMib: snapshot.memoryMib,
+    diskMib: snapshot.diskMib,
+    createdAt: timestampFromMs(snapshot.createdAtMs),
+    driver: snapshot.vmm.driver,
   });
 }
 

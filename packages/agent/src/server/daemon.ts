@@ -10,6 +10,7 @@ import type { BootMicrovm, Checkpoint, KillStrays } from '../sandbox/deps.ts';
 import { createJournal } from '../sandbox/journal.ts';
 import type { Logger } from '../sandbox/log.ts';
 import { createSandboxManager } from '../sandbox/manager.ts';
+import { createSnapshots } from '../storage/snapshots.ts';
 import { createStorage } from '../storage/storage.ts';
 import type { DriverName, VmmDriver } from '../vmm/driver.ts';
 import { createIdleWatch } from './idle.ts';
@@ -76,6 +77,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       ...world,
       config,
       host,
+      snapshots: createSnapshots(paths.snapshotsDir),
       storage: createStorage({ ...paths, diskReserveMib: config.limits.diskReserveMib }),
       journal: createJournal(paths.sandboxesDir, paths.corruptDir),
       connectGuest: (address, accessToken) =>

@@ -20,6 +20,7 @@ import {
   toFileEntryProto,
   toMs,
   toSandboxProto,
+  toSnapshotProto,
 } from './convert.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -64,6 +65,17 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     listSandboxes: () => ({ sandboxes: manager.list().map(toSandboxProto) }),
     pauseSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.pause(id)) }),
     resumeSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.resume(id)) }),
+    hibernateSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.hibernate(id)) }),
+    snapshotSandbox: async ({ id }) => ({ snapshot: toSnapshotProto(await manager.snapshot(id)) }),
+    forkSandbox: async ({ id, count, metadata, timeout }) => {
+      const request = { count, metadata: metadata?.entries, timeoutMs: toMs(timeout, 'timeout') };
+      return { sandboxes: (await manager.fork(id, request)).map(toSandboxProto) };
+    },
+    listSnapshots: () => ({ snapshots: manager.listSnapshots().map(toSnapshotProto) }),
+    deleteSnapshot: async ({ id }) => {
+      await manager.deleteSnapshot(id);
+      return {};
+    },
     destroySandbox: async ({ id }) => {
       await manager.destroy(id);
       return {};

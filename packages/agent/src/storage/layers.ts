@@ -16,6 +16,13 @@ export interface Layers {
     owner: { uid: number; gid: number },
     signal: AbortSignal,
   ): Promise<void>;
+  /** Of another layer, as it is. It becomes root's where there is no owner. */
+  copy(
+    from: string,
+    to: string,
+    owner: { uid: number; gid: number } | undefined,
+    signal: AbortSignal,
+  ): Promise<void>;
 }
 
 export function createLayers(layersDir: string, reserveMib: number): Layers {
@@ -47,20 +54,32 @@ export function createLayers(layersDir: string, reserveMib: number): Layers {
     return making;
   };
 
+  /** The space is what the copy could grow to, however little of it is in use. */
+  const copyWithin = async (
+    from: string,
+    to: string,
+    sizeMib: number,
+    owner: { uid: number; gid: number },
+    signal: AbortSignal,
+  ): Promise<void> => {
+    const free = await freeBytes(dirname(to));
+    if (free < (sizeMib + reserveMib) * MIB) throw diskFull(sizeMib, reserveMib, free);
+    try {
+      await copySparse(from, to, { signal });
+      await chmod(to, 0o600);
+      await chown(to, owner.uid, owner.gid);
+    } catch (error) {
+      await rm(to, { force: true });
+      if (isNoSpace(error)) throw diskFull(sizeMib, reserveMib, free, error);
+      throw error;
+    }
+  };
+
   return {
-    create: async (path, sizeMib, { uid, gid }, signal) => {
-      const free = await freeBytes(dirname(path));
-      if (free < (sizeMib + reserveMib) * MIB) throw diskFull(sizeMib, reserveMib, free);
-      try {
-        await copySparse(await masterFor(sizeMib), path, { signal });
-        await chmod(path, 0o600);
-        await chown(path, uid, gid);
-      } catch (error) {
-        await rm(path, { force: true });
-        if (isNoSpace(error)) throw diskFull(sizeMib, reserveMib, free, error);
-        throw error;
-      }
-    },
+    create: async (path, sizeMib, owner, signal) =>
+      copyWithin(await masterFor(sizeMib), path, sizeMib, owner, signal),
+    copy: async (from, to, owner = { uid: 0, gid: 0 }, signal) =>
+      copyWithin(from, to, Math.ceil((await stat(from)).size / MIB), owner, signal),
   };
 }
 

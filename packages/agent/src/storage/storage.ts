@@ -30,6 +30,13 @@ export interface Storage {
     owner: { uid: number; gid: number },
     signal: AbortSignal,
   ): Promise<void>;
+  /** The same as a copy of another one; root's where `owner` is undefined. */
+  copyLayer(
+    from: string,
+    to: string,
+    owner: { uid: number; gid: number } | undefined,
+    signal: AbortSignal,
+  ): Promise<void>;
 }
 
 export interface StorageOptions {
@@ -45,5 +52,6 @@ export function createStorage({ imagesDir, layersDir, diskReserveMib }: StorageO
   return {
     resolveTemplate: (nameOrBuildId) => findTemplate(imagesDir, nameOrBuildId),
     createLayer: layers.create,
+    copyLayer: layers.copy,
   };
 }

@@ -9,6 +9,7 @@ import type { AgentConfigInput } from '../../config/schema.ts';
 import type { EnvdClient } from '../../envd-client/client.ts';
 import type { Network, NetworkSlot } from '../../network/slot.ts';
 import { abortReason, throwIfAborted } from '../../signals/signals.ts';
+import type { Snapshot, Snapshots } from '../../storage/snapshots.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type {
   ExitReason,
@@ -38,6 +39,7 @@ export interface FakeWorld {
   readonly layers: Set<string>;
   /** Memory files that were written. */
   readonly snapshots: Set<string>;
+  readonly manifests: Map<string, Snapshot>;
   /** The pids in each, by the sandbox's id. */
   readonly cgroups: Map<string, number[]>;
   /** Why the kernel has killed a VMM, by the sandbox's id. */
@@ -77,6 +79,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     slots: from?.slots ?? new Map(),
     layers: from?.layers ?? new Set(),
     snapshots: from?.snapshots ?? new Set(),
+    manifests: from?.manifests ?? new Map(),
     cgroups: from?.cgroups ?? new Map(),
     killedBecause: from?.killedBecause ?? new Map(),
     journals: from?.journals ?? new Map(),
@@ -115,6 +118,8 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     cgroups: fakeCgroups(world),
     network: fakeNetwork(world),
     storage: fakeStorage(world),
+    snapshots: fakeSnapshots(world),
+    driverVersion: '0.0.0',
     journal: fakeJournal(world),
     connectGuest: (address) => fakeGuest(world, address),
     nameservers: ['192.0.2.1'],
@@ -304,14 +309,94 @@ function fakeStorage(world: Ledger): Storage {
       throwIfAborted(signal);
       world.layers.add(path);
     },
+    copyLayer: async (from, to, _owner, signal) => {
+      await world.disturb('copyLayer', signal);
+      throwIfAborted(signal);
+      if (!world.layers.has(from)) world.violations.push(`a copy of ${from}, which is not there`);
+      world.layers.add(to);
+    },
+  };
+}
+
+/** The manifests are kept where the world's snapshots are: an agent that comes later finds them again. */
+function fakeSnapshots(world: Ledger): Snapshots {
+  const filesOf = (id: string) => {
+    const dir = `/snapshots/${id}`;
+    return { statePath: `${dir}/state`, memoryPath: `${dir}/memory`, layerPath: `${dir}/layer` };
+  };
+  const { manifests } = world;
+  return {
+    load: async () => world.disturb('load'),
+    list: () => [...manifests.values()],
+    get: (id) => {
+      const found = manifests.get(id);
+      if (found === undefined) throw new WrennError('snapshot_not_found', `There is no snapshot ${id}.`);
+      return found;
+    },
+    draft: async (id) => {
+      await world.disturb('draft');
+      const files = filesOf(id);
+      let done = false;
+      return {
+        ...files,
+        commit: async (about) => {
+          await world.disturb('commit');
+          const hash = '0'.repeat(64);
+          const snapshot = {
+            version: 1,
+            id,
+            ...about,
+            stateSha256: hash,
+            memorySha256: hash,
+            ...files,
+          } as const;
+          manifests.set(id, snapshot);
+          done = true;
+          return snapshot;
+        },
+        discard: async () => {
+          if (done) return;
+          world.snapshots.delete(files.memoryPath);
+          world.layers.delete(files.layerPath);
+        },
+      };
+    },
+    remove: async (id) => {
+      await world.disturb('removeSnapshot');
+      manifests.delete(id);
+      world.snapshots.delete(filesOf(id).memoryPath);
+      world.layers.delete(filesOf(id).layerPath);
+    },
   };
 }
 
 function fakeJournal(world: Ledger): Journal {
-  const files = (id: string) => ({ dir: `/s/${id}`, layer: `/s/${id}/layer`, runDir: `/s/${id}/run` });
+  const files = (id: string) => ({
+    dir: `/s/${id}`,
+    layer: `/s/${id}/layer`,
+    runDir: `/s/${id}/run`,
+    hibernation: (number: number) => {
+      const dir = `/s/${id}/hibernation-${number}`;
+      return { dir, statePath: `${dir}/state`, memoryPath: `${dir}/memory` };
+    },
+  });
   return {
     files,
     makeDirectories: async () => world.disturb('makeDirectories'),
+    giveTo: async () => world.disturb('giveTo'),
+    makeHibernation: async (id, number) => {
+      await world.disturb('makeHibernation');
+      return files(id).hibernation(number);
+    },
+    syncHibernation: async () => world.disturb('syncHibernation'),
+    removeHibernations: async (id, except) => {
+      await world.disturb('removeHibernations');
+      for (const path of world.snapshots) {
+        if (path.startsWith(`/s/${id}/`) && path !== files(id).hibernation(except).memoryPath) {
+          world.snapshots.delete(path);
+        }
+      }
+    },
     write: async (record) => {
       await world.disturb('journal');
       world.journals.set(record.id, JSON.stringify(record));
@@ -320,6 +405,7 @@ function fakeJournal(world: Ledger): Journal {
       await world.disturb('remove');
       world.journals.delete(id);
       world.layers.delete(files(id).layer);
+      for (const path of world.snapshots) if (path.startsWith(`/s/${id}/`)) world.snapshots.delete(path);
     },
     readAll: async () => {
       const records: JournalRecord[] = [];
@@ -352,6 +438,11 @@ function fakeGuest(world: Ledger, address: string): EnvdClient {
     init: async (_settings, signal) => {
       check('init');
       await world.disturb('init', signal);
+      throwIfAborted(signal);
+    },
+    quiesce: async (signal) => {
+      check('quiesce');
+      await world.disturb('quiesce', signal);
       throwIfAborted(signal);
     },
     startProcess: async function* ({ command }, signal) {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { MAX_DRIVES, type QemuSpec, qemuArguments } from './arguments.ts';
+import { MAX_DRIVES, type QemuSpec, qemuArguments, restoreArguments } from './arguments.ts';
 
 const TCG = { accelerator: 'tcg', tscKhz: 2_445_400 } as const;
 
@@ -38,8 +38,6 @@ describe('the command line of QEMU', () => {
       ...['-accel', 'tcg,thread=multi,tb-size=128', '-cpu', 'max,-svm,-la57', '-smp', '2', '-m', '256M'],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-msg', 'timestamp=on'],
       ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny', '-S'],
-      ...['-kernel', '/k/vmlinux', '-initrd', '/k/initrd', '-append'],
-      'console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2445400 tsc=reliable mitigations=off wrenn.hostname=box',
       ...['-chardev', 'socket,id=qmp,path=/s/run/qmp.sock,server=on,wait=off'],
       ...['-mon', 'chardev=qmp,mode=control'],
       ...['-chardev', 'socket,id=console,path=/s/run/console.sock,server=on,wait=off'],
@@ -58,6 +56,21 @@ describe('the command line of QEMU', () => {
       '{"driver":"virtio-net-device","netdev":"net0","mac":"02:00:00:00:00:01"}',
       ...['-object', '{"qom-type":"rng-builtin","id":"entropy"}'],
       ...['-device', '{"driver":"virtio-rng-device","rng":"entropy"}'],
+      ...['-kernel', '/k/vmlinux', '-initrd', '/k/initrd', '-append'],
+      'console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2445400 tsc=reliable mitigations=off wrenn.hostname=box',
+    ]);
+  });
+
+  it('is the same for one that is restored, but for its memory and the state in place of a kernel', () => {
+    const booted = qemuArguments(spec(), TCG);
+    const restored = restoreArguments(spec(), TCG, { memoryPath: '/fds/4', stateFd: 5 });
+    const same = booted.slice(0, booted.indexOf('-kernel'));
+    same[3] += ',memory-backend=ram';
+    expect(restored).toEqual([
+      ...same,
+      '-object',
+      '{"qom-type":"memory-backend-file","id":"ram","mem-path":"/fds/4","size":268435456,"share":false}',
+      ...['-global', 'migration.send-configuration=off', '-incoming', 'fd:5'],
     ]);
   });
 

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file wrenn/agent/v1/agent.proto.
  */
 export const file_wrenn_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIuoDCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLiAwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIQoTUGF1c2VTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJAChRQYXVzZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIiChRSZXN1bWVTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJBChVSZXN1bWVTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIhgKFkRlc3Ryb3lTYW5kYm94UmVzcG9uc2UiYwoYU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0EgoKAmlkGAEgASgJEi8KB3RpbWVvdXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IAIgBAUIKCghfdGltZW91dCJFChlTZXRTYW5kYm94VGltZW91dFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94Ii8KEVN0cmVhbUxvZ3NSZXF1ZXN0EgoKAmlkGAEgASgJEg4KBmZvbGxvdxgCIAEoCCIiChJTdHJlYW1Mb2dzUmVzcG9uc2USDAoEZGF0YRgBIAEoDCLqBAoLRXhlY1JlcXVlc3QSMgoFc3RhcnQYASABKAsyIS53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydEgAEg8KBXN0ZGluGAIgASgMSAASPQoLY2xvc2Vfc3RkaW4YAyABKAsyJi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5DbG9zZVN0ZGluSAASLgoGcmVzaXplGAQgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSAASNAoGc2lnbmFsGAUgASgLMiIud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU2lnbmFsSAAavQIKBVN0YXJ0EhIKCnNhbmRib3hfaWQYASABKAkSDwoHY29tbWFuZBgCIAMoCRI5CgRlbnZzGAMgAygLMisud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU3RhcnQuRW52c0VudHJ5EgsKA2N3ZBgEIAEoCRIMCgR1c2VyGAUgASgJEjMKCHRlcm1pbmFsGAYgASgLMhwud3Jlbm4uYWdlbnQudjEuVGVybWluYWxTaXplSACIAQESDQoFc3RkaW4YByABKAgSLwoHdGltZW91dBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgBiAEBGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgsKCV90ZXJtaW5hbEIKCghfdGltZW91dBoMCgpDbG9zZVN0ZGluGhgKBlNpZ25hbBIOCgZudW1iZXIYASABKA1CCQoHbWVzc2FnZSIqCgxUZXJtaW5hbFNpemUSDAoEY29scxgBIAEoDRIMCgRyb3dzGAIgASgNIoECCgxFeGVjUmVzcG9uc2USNwoHc3RhcnRlZBgBIAEoCzIkLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZS5TdGFydGVkSAASEAoGc3Rkb3V0GAIgASgMSAASEAoGc3RkZXJyGAMgASgMSAASDQoDcHR5GAQgASgMSAASNQoGZXhpdGVkGAUgASgLMiMud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLkV4aXRlZEgAGhYKB1N0YXJ0ZWQSCwoDcGlkGAEgASgNGisKBkV4aXRlZBIRCglleGl0X2NvZGUYASABKA0SDgoGc3RhdHVzGAIgASgJQgkKB21lc3NhZ2UiQQoPUmVhZEZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIiAKEFJlYWRGaWxlUmVzcG9uc2USDAoEZGF0YRgBIAEoDCK4AQoQV3JpdGVGaWxlUmVxdWVzdBI1CgRvcGVuGAEgASgLMiUud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVxdWVzdC5PcGVuSAASDgoEZGF0YRgCIAEoDEgAGlIKBE9wZW4SEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSEQoEbW9kZRgEIAEoDUgAiAEBQgcKBV9tb2RlQgkKB21lc3NhZ2UiPQoRV3JpdGVGaWxlUmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiqwIKCUZpbGVFbnRyeRIMCgRuYW1lGAEgASgJEgwKBHBhdGgYAiABKAkSLAoEdHlwZRgDIAEoDjIeLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeS5UeXBlEgwKBHNpemUYBCABKAQSDAoEbW9kZRgFIAEoDRINCgVvd25lchgGIAEoCRINCgVncm91cBgHIAEoCRIvCgttb2RpZmllZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc3ltbGlua190YXJnZXQYCSABKAkiUQoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhIQCgxUWVBFX1NZTUxJTksQAyJBCg9TdGF0RmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiPAoQU3RhdEZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJRChBMaXN0RmlsZXNSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJEg0KBWRlcHRoGAQgASgNIj8KEUxpc3RGaWxlc1Jlc3BvbnNlEioKB2VudHJpZXMYASADKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiRgoUTWFrZURpcmVjdG9yeVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiQQoVTWFrZURpcmVjdG9yeVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IkMKEVJlbW92ZUZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIhQKElJlbW92ZUZpbGVSZXNwb25zZSq2AQoMU2FuZGJveFN0YXRlEh0KGVNBTkRCT1hfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZTQU5EQk9YX1NUQVRFX0NSRUFUSU5HEAESGQoVU0FOREJPWF9TVEFURV9SVU5OSU5HEAISGAoUU0FOREJPWF9TVEFURV9QQVVTRUQQAxIcChhTQU5EQk9YX1NUQVRFX0RFU1RST1lJTkcQBBIYChRTQU5EQk9YX1NUQVRFX0ZBSUxFRBAFMq8BCgxBZ2VudFNlcnZpY2USSgoHR2V0SW5mbxIeLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXF1ZXN0Gh8ud3Jlbm4uYWdlbnQudjEuR2V0SW5mb1Jlc3BvbnNlElMKCkdldE1ldHJpY3MSIS53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldE1ldHJpY3NSZXNwb25zZTL8BQoOU2FuZGJveFNlcnZpY2USXAoNQ3JlYXRlU2FuZGJveBIkLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlElMKCkdldFNhbmRib3gSIS53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLkdldFNhbmRib3hSZXNwb25zZRJcCg1MaXN0U2FuZGJveGVzEiQud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaJS53cmVubi5hZ2VudC52MS5MaXN0U2FuZGJveGVzUmVzcG9uc2USWQoMUGF1c2VTYW5kYm94EiMud3Jlbm4uYWdlbnQudjEuUGF1c2VTYW5kYm94UmVxdWVzdBokLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlc3BvbnNlElwKDVJlc3VtZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXNwb25zZRJfCg5EZXN0cm95U2FuZGJveBIlLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USaAoRU2V0U2FuZGJveFRpbWVvdXQSKC53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlcXVlc3QaKS53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIv8DCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGBAgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGAkgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giJQoXSGliZXJuYXRlU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRAoYSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiQKFlNuYXBzaG90U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRQoXU25hcHNob3RTYW5kYm94UmVzcG9uc2USKgoIc25hcHNob3QYASABKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCKqAQoSRm9ya1NhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJEg0KBWNvdW50GAIgASgNEi8KCG1ldGFkYXRhGAMgASgLMhgud3Jlbm4uYWdlbnQudjEuTWV0YWRhdGFIAIgBARIvCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQFCCwoJX21ldGFkYXRhQgoKCF90aW1lb3V0InIKCE1ldGFkYXRhEjYKB2VudHJpZXMYASADKAsyJS53cmVubi5hZ2VudC52MS5NZXRhZGF0YS5FbnRyaWVzRW50cnkaLgoMRW50cmllc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQQoTRm9ya1NhbmRib3hSZXNwb25zZRIqCglzYW5kYm94ZXMYASADKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IhYKFExpc3RTbmFwc2hvdHNSZXF1ZXN0IkQKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRIrCglzbmFwc2hvdHMYASADKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCIjChVEZWxldGVTbmFwc2hvdFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVsZXRlU25hcHNob3RSZXNwb25zZSKxAQoIU25hcHNob3QSCgoCaWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCgh0ZW1wbGF0ZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhAKCGRpc2tfbWliGAYgASgNEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmRyaXZlchgIIAEoCSIhChNQYXVzZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkAKFFBhdXNlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiIKFFJlc3VtZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkEKFVJlc3VtZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIjChVEZXN0cm95U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVzdHJveVNhbmRib3hSZXNwb25zZSJjChhTZXRTYW5kYm94VGltZW91dFJlcXVlc3QSCgoCaWQYASABKAkSLwoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBQgoKCF90aW1lb3V0IkUKGVNldFNhbmRib3hUaW1lb3V0UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giLwoRU3RyZWFtTG9nc1JlcXVlc3QSCgoCaWQYASABKAkSDgoGZm9sbG93GAIgASgIIiIKElN0cmVhbUxvZ3NSZXNwb25zZRIMCgRkYXRhGAEgASgMIuoECgtFeGVjUmVxdWVzdBIyCgVzdGFydBgBIAEoCzIhLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlN0YXJ0SAASDwoFc3RkaW4YAiABKAxIABI9CgtjbG9zZV9zdGRpbhgDIAEoCzImLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LkNsb3NlU3RkaW5IABIuCgZyZXNpemUYBCABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIABI0CgZzaWduYWwYBSABKAsyIi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TaWduYWxIABq9AgoFU3RhcnQSEgoKc2FuZGJveF9pZBgBIAEoCRIPCgdjb21tYW5kGAIgAygJEjkKBGVudnMYAyADKAsyKy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydC5FbnZzRW50cnkSCwoDY3dkGAQgASgJEgwKBHVzZXIYBSABKAkSMwoIdGVybWluYWwYBiABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIAIgBARINCgVzdGRpbhgHIAEoCBIvCgd0aW1lb3V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQEaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCwoJX3Rlcm1pbmFsQgoKCF90aW1lb3V0GgwKCkNsb3NlU3RkaW4aGAoGU2lnbmFsEg4KBm51bWJlchgBIAEoDUIJCgdtZXNzYWdlIioKDFRlcm1pbmFsU2l6ZRIMCgRjb2xzGAEgASgNEgwKBHJvd3MYAiABKA0igQIKDEV4ZWNSZXNwb25zZRI3CgdzdGFydGVkGAEgASgLMiQud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLlN0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABINCgNwdHkYBCABKAxIABI1CgZleGl0ZWQYBSABKAsyIy53cmVubi5hZ2VudC52MS5FeGVjUmVzcG9uc2UuRXhpdGVkSAAaFgoHU3RhcnRlZBILCgNwaWQYASABKA0aKwoGRXhpdGVkEhEKCWV4aXRfY29kZRgBIAEoDRIOCgZzdGF0dXMYAiABKAlCCQoHbWVzc2FnZSJBCg9SZWFkRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiIAoQUmVhZEZpbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMIrgBChBXcml0ZUZpbGVSZXF1ZXN0EjUKBG9wZW4YASABKAsyJS53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0Lk9wZW5IABIOCgRkYXRhGAIgASgMSAAaUgoET3BlbhISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCRIRCgRtb2RlGAQgASgNSACIAQFCBwoFX21vZGVCCQoHbWVzc2FnZSI9ChFXcml0ZUZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSKrAgoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDAoEcGF0aBgCIAEoCRIsCgR0eXBlGAMgASgOMh4ud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5LlR5cGUSDAoEc2l6ZRgEIAEoBBIMCgRtb2RlGAUgASgNEg0KBW93bmVyGAYgASgJEg0KBWdyb3VwGAcgASgJEi8KC21vZGlmaWVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zeW1saW5rX3RhcmdldBgJIAEoCSJRCgRUeXBlEhQKEFRZUEVfVU5TUEVDSUZJRUQQABINCglUWVBFX0ZJTEUQARISCg5UWVBFX0RJUkVDVE9SWRACEhAKDFRZUEVfU1lNTElOSxADIkEKD1N0YXRGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSI8ChBTdGF0RmlsZVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IlEKEExpc3RGaWxlc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSDQoFZGVwdGgYBCABKA0iPwoRTGlzdEZpbGVzUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJGChRNYWtlRGlyZWN0b3J5UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSJBChVNYWtlRGlyZWN0b3J5UmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiQwoRUmVtb3ZlRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiFAoSUmVtb3ZlRmlsZVJlc3BvbnNlKo8CCgxTYW5kYm94U3RhdGUSHQoZU0FOREJPWF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlNBTkRCT1hfU1RBVEVfQ1JFQVRJTkcQARIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQAhIYChRTQU5EQk9YX1NUQVRFX1BBVVNFRBADEhwKGFNBTkRCT1hfU1RBVEVfREVTVFJPWUlORxAEEhgKFFNBTkRCT1hfU1RBVEVfRkFJTEVEEAUSHQoZU0FOREJPWF9TVEFURV9ISUJFUk5BVElORxAGEhwKGFNBTkRCT1hfU1RBVEVfSElCRVJOQVRFRBAHEhoKFlNBTkRCT1hfU1RBVEVfUkVTVU1JTkcQCDKvAQoMQWdlbnRTZXJ2aWNlEkoKB0dldEluZm8SHi53cmVubi5hZ2VudC52MS5HZXRJbmZvUmVxdWVzdBofLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXNwb25zZRJTCgpHZXRNZXRyaWNzEiEud3Jlbm4uYWdlbnQudjEuR2V0TWV0cmljc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVzcG9uc2Uy3gkKDlNhbmRib3hTZXJ2aWNlElwKDUNyZWF0ZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJTCgpHZXRTYW5kYm94EiEud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNhbmRib3hlcxIkLndyZW5uLmFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlElkKDFBhdXNlU2FuZGJveBIjLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaJC53cmVubi5hZ2VudC52MS5QYXVzZVNhbmRib3hSZXNwb25zZRJcCg1SZXN1bWVTYW5kYm94EiQud3Jlbm4uYWdlbnQudjEuUmVzdW1lU2FuZGJveFJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USZQoQSGliZXJuYXRlU2FuZGJveBInLndyZW5uLmFnZW50LnYxLkhpYmVybmF0ZVNhbmRib3hSZXF1ZXN0Gigud3Jlbm4uYWdlbnQudjEuSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEmIKD1NuYXBzaG90U2FuZGJveBImLndyZW5uLmFnZW50LnYxLlNuYXBzaG90U2FuZGJveFJlcXVlc3QaJy53cmVubi5hZ2VudC52MS5TbmFwc2hvdFNhbmRib3hSZXNwb25zZRJWCgtGb3JrU2FuZGJveBIiLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdBojLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNuYXBzaG90cxIkLndyZW5uLmFnZW50LnYxLkxpc3RTbmFwc2hvdHNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNuYXBzaG90c1Jlc3BvbnNlEl8KDkRlbGV0ZVNuYXBzaG90EiUud3Jlbm4uYWdlbnQudjEuRGVsZXRlU25hcHNob3RSZXF1ZXN0GiYud3Jlbm4uYWdlbnQudjEuRGVsZXRlU25hcHNob3RSZXNwb25zZRJfCg5EZXN0cm95U2FuZGJveBIlLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USaAoRU2V0U2FuZGJveFRpbWVvdXQSKC53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlcXVlc3QaKS53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Attached to every error.
@@ -300,6 +300,13 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
    * @generated from field: wrenn.agent.v1.RateLimits rate_limits = 15;
    */
   rateLimits?: RateLimits | undefined;
+
+  /**
+   * That it was created from; empty otherwise.
+   *
+   * @generated from field: string snapshot_id = 16;
+   */
+  snapshotId: string;
 };
 
 /**
@@ -362,6 +369,13 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
    * @generated from field: wrenn.agent.v1.RateLimits rate_limits = 8;
    */
   rateLimits?: RateLimits | undefined;
+
+  /**
+   * Instead of a template, whose sizes it keeps.
+   *
+   * @generated from field: string snapshot_id = 9;
+   */
+  snapshotId: string;
 };
 
 /**
@@ -453,6 +467,258 @@ export const ListSandboxesResponseSchema: GenMessage<ListSandboxesResponse> = /*
   messageDesc(file_wrenn_agent_v1_agent, 13);
 
 /**
+ * @generated from message wrenn.agent.v1.HibernateSandboxRequest
+ */
+export type HibernateSandboxRequest = Message<"wrenn.agent.v1.HibernateSandboxRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.HibernateSandboxRequest.
+ * Use `create(HibernateSandboxRequestSchema)` to create a new message.
+ */
+export const HibernateSandboxRequestSchema: GenMessage<HibernateSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 14);
+
+/**
+ * @generated from message wrenn.agent.v1.HibernateSandboxResponse
+ */
+export type HibernateSandboxResponse = Message<"wrenn.agent.v1.HibernateSandboxResponse"> & {
+  /**
+   * @generated from field: wrenn.agent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.HibernateSandboxResponse.
+ * Use `create(HibernateSandboxResponseSchema)` to create a new message.
+ */
+export const HibernateSandboxResponseSchema: GenMessage<HibernateSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 15);
+
+/**
+ * @generated from message wrenn.agent.v1.SnapshotSandboxRequest
+ */
+export type SnapshotSandboxRequest = Message<"wrenn.agent.v1.SnapshotSandboxRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.SnapshotSandboxRequest.
+ * Use `create(SnapshotSandboxRequestSchema)` to create a new message.
+ */
+export const SnapshotSandboxRequestSchema: GenMessage<SnapshotSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 16);
+
+/**
+ * @generated from message wrenn.agent.v1.SnapshotSandboxResponse
+ */
+export type SnapshotSandboxResponse = Message<"wrenn.agent.v1.SnapshotSandboxResponse"> & {
+  /**
+   * @generated from field: wrenn.agent.v1.Snapshot snapshot = 1;
+   */
+  snapshot?: Snapshot | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.SnapshotSandboxResponse.
+ * Use `create(SnapshotSandboxResponseSchema)` to create a new message.
+ */
+export const SnapshotSandboxResponseSchema: GenMessage<SnapshotSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 17);
+
+/**
+ * @generated from message wrenn.agent.v1.ForkSandboxRequest
+ */
+export type ForkSandboxRequest = Message<"wrenn.agent.v1.ForkSandboxRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * @generated from field: uint32 count = 2;
+   */
+  count: number;
+
+  /**
+   * Of each copy, in place of the original's.
+   *
+   * @generated from field: optional wrenn.agent.v1.Metadata metadata = 3;
+   */
+  metadata?: Metadata | undefined;
+
+  /**
+   * When to destroy each copy, counted from now; absent means never.
+   *
+   * @generated from field: optional google.protobuf.Duration timeout = 4;
+   */
+  timeout?: Duration | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ForkSandboxRequest.
+ * Use `create(ForkSandboxRequestSchema)` to create a new message.
+ */
+export const ForkSandboxRequestSchema: GenMessage<ForkSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 18);
+
+/**
+ * @generated from message wrenn.agent.v1.Metadata
+ */
+export type Metadata = Message<"wrenn.agent.v1.Metadata"> & {
+  /**
+   * @generated from field: map<string, string> entries = 1;
+   */
+  entries: { [key: string]: string };
+};
+
+/**
+ * Describes the message wrenn.agent.v1.Metadata.
+ * Use `create(MetadataSchema)` to create a new message.
+ */
+export const MetadataSchema: GenMessage<Metadata> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 19);
+
+/**
+ * @generated from message wrenn.agent.v1.ForkSandboxResponse
+ */
+export type ForkSandboxResponse = Message<"wrenn.agent.v1.ForkSandboxResponse"> & {
+  /**
+   * @generated from field: repeated wrenn.agent.v1.Sandbox sandboxes = 1;
+   */
+  sandboxes: Sandbox[];
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ForkSandboxResponse.
+ * Use `create(ForkSandboxResponseSchema)` to create a new message.
+ */
+export const ForkSandboxResponseSchema: GenMessage<ForkSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 20);
+
+/**
+ * @generated from message wrenn.agent.v1.ListSnapshotsRequest
+ */
+export type ListSnapshotsRequest = Message<"wrenn.agent.v1.ListSnapshotsRequest"> & {
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ListSnapshotsRequest.
+ * Use `create(ListSnapshotsRequestSchema)` to create a new message.
+ */
+export const ListSnapshotsRequestSchema: GenMessage<ListSnapshotsRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 21);
+
+/**
+ * @generated from message wrenn.agent.v1.ListSnapshotsResponse
+ */
+export type ListSnapshotsResponse = Message<"wrenn.agent.v1.ListSnapshotsResponse"> & {
+  /**
+   * @generated from field: repeated wrenn.agent.v1.Snapshot snapshots = 1;
+   */
+  snapshots: Snapshot[];
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ListSnapshotsResponse.
+ * Use `create(ListSnapshotsResponseSchema)` to create a new message.
+ */
+export const ListSnapshotsResponseSchema: GenMessage<ListSnapshotsResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 22);
+
+/**
+ * @generated from message wrenn.agent.v1.DeleteSnapshotRequest
+ */
+export type DeleteSnapshotRequest = Message<"wrenn.agent.v1.DeleteSnapshotRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.DeleteSnapshotRequest.
+ * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
+ */
+export const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 23);
+
+/**
+ * @generated from message wrenn.agent.v1.DeleteSnapshotResponse
+ */
+export type DeleteSnapshotResponse = Message<"wrenn.agent.v1.DeleteSnapshotResponse"> & {
+};
+
+/**
+ * Describes the message wrenn.agent.v1.DeleteSnapshotResponse.
+ * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
+ */
+export const DeleteSnapshotResponseSchema: GenMessage<DeleteSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 24);
+
+/**
+ * @generated from message wrenn.agent.v1.Snapshot
+ */
+export type Snapshot = Message<"wrenn.agent.v1.Snapshot"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * That it was taken of.
+   *
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string template = 3;
+   */
+  template: string;
+
+  /**
+   * @generated from field: uint32 vcpus = 4;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: uint32 memory_mib = 5;
+   */
+  memoryMib: number;
+
+  /**
+   * @generated from field: uint32 disk_mib = 6;
+   */
+  diskMib: number;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp created_at = 7;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: string driver = 8;
+   */
+  driver: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.Snapshot.
+ * Use `create(SnapshotSchema)` to create a new message.
+ */
+export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 25);
+
+/**
  * @generated from message wrenn.agent.v1.PauseSandboxRequest
  */
 export type PauseSandboxRequest = Message<"wrenn.agent.v1.PauseSandboxRequest"> & {
@@ -467,7 +733,7 @@ export type PauseSandboxRequest = Message<"wrenn.agent.v1.PauseSandboxRequest"> 
  * Use `create(PauseSandboxRequestSchema)` to create a new message.
  */
 export const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 14);
+  messageDesc(file_wrenn_agent_v1_agent, 26);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxResponse
@@ -484,7 +750,7 @@ export type PauseSandboxResponse = Message<"wrenn.agent.v1.PauseSandboxResponse"
  * Use `create(PauseSandboxResponseSchema)` to create a new message.
  */
 export const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 15);
+  messageDesc(file_wrenn_agent_v1_agent, 27);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxRequest
@@ -501,7 +767,7 @@ export type ResumeSandboxRequest = Message<"wrenn.agent.v1.ResumeSandboxRequest"
  * Use `create(ResumeSandboxRequestSchema)` to create a new message.
  */
 export const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 16);
+  messageDesc(file_wrenn_agent_v1_agent, 28);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxResponse
@@ -518,7 +784,7 @@ export type ResumeSandboxResponse = Message<"wrenn.agent.v1.ResumeSandboxRespons
  * Use `create(ResumeSandboxResponseSchema)` to create a new message.
  */
 export const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 17);
+  messageDesc(file_wrenn_agent_v1_agent, 29);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxRequest
@@ -535,7 +801,7 @@ export type DestroySandboxRequest = Message<"wrenn.agent.v1.DestroySandboxReques
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 18);
+  messageDesc(file_wrenn_agent_v1_agent, 30);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxResponse
@@ -548,7 +814,7 @@ export type DestroySandboxResponse = Message<"wrenn.agent.v1.DestroySandboxRespo
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
 export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 19);
+  messageDesc(file_wrenn_agent_v1_agent, 31);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutRequest
@@ -572,7 +838,7 @@ export type SetSandboxTimeoutRequest = Message<"wrenn.agent.v1.SetSandboxTimeout
  * Use `create(SetSandboxTimeoutRequestSchema)` to create a new message.
  */
 export const SetSandboxTimeoutRequestSchema: GenMessage<SetSandboxTimeoutRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 20);
+  messageDesc(file_wrenn_agent_v1_agent, 32);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutResponse
@@ -589,7 +855,7 @@ export type SetSandboxTimeoutResponse = Message<"wrenn.agent.v1.SetSandboxTimeou
  * Use `create(SetSandboxTimeoutResponseSchema)` to create a new message.
  */
 export const SetSandboxTimeoutResponseSchema: GenMessage<SetSandboxTimeoutResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 21);
+  messageDesc(file_wrenn_agent_v1_agent, 33);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsRequest
@@ -611,7 +877,7 @@ export type StreamLogsRequest = Message<"wrenn.agent.v1.StreamLogsRequest"> & {
  * Use `create(StreamLogsRequestSchema)` to create a new message.
  */
 export const StreamLogsRequestSchema: GenMessage<StreamLogsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 22);
+  messageDesc(file_wrenn_agent_v1_agent, 34);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsResponse
@@ -628,7 +894,7 @@ export type StreamLogsResponse = Message<"wrenn.agent.v1.StreamLogsResponse"> & 
  * Use `create(StreamLogsResponseSchema)` to create a new message.
  */
 export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23);
+  messageDesc(file_wrenn_agent_v1_agent, 35);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest
@@ -675,7 +941,7 @@ export type ExecRequest = Message<"wrenn.agent.v1.ExecRequest"> & {
  * Use `create(ExecRequestSchema)` to create a new message.
  */
 export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24);
+  messageDesc(file_wrenn_agent_v1_agent, 36);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Start
@@ -739,7 +1005,7 @@ export type ExecRequest_Start = Message<"wrenn.agent.v1.ExecRequest.Start"> & {
  * Use `create(ExecRequest_StartSchema)` to create a new message.
  */
 export const ExecRequest_StartSchema: GenMessage<ExecRequest_Start> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 36, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.CloseStdin
@@ -752,7 +1018,7 @@ export type ExecRequest_CloseStdin = Message<"wrenn.agent.v1.ExecRequest.CloseSt
  * Use `create(ExecRequest_CloseStdinSchema)` to create a new message.
  */
 export const ExecRequest_CloseStdinSchema: GenMessage<ExecRequest_CloseStdin> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 36, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Signal
@@ -771,7 +1037,7 @@ export type ExecRequest_Signal = Message<"wrenn.agent.v1.ExecRequest.Signal"> & 
  * Use `create(ExecRequest_SignalSchema)` to create a new message.
  */
 export const ExecRequest_SignalSchema: GenMessage<ExecRequest_Signal> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24, 2);
+  messageDesc(file_wrenn_agent_v1_agent, 36, 2);
 
 /**
  * @generated from message wrenn.agent.v1.TerminalSize
@@ -793,7 +1059,7 @@ export type TerminalSize = Message<"wrenn.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25);
+  messageDesc(file_wrenn_agent_v1_agent, 37);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse
@@ -840,7 +1106,7 @@ export type ExecResponse = Message<"wrenn.agent.v1.ExecResponse"> & {
  * Use `create(ExecResponseSchema)` to create a new message.
  */
 export const ExecResponseSchema: GenMessage<ExecResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26);
+  messageDesc(file_wrenn_agent_v1_agent, 38);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Started
@@ -857,7 +1123,7 @@ export type ExecResponse_Started = Message<"wrenn.agent.v1.ExecResponse.Started"
  * Use `create(ExecResponse_StartedSchema)` to create a new message.
  */
 export const ExecResponse_StartedSchema: GenMessage<ExecResponse_Started> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 38, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Exited
@@ -883,7 +1149,7 @@ export type ExecResponse_Exited = Message<"wrenn.agent.v1.ExecResponse.Exited"> 
  * Use `create(ExecResponse_ExitedSchema)` to create a new message.
  */
 export const ExecResponse_ExitedSchema: GenMessage<ExecResponse_Exited> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 38, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileRequest
@@ -910,7 +1176,7 @@ export type ReadFileRequest = Message<"wrenn.agent.v1.ReadFileRequest"> & {
  * Use `create(ReadFileRequestSchema)` to create a new message.
  */
 export const ReadFileRequestSchema: GenMessage<ReadFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 27);
+  messageDesc(file_wrenn_agent_v1_agent, 39);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileResponse
@@ -927,7 +1193,7 @@ export type ReadFileResponse = Message<"wrenn.agent.v1.ReadFileResponse"> & {
  * Use `create(ReadFileResponseSchema)` to create a new message.
  */
 export const ReadFileResponseSchema: GenMessage<ReadFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 28);
+  messageDesc(file_wrenn_agent_v1_agent, 40);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest
@@ -956,7 +1222,7 @@ export type WriteFileRequest = Message<"wrenn.agent.v1.WriteFileRequest"> & {
  * Use `create(WriteFileRequestSchema)` to create a new message.
  */
 export const WriteFileRequestSchema: GenMessage<WriteFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 29);
+  messageDesc(file_wrenn_agent_v1_agent, 41);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest.Open
@@ -990,7 +1256,7 @@ export type WriteFileRequest_Open = Message<"wrenn.agent.v1.WriteFileRequest.Ope
  * Use `create(WriteFileRequest_OpenSchema)` to create a new message.
  */
 export const WriteFileRequest_OpenSchema: GenMessage<WriteFileRequest_Open> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 29, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 41, 0);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileResponse
@@ -1007,7 +1273,7 @@ export type WriteFileResponse = Message<"wrenn.agent.v1.WriteFileResponse"> & {
  * Use `create(WriteFileResponseSchema)` to create a new message.
  */
 export const WriteFileResponseSchema: GenMessage<WriteFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 30);
+  messageDesc(file_wrenn_agent_v1_agent, 42);
 
 /**
  * @generated from message wrenn.agent.v1.FileEntry
@@ -1064,7 +1330,7 @@ export type FileEntry = Message<"wrenn.agent.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 31);
+  messageDesc(file_wrenn_agent_v1_agent, 43);
 
 /**
  * @generated from enum wrenn.agent.v1.FileEntry.Type
@@ -1095,7 +1361,7 @@ export enum FileEntry_Type {
  * Describes the enum wrenn.agent.v1.FileEntry.Type.
  */
 export const FileEntry_TypeSchema: GenEnum<FileEntry_Type> = /*@__PURE__*/
-  enumDesc(file_wrenn_agent_v1_agent, 31, 0);
+  enumDesc(file_wrenn_agent_v1_agent, 43, 0);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileRequest
@@ -1122,7 +1388,7 @@ export type StatFileRequest = Message<"wrenn.agent.v1.StatFileRequest"> & {
  * Use `create(StatFileRequestSchema)` to create a new message.
  */
 export const StatFileRequestSchema: GenMessage<StatFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 32);
+  messageDesc(file_wrenn_agent_v1_agent, 44);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileResponse
@@ -1139,7 +1405,7 @@ export type StatFileResponse = Message<"wrenn.agent.v1.StatFileResponse"> & {
  * Use `create(StatFileResponseSchema)` to create a new message.
  */
 export const StatFileResponseSchema: GenMessage<StatFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 33);
+  messageDesc(file_wrenn_agent_v1_agent, 45);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesRequest
@@ -1171,7 +1437,7 @@ export type ListFilesRequest = Message<"wrenn.agent.v1.ListFilesRequest"> & {
  * Use `create(ListFilesRequestSchema)` to create a new message.
  */
 export const ListFilesRequestSchema: GenMessage<ListFilesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 34);
+  messageDesc(file_wrenn_agent_v1_agent, 46);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesResponse
@@ -1188,7 +1454,7 @@ export type ListFilesResponse = Message<"wrenn.agent.v1.ListFilesResponse"> & {
  * Use `create(ListFilesResponseSchema)` to create a new message.
  */
 export const ListFilesResponseSchema: GenMessage<ListFilesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 35);
+  messageDesc(file_wrenn_agent_v1_agent, 47);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryRequest
@@ -1215,7 +1481,7 @@ export type MakeDirectoryRequest = Message<"wrenn.agent.v1.MakeDirectoryRequest"
  * Use `create(MakeDirectoryRequestSchema)` to create a new message.
  */
 export const MakeDirectoryRequestSchema: GenMessage<MakeDirectoryRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36);
+  messageDesc(file_wrenn_agent_v1_agent, 48);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryResponse
@@ -1232,7 +1498,7 @@ export type MakeDirectoryResponse = Message<"wrenn.agent.v1.MakeDirectoryRespons
  * Use `create(MakeDirectoryResponseSchema)` to create a new message.
  */
 export const MakeDirectoryResponseSchema: GenMessage<MakeDirectoryResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 37);
+  messageDesc(file_wrenn_agent_v1_agent, 49);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileRequest
@@ -1259,7 +1525,7 @@ export type RemoveFileRequest = Message<"wrenn.agent.v1.RemoveFileRequest"> & {
  * Use `create(RemoveFileRequestSchema)` to create a new message.
  */
 export const RemoveFileRequestSchema: GenMessage<RemoveFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38);
+  messageDesc(file_wrenn_agent_v1_agent, 50);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileResponse
@@ -1272,7 +1538,7 @@ export type RemoveFileResponse = Message<"wrenn.agent.v1.RemoveFileResponse"> & 
  * Use `create(RemoveFileResponseSchema)` to create a new message.
  */
 export const RemoveFileResponseSchema: GenMessage<RemoveFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 39);
+  messageDesc(file_wrenn_agent_v1_agent, 51);
 
 /**
  * @generated from enum wrenn.agent.v1.SandboxState
@@ -1309,6 +1575,27 @@ export enum SandboxState {
    * @generated from enum value: SANDBOX_STATE_FAILED = 5;
    */
   FAILED = 5,
+
+  /**
+   * Being written to files.
+   *
+   * @generated from enum value: SANDBOX_STATE_HIBERNATING = 6;
+   */
+  HIBERNATING = 6,
+
+  /**
+   * Files alone.
+   *
+   * @generated from enum value: SANDBOX_STATE_HIBERNATED = 7;
+   */
+  HIBERNATED = 7,
+
+  /**
+   * Being restored from its files.
+   *
+   * @generated from enum value: SANDBOX_STATE_RESUMING = 8;
+   */
+  RESUMING = 8,
 }
 
 /**
@@ -1389,12 +1676,64 @@ export const SandboxService: GenService<{
     output: typeof PauseSandboxResponseSchema;
   },
   /**
+   * Continues a paused sandbox, and wakes one that hibernates.
+   *
    * @generated from rpc wrenn.agent.v1.SandboxService.ResumeSandbox
    */
   resumeSandbox: {
     methodKind: "unary";
     input: typeof ResumeSandboxRequestSchema;
     output: typeof ResumeSandboxResponseSchema;
+  },
+  /**
+   * Writes memory and disk to files and releases everything else; on failure the sandbox goes on.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.HibernateSandbox
+   */
+  hibernateSandbox: {
+    methodKind: "unary";
+    input: typeof HibernateSandboxRequestSchema;
+    output: typeof HibernateSandboxResponseSchema;
+  },
+  /**
+   * Copies the sandbox as it stands into a snapshot, from which others can be created. It goes on.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.SnapshotSandbox
+   */
+  snapshotSandbox: {
+    methodKind: "unary";
+    input: typeof SnapshotSandboxRequestSchema;
+    output: typeof SnapshotSandboxResponseSchema;
+  },
+  /**
+   * Makes copies that go on by themselves. All of them or none.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.ForkSandbox
+   */
+  forkSandbox: {
+    methodKind: "unary";
+    input: typeof ForkSandboxRequestSchema;
+    output: typeof ForkSandboxResponseSchema;
+  },
+  /**
+   * Newest first.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.ListSnapshots
+   */
+  listSnapshots: {
+    methodKind: "unary";
+    input: typeof ListSnapshotsRequestSchema;
+    output: typeof ListSnapshotsResponseSchema;
+  },
+  /**
+   * Refused while sandboxes that were created from it are there.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.DeleteSnapshot
+   */
+  deleteSnapshot: {
+    methodKind: "unary";
+    input: typeof DeleteSnapshotRequestSchema;
+    output: typeof DeleteSnapshotResponseSchema;
   },
   /**
    * Idempotent: returns once nothing of the sandbox is left.

@@ -1,0 +1,118 @@
+/**
+ * A sandbox that stands still, written to its own directory or to a snapshot's. Nothing here changes its state: that
+ * is sandbox.ts, which also makes it go on when something fails here.
+ */
+import { WrennError } from '@wrenn/protocol';
+import { throwIfAborted, withDeadline } from '../signals/signals.ts';
+import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
+import type { Microvm, SnapshotFiles } from '../vmm/driver.ts';
+import { parentMemoryOf } from './create.ts';
+import type { SandboxDeps } from './deps.ts';
+import type { JournalRecord } from './journal.ts';
+
+/**
+ * Writes the next hibernation of a paused sandbox, whole and on the disk, beside the one that it may still be running
+ * from. It counts once the journal says so. On failure or abort nothing of it is left.
+ */
+export async function writeHibernation(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  microvm: Microvm,
+  signal: AbortSignal,
+): Promise<void> {
+  const { id, hibernations } = record;
+  const number = hibernations + 1;
+  try {
+    const files = await deps.journal.makeHibernation(id, number);
+    await writeMemory(deps, record, microvm, files, signal);
+    await deps.journal.syncHibernation(id, number);
+    throwIfAborted(signal);
+  } catch (error) {
+    await deps.journal.removeHibernations(id, hibernations);
+    throw toldIfFull(error);
+  }
+}
+
+/** Memory, state and disk of a paused sandbox, into a draft. What is committed later is committed without it. */
+export async function fillDraft(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  microvm: Microvm,
+  draft: SnapshotDraft,
+  signal: AbortSignal,
+): Promise<void> {
+  const { layer } = deps.journal.files(record.id);
+  try {
+    await writeMemory(deps, record, microvm, draft, signal);
+    await deps.storage.copyLayer(layer, draft.layerPath, undefined, signal);
+  } catch (error) {
+    throw toldIfFull(error);
+  }
+}
+
+export function describeSnapshot(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  about: Pick<SnapshotManifest, 'kind' | 'accessToken' | 'sandboxId'>,
+): Parameters<SnapshotDraft['commit']>[0] {
+  const { template, buildId, images, vcpus, memoryMib, diskMib, envs, handle } = record;
+  if (images === null) throw new WrennError('internal', `Sandbox ${record.id} has no images.`);
+  const { features, name } = deps.driver;
+  return {
+    ...about,
+    createdAtMs: Date.now(),
+    template: { name: template, buildId, ...images },
+    vmm: {
+      driver: handle?.driver ?? name,
+      version: deps.driverVersion,
+      accelerator: features.accelerator,
+    },
+    vcpus,
+    memoryMib,
+    diskMib,
+    envs,
+  };
+}
+
+/** Throws `snapshot_incompatible` unless this agent's VMM can read what another, or an earlier one, has written. */
+export function assertRestorable(
+  deps: SandboxDeps,
+  what: string,
+  vmm: Snapshot['vmm'] | JournalRecord['vmm'],
+): void {
+  const { name, features } = deps.driver;
+  const own = `${name} ${deps.driverVersion}`;
+  const theirs = vmm === null ? 'nothing' : `${vmm.driver} ${vmm.version}`;
+  const accelerator = vmm !== null && 'accelerator' in vmm ? vmm.accelerator : features.accelerator;
+  if (own === theirs && accelerator === features.accelerator) return;
+  throw new WrennError(
+    'snapshot_incompatible',
+    `${what} was written by ${theirs} (${accelerator}), and this agent runs ${own} (${features.accelerator}).`,
+    { hint: 'Install that version again, or start anew from the template.' },
+  );
+}
+
+async function writeMemory(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  microvm: Microvm,
+  { statePath, memoryPath }: SnapshotFiles,
+  signal: AbortSignal,
+): Promise<void> {
+  const { memoryMib } = record;
+  const parentMemoryPath = parentMemoryOf(deps, record);
+  await withDeadline('Writing the memory', deps.config.timeouts.snapshotMs, signal, (limited) =>
+    microvm.snapshot({ statePath, memoryPath }, { memoryMib, parentMemoryPath, signal: limited }),
+  );
+}
+
+function toldIfFull(error: unknown): unknown {
+  const full =
+    error instanceof Error &&
+    (('code' in error && error.code === 'ENOSPC') || /no space left on device/i.test(error.message));
+  if (!full) return error;
+  return new WrennError('disk_full', 'The disk of the host is full: the sandbox could not be written.', {
+    hint: 'Destroy sandboxes or snapshots, or make room on the host; this sandbox goes on.',
+    cause: error,
+  });
+}
