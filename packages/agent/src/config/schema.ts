@@ -84,6 +84,13 @@ const timeoutsSchema = z.strictObject({
   shutdownMs: count(100, 60_000).default(10_000),
 });
 
+const warmSchema = z.strictObject({
+  /** `auto`: a template and size that was asked for once is kept warm from then on, where the driver can do that. */
+  mode: z.enum(['auto', 'off']).default('auto'),
+  /** How many are kept; each is a guest's memory on the disk, some 120 MiB of 512. */
+  maxKept: count(1, 1000).default(8),
+});
+
 const networkSchema = z.strictObject({
   /** Where the slots' host-side addresses are taken from; must not overlap with any of the machine's routes. */
   range: z.cidrv4().default('10.117.0.0/16'),
@@ -143,6 +150,7 @@ export const configSchema = z.strictObject({
   defaults: defaultsSchema.prefault({}),
   timeouts: timeoutsSchema.prefault({}),
   network: networkSchema.prefault({}),
+  warm: warmSchema.prefault({}),
   cgroups: cgroupsSchema.prefault({}),
   server: serverSchema.prefault({}),
   log: logSchema.prefault({}),

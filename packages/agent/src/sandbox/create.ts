@@ -32,8 +32,6 @@ export interface CreateContext {
   readonly save: (change: Partial<JournalRecord>) => Promise<void>;
   /** For a guest that stood still until now: called when it is about to go on, and never has to be undone. */
   readonly onThaw?: () => Promise<void>;
-  /** The first that is asked of the guest; by default it is made a machine of its own. */
-  readonly greet?: (guest: EnvdClient, signal: AbortSignal) => Promise<void>;
   readonly signal: AbortSignal;
 }
 
@@ -99,9 +97,9 @@ export async function bringUp(context: CreateContext, slot: NetworkSlot): Promis
   void microvm.exited.then(({ message }) => died.abort(new WrennError('vmm_died', message)));
   const alive = joinSignals(signal, died.signal);
   try {
-    const greet =
-      context.greet ?? ((_guest, limited) => initGuest(guest, firstInit(deps, record(), start), limited));
-    await timed.run('init', record().id, alive.signal, () => greet(guest, alive.signal));
+    await timed.run('init', record().id, alive.signal, () =>
+      initGuest(guest, firstInit(deps, record(), start), alive.signal),
+    );
   } finally {
     alive.release();
   }
@@ -114,12 +112,11 @@ function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start)
   const entropy = randomBytes(ENTROPY_BYTES);
   if (start.kind === 'wake') return { envs, identity: { entropy } };
   const machineId = randomBytes(MACHINE_ID_BYTES).toString('hex');
-  const token = start.kind === 'copy' ? start.snapshot.accessToken : null;
   return {
     envs,
     replaceEnvs: true,
     identity: { hostname: id, machineId, entropy, nameservers },
-    ...(token === null ? {} : { previousAccessToken: token }),
+    ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };
 }
 

@@ -53,13 +53,15 @@ export async function fillDraft(
 export function describeSnapshot(
   deps: SandboxDeps,
   record: JournalRecord,
-  about: Pick<SnapshotManifest, 'kind' | 'accessToken' | 'sandboxId'>,
+  kind: SnapshotManifest['kind'],
 ): Parameters<SnapshotDraft['commit']>[0] {
   const { template, buildId, images, vcpus, memoryMib, diskMib, envs, handle } = record;
   if (images === null) throw new WrennError('internal', `Sandbox ${record.id} has no images.`);
   const { features, name } = deps.driver;
   return {
-    ...about,
+    kind,
+    sandboxId: kind === 'warm' ? null : record.id,
+    accessToken: record.accessToken,
     createdAtMs: Date.now(),
     template: { name: template, buildId, ...images },
     vmm: {

@@ -28,6 +28,7 @@ const record: JournalRecord = {
   snapshotId: null,
   hibernations: 0,
   vmm: null,
+  purpose: 'user',
   handle: {
     driver: 'qemu',
     pid: 5,

@@ -35,6 +35,8 @@ const rateLimitsSchema = z
 export const journalSchema = z.strictObject({
   version: z.literal(1),
   id: z.string().regex(/^[a-z0-9]{20}$/),
+  /** `own`: the agent's, and nobody's to ask for; nothing of it outlives the agent. */
+  purpose: z.enum(['user', 'own']).default('user'),
   /** The host's boot during which the rest is true. */
   bootId: z.string().min(1).max(64),
   state: z.enum(['creating', 'running', 'paused', 'hibernating', 'hibernated', 'resuming', 'destroying']),

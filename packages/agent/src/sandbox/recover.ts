@@ -95,7 +95,7 @@ function rank({ state }: JournalRecord): number {
 }
 
 async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSignal): Promise<Found> {
-  const { id, state, handle } = record;
+  const { id, state, handle, purpose } = record;
   const lost = async (lostBecause: string | undefined): Promise<Found> => {
     if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
     return { record, holdings: undefined, lostBecause };
@@ -105,8 +105,9 @@ async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSi
     if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
     return { record, holdings: undefined, isAsleep: true, lostBecause: undefined };
   }
+  if (purpose === 'own' && record.bootId !== deps.host.bootId) return lost(undefined);
   if (record.bootId !== deps.host.bootId) return lost('The host was restarted.');
-  if (state === 'destroying') return lost(undefined);
+  if (state === 'destroying' || purpose === 'own') return lost(undefined);
   if (state === 'creating') return lost('The agent ended during the creation.');
   if (record.uid !== deps.config.uidBase + record.slotIndex) return lost('The configured uids have changed.');
   if (handle === null) return lost('Its journal names no microVM.');

@@ -47,6 +47,8 @@ export interface SandboxView {
   readonly driver: string;
   /** That it was created from. */
   readonly snapshotId: string | undefined;
+  /** It is the agent's own, and in no list. */
+  readonly isOwn: boolean;
   readonly phases: readonly Phase[];
 }
 
@@ -54,7 +56,7 @@ export interface Sandbox {
   readonly id: string;
   view(): SandboxView;
   /** Once, for a new one. On failure everything is taken away again before it rejects. */
-  create(start: Start, greet?: CreateContext['greet']): Promise<void>;
+  create(start: Start, onThaw?: CreateContext['onThaw']): Promise<void>;
   pause(): Promise<void>;
   /** Continues a paused one, and wakes one that hibernates. */
   resume(): Promise<void>;
@@ -166,6 +168,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     vmmPid: state === 'failed' ? undefined : record.handle?.pid,
     driver: record.handle?.driver ?? deps.driver.name,
     snapshotId: record.snapshotId ?? undefined,
+    isOwn: record.purpose === 'own',
     phases: record.phases,
   });
 
@@ -443,13 +446,13 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   return {
     id,
     view,
-    create: async (start, greet) => {
+    create: async (start, onThaw) => {
       try {
         await queue.run(async (signal) => {
           const { timed, machine } = parts;
-          const greeting = greet === undefined ? {} : { greet };
+          const thawing = onThaw === undefined ? {} : { onThaw };
           const context = { deps, start, cleanup: machine, timed, record: () => record, save, signal };
-          const created = await createSteps({ ...context, ...greeting });
+          const created = await createSteps({ ...context, ...thawing });
           throwIfAborted(signal);
           await save({ state: 'running', phases: timed.phases.map((phase) => ({ ...phase })) });
           throwIfAborted(signal);

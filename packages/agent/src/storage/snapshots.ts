@@ -51,8 +51,8 @@ const manifestSchema = z.strictObject({
   vcpus: whole,
   memoryMib: whole,
   diskMib: whole,
-  /** The guest knows it; null where it knows none yet. */
-  accessToken: z.string().max(256).nullable(),
+  /** The guest knows it, until a copy is given its own. */
+  accessToken: z.string().min(1).max(256),
   envs: z.record(z.string(), z.string()),
   stateSha256: sha256,
   memorySha256: sha256,

@@ -146,6 +146,8 @@ export interface VmmDriver {
    * until `resume`. Its memory is mapped privately, and read when it is needed.
    */
   restore(spec: RestoreSpec, options: LaunchOptions): Promise<Microvm>;
+  /** The files of a snapshot are gone: nothing need be held of them any more. */
+  forget?(snapshot: SnapshotFiles): void;
   /** Takes a microVM over that an earlier agent launched. Throws `vmm_died` if it is gone. */
   adopt(handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm>;
 }

@@ -260,6 +260,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     version: async (signal) => askVersion(options.binary ?? (await findProgram(QEMU_PROGRAM)), signal),
     launch,
     restore,
+    forget: ({ memoryPath }) => sharedMemory.forget(memoryPath),
     adopt,
   };
 }
