@@ -61,6 +61,8 @@ export async function prepareAgent(number: number, extra: AgentConfigInput = {})
   const prefix = `wt${number}`;
   const config: AgentConfigInput = {
     ...(LAB_DRIVER === undefined ? {} : LAB_CONFIG),
+    // Nothing is done in the background but what a test asks for.
+    warm: { mode: 'off' },
     ...extra,
     wrennDir: dir,
     imagesDir: wrennDirFromEnv(),

@@ -38,3 +38,9 @@ export function parseCpuMax(text: string): number {
   }
   return Math.ceil(quota / period);
 }
+
+/** What could be used without swapping, as the kernel estimates it. */
+export async function availableMemoryMib(): Promise<number> {
+  const found = /^MemAvailable:\s+(\d{1,15}) kB$/m.exec(await readFile('/proc/meminfo', 'utf8'));
+  return Math.floor(Number(found?.[1] ?? 0) / 1024);
+}

@@ -91,6 +91,24 @@ const warmSchema = z.strictObject({
   maxKept: count(1, 1000).default(8),
 });
 
+const poolSchema = z.strictObject({
+  /** Sandboxes kept ready, by template and size; what is absent has its default. None: each is made when asked for. */
+  entries: z
+    .array(
+      z.strictObject({
+        template: z.string().min(1).max(128).optional(),
+        vcpus: count(1, 1024).optional(),
+        memoryMib: count(64, MIB_MAX).optional(),
+        diskMib: count(16, MIB_MAX).optional(),
+        size: count(1, 1000),
+      }),
+    )
+    .max(32)
+    .default([]),
+  /** Memory that must stay available on the host, besides what a new one could use. */
+  minAvailableMib: count(0, MIB_MAX).default(1024),
+});
+
 const networkSchema = z.strictObject({
   /** Where the slots' host-side addresses are taken from; must not overlap with any of the machine's routes. */
   range: z.cidrv4().default('10.117.0.0/16'),
@@ -151,6 +169,7 @@ export const configSchema = z.strictObject({
   timeouts: timeoutsSchema.prefault({}),
   network: networkSchema.prefault({}),
   warm: warmSchema.prefault({}),
+  pool: poolSchema.prefault({}),
   cgroups: cgroupsSchema.prefault({}),
   server: serverSchema.prefault({}),
   log: logSchema.prefault({}),

@@ -8,6 +8,7 @@ import { createStopwatch, type Start } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { type ExecInput, type ExecOutput, type ExecRequest, exec } from './exec.ts';
 import { checkUser, createGuestFiles, type GuestFiles } from './guest.ts';
+import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf } from './roster.ts';
 import type { Sandbox, SandboxView } from './sandbox.ts';
@@ -72,6 +73,13 @@ const WORTH_A_BOOT: ReadonlySet<string> = new Set([
   'internal',
 ]);
 
+/** What there may be too little of. */
+const ROOM: ReadonlySet<string> = new Set([
+  'memory_exhausted',
+  'too_many_sandboxes',
+  'network_slots_exhausted',
+]);
+
 export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   const { config, host, log, observer, snapshots } = deps;
   const { limits, timeouts } = config;
@@ -84,6 +92,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     () => creating > 0,
   );
   const copies = createCopies(deps, roster, warm.isWanted);
+  const pool = createPool(deps, roster, warm, () => creating > 0);
   const { find } = roster;
 
   const create = async (request: CreateRequest): Promise<SandboxView> => {
@@ -98,10 +107,41 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       return { spec, template, start };
     });
     const order = orderOf(deps, { ...plan, id, timed });
-    const sandbox = await roster.make(order).catch((error: unknown) => bootInstead(order, request, error));
+    const sandbox =
+      (request.snapshotId === undefined ? await fromPool(order) : undefined) ??
+      (await makeRoom(() => roster.make(order)).catch((error) => bootInstead(order, request, error)));
     observer.created(sandbox.view().phases);
     if (plan.start.kind === 'boot') warm.makeLater(plan.template, plan.spec);
     return sandbox.view();
+  };
+
+  /** Undefined where the pool has none that fits, or had one that is of no use. */
+  const fromPool = async ({ spec, template, timed }: Order): Promise<Sandbox | undefined> => {
+    const sandbox = pool.take(template, spec);
+    if (sandbox === undefined) return undefined;
+    const { envs, metadata, timeoutMs } = spec;
+    const createdAtMs = Date.now();
+    const endsAtMs = timeoutMs === undefined ? undefined : createdAtMs + timeoutMs;
+    try {
+      await sandbox.claim({ envs, metadata, createdAtMs, endsAtMs, phases: timed.phases });
+      return sandbox;
+    } catch (err) {
+      log.warn({ sandboxId: sandbox.id, err }, 'a sandbox of the pool was of no use');
+      await sandbox.destroy().catch(() => {});
+      return undefined;
+    }
+  };
+
+  /** What the pool keeps ready gives way to what is asked for. */
+  const makeRoom = async <T>(work: () => Promise<T>): Promise<T> => {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        const full = error instanceof WrennError && ROOM.has(error.code);
+        if (!full || !(await pool.giveUp())) throw error;
+      }
+    }
   };
 
   /** A warm template is there to be quick: where it fails, a boot does. A snapshot that was asked for is what it is. */
@@ -142,6 +182,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       await snapshots.load((id, err) => log.error({ snapshotId: id, err }, 'a snapshot cannot be used'));
       roster.adopt(await recover(deps, roster.events, signal));
       await copies.collect();
+      pool.start();
     },
     create: async (request) => {
       creating++;
@@ -207,6 +248,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     detach: async () => {
       roster.close();
       warm.stop();
+      pool.stop();
       const leaving = roster.all().map(async (sandbox) => {
         try {
           await withinMs(timeouts.shutdownMs, 'Letting go', sandbox.detach());

@@ -57,6 +57,8 @@ export interface Sandbox {
   view(): SandboxView;
   /** Once, for a new one. On failure everything is taken away again before it rejects. */
   create(start: Start, onThaw?: CreateContext['onThaw']): Promise<void>;
+  /** Makes one of the agent's own, which stands still, somebody's. */
+  claim(claim: Claim): Promise<void>;
   pause(): Promise<void>;
   /** Continues a paused one, and wakes one that hibernates. */
   resume(): Promise<void>;
@@ -76,6 +78,15 @@ export interface Sandbox {
   consoleTail(maxLines: number): Promise<string[]>;
   /** Lets go without touching the microVM: the agent is leaving. One that is being created is destroyed. */
   detach(): Promise<void>;
+}
+
+/** What is somebody's wish, and no part of what is restored. */
+export interface Claim {
+  readonly envs: Readonly<Record<string, string>>;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly createdAtMs: number;
+  readonly endsAtMs: number | undefined;
+  readonly phases: readonly Phase[];
 }
 
 /** What a sandbox holds once it is running. */
@@ -322,6 +333,32 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     if (next === 'running') await thawed(held, signal);
   };
 
+  const takeOver = async (claim: Claim, signal: AbortSignal): Promise<void> => {
+    const held = requireHoldings();
+    const { envs, metadata, createdAtMs, endsAtMs, phases } = claim;
+    const startedAt = performance.now();
+    const handedOver = (): Phase => ({
+      name: 'claim',
+      durationMs: Math.round(performance.now() - startedAt),
+    });
+    await save({
+      purpose: 'user',
+      state: 'running',
+      envs: { ...record.envs, ...envs },
+      metadata: { ...metadata },
+      createdAtMs,
+      endsAtMs: endsAtMs ?? null,
+      phases: phases.map((phase) => ({ ...phase })),
+    });
+    await resumeMicrovm(held, signal);
+    thawedAtMs = Date.now();
+    await initGuest(held.guest, { envs: record.envs }, signal);
+    throwIfAborted(signal);
+    record = { ...record, phases: [...record.phases, handedOver()] };
+    become('running');
+    timer.set(endsAtMs);
+  };
+
   const hibernate = async (signal: AbortSignal): Promise<void> => {
     const before = state === 'paused' ? 'paused' : 'running';
     const held = requireHoldings();
@@ -466,6 +503,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         throw told;
       }
     },
+    claim: (claim) => operate('resume', (signal) => takeOver(claim, signal)),
     pause: () => operate('pause', (signal) => changeTo('paused', signal)),
     resume: () =>
       operate('resume', (signal) => (state === 'hibernated' ? wake(signal) : changeTo('running', signal))),

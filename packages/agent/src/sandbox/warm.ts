@@ -5,6 +5,7 @@
  * They are made in the background, one at a time, after the first sandbox of their kind has booted, and replaced when
  * the template, the kernel, the guest's agent or the VMM is another.
  */
+import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Snapshot } from '../storage/snapshots.ts';
 import type { Template } from '../storage/storage.ts';
@@ -48,6 +49,8 @@ export function createWarmTemplates(
   const making = new Map<string, Promise<Snapshot>>();
   const distrusted = new Set<string>();
   const stopping = new AbortController();
+  // Every request that is rehearsed listens to it for a while.
+  setMaxListeners(0, stopping.signal);
   let last: Promise<unknown> = Promise.resolve();
 
   const fits = (snapshot: Snapshot, template: Template, size: Size): boolean =>
@@ -141,7 +144,12 @@ function keyOf(
   return [buildId, guestImagePath, kernelPath, initrdPath, vcpus, memoryMib, diskMib, nameservers].join(' ');
 }
 
-async function rehearse({ config }: SandboxDeps, sandbox: Sandbox, signal: AbortSignal): Promise<void> {
+/** One of every kind of request that the first programs of a sandbox make. */
+export async function rehearse(
+  { config }: SandboxDeps,
+  sandbox: Sandbox,
+  signal: AbortSignal,
+): Promise<void> {
   const { timeouts } = config;
   const command = ['sh', '-c', 'cat'];
   const input = async function* () {

@@ -1,0 +1,136 @@
+/**
+ * Sandboxes that are ready before anybody asks: restored from a warm template, made machines of their own, used once,
+ * and paused. A create is then a hand-over.
+ *
+ * They take room that others may need more: the pool is refilled only while the host has memory to spare, and gives up
+ * one of its own whenever there is no room for what is asked for. With the agent they all go.
+ */
+import { setMaxListeners } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { availableMemoryMib } from '@wrenn/host';
+import type { Template } from '../storage/storage.ts';
+import type { SandboxDeps } from './deps.ts';
+import { orderOf, type Roster } from './roster.ts';
+import type { Sandbox } from './sandbox.ts';
+import { checkRequest, type SandboxSpec } from './spec.ts';
+import { rehearse, type WarmTemplates } from './warm.ts';
+
+export interface Pool {
+  /** Fills it, in the background, and keeps it filled. */
+  start(): void;
+  /** One that fits, for the caller to claim or to destroy; undefined where there is none. */
+  take(template: Template, spec: SandboxSpec): Sandbox | undefined;
+  /** Gives one up. False if there was none. */
+  giveUp(): Promise<boolean>;
+  /** Ready ones, by template. */
+  size(): number;
+  stop(): void;
+}
+
+/** After a failure, and between looks at whether there is room. */
+const RETRY_MS = 5_000;
+/** Creates come first. */
+const BUSY_POLL_MS = 20;
+
+interface Ready {
+  readonly sandbox: Sandbox;
+  readonly template: Template;
+  readonly spec: SandboxSpec;
+}
+
+export function createPool(
+  deps: SandboxDeps,
+  roster: Roster,
+  warm: WarmTemplates,
+  isBusy: () => boolean,
+): Pool {
+  const { config, host, log, driver } = deps;
+  const { entries, minAvailableMib } = config.pool;
+  const ready: Ready[] = [];
+  const stopping = new AbortController();
+  // Every request that is rehearsed listens to it for a while.
+  setMaxListeners(0, stopping.signal);
+  let wake = (): void => {};
+
+  /** One of them may have ended by itself. */
+  const usable = ({ sandbox }: Ready): boolean => sandbox.view().state === 'paused';
+  const fits = (one: Ready, template: Template, spec: SandboxSpec): boolean =>
+    one.template.buildId === template.buildId &&
+    one.template.guestImagePath === template.guestImagePath &&
+    one.spec.vcpus === spec.vcpus &&
+    one.spec.memoryMib === spec.memoryMib &&
+    one.spec.diskMib === spec.diskMib &&
+    JSON.stringify(one.spec.rateLimits) === JSON.stringify(spec.rateLimits);
+
+  const makeOne = async (template: Template, spec: SandboxSpec): Promise<void> => {
+    const snapshot = await warm.make(template, spec);
+    const order = orderOf(deps, { spec, template, start: { kind: 'copy', snapshot }, purpose: 'own' });
+    const sandbox = await roster.make(order);
+    try {
+      await rehearse(deps, sandbox, stopping.signal);
+      await sandbox.pause();
+      ready.push({ sandbox, template, spec });
+    } catch (error) {
+      await sandbox.destroy();
+      throw error;
+    }
+  };
+
+  /** The first kind of which there are too few; undefined when all is full. */
+  const wanted = async (): Promise<{ template: Template; spec: SandboxSpec } | undefined> => {
+    for (const { size, ...request } of entries) {
+      const spec = checkRequest(request, config, host);
+      const template = await deps.storage.resolveTemplate(spec.template);
+      const there = ready.filter((one) => usable(one) && fits(one, template, spec)).length;
+      if (there < size) return { template, spec };
+    }
+    return undefined;
+  };
+
+  const fillOnce = async (): Promise<boolean> => {
+    for (const one of ready.filter((each) => !usable(each))) ready.splice(ready.indexOf(one), 1);
+    const next = await wanted();
+    if (next === undefined) return false;
+    if ((await availableMemoryMib()) < minAvailableMib + next.spec.memoryMib) return false;
+    await makeOne(next.template, next.spec);
+    return true;
+  };
+
+  const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal, ref: false });
+  const fill = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      while (isBusy()) await pause(BUSY_POLL_MS);
+      const made = await fillOnce().catch((err: unknown) => {
+        if (!stopping.signal.aborted) log.warn({ err }, 'the pool could not be filled');
+        return false;
+      });
+      if (made) continue;
+      const woken = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      await Promise.race([woken, pause(RETRY_MS)]);
+    }
+  };
+
+  return {
+    start: () => {
+      if (entries.length === 0 || !driver.features.snapshot) return;
+      fill().catch(() => {});
+    },
+    take: (template, spec) => {
+      const found = ready.findIndex((one) => usable(one) && fits(one, template, spec));
+      if (found < 0) return undefined;
+      const [one] = ready.splice(found, 1);
+      wake();
+      return one?.sandbox;
+    },
+    giveUp: async () => {
+      const one = ready.pop();
+      if (one === undefined) return false;
+      await one.sandbox.destroy();
+      return true;
+    },
+    size: () => ready.filter(usable).length,
+    stop: () => stopping.abort(),
+  };
+}
