@@ -71,6 +71,9 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
       const request = { count, metadata: metadata?.entries, timeoutMs: toMs(timeout, 'timeout') };
       return { sandboxes: (await manager.fork(id, request)).map(toSandboxProto) };
     },
+    warmTemplate: async ({ template, vcpus, memoryMib, diskMib }) => ({
+      snapshot: toSnapshotProto(await manager.warmTemplate({ template, vcpus, memoryMib, diskMib })),
+    }),
     listSnapshots: () => ({ snapshots: manager.listSnapshots().map(toSnapshotProto) }),
     deleteSnapshot: async ({ id }) => {
       await manager.deleteSnapshot(id);

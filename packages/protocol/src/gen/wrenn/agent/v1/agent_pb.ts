@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file wrenn/agent/v1/agent.proto.
  */
 export const file_wrenn_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIv8DCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGBAgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGAkgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giJQoXSGliZXJuYXRlU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRAoYSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiQKFlNuYXBzaG90U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRQoXU25hcHNob3RTYW5kYm94UmVzcG9uc2USKgoIc25hcHNob3QYASABKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCKqAQoSRm9ya1NhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJEg0KBWNvdW50GAIgASgNEi8KCG1ldGFkYXRhGAMgASgLMhgud3Jlbm4uYWdlbnQudjEuTWV0YWRhdGFIAIgBARIvCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQFCCwoJX21ldGFkYXRhQgoKCF90aW1lb3V0InIKCE1ldGFkYXRhEjYKB2VudHJpZXMYASADKAsyJS53cmVubi5hZ2VudC52MS5NZXRhZGF0YS5FbnRyaWVzRW50cnkaLgoMRW50cmllc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQQoTRm9ya1NhbmRib3hSZXNwb25zZRIqCglzYW5kYm94ZXMYASADKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IhYKFExpc3RTbmFwc2hvdHNSZXF1ZXN0IkQKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRIrCglzbmFwc2hvdHMYASADKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCIjChVEZWxldGVTbmFwc2hvdFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVsZXRlU25hcHNob3RSZXNwb25zZSKxAQoIU25hcHNob3QSCgoCaWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCgh0ZW1wbGF0ZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhAKCGRpc2tfbWliGAYgASgNEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmRyaXZlchgIIAEoCSIhChNQYXVzZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkAKFFBhdXNlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiIKFFJlc3VtZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkEKFVJlc3VtZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIjChVEZXN0cm95U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVzdHJveVNhbmRib3hSZXNwb25zZSJjChhTZXRTYW5kYm94VGltZW91dFJlcXVlc3QSCgoCaWQYASABKAkSLwoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBQgoKCF90aW1lb3V0IkUKGVNldFNhbmRib3hUaW1lb3V0UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giLwoRU3RyZWFtTG9nc1JlcXVlc3QSCgoCaWQYASABKAkSDgoGZm9sbG93GAIgASgIIiIKElN0cmVhbUxvZ3NSZXNwb25zZRIMCgRkYXRhGAEgASgMIuoECgtFeGVjUmVxdWVzdBIyCgVzdGFydBgBIAEoCzIhLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlN0YXJ0SAASDwoFc3RkaW4YAiABKAxIABI9CgtjbG9zZV9zdGRpbhgDIAEoCzImLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LkNsb3NlU3RkaW5IABIuCgZyZXNpemUYBCABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIABI0CgZzaWduYWwYBSABKAsyIi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TaWduYWxIABq9AgoFU3RhcnQSEgoKc2FuZGJveF9pZBgBIAEoCRIPCgdjb21tYW5kGAIgAygJEjkKBGVudnMYAyADKAsyKy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydC5FbnZzRW50cnkSCwoDY3dkGAQgASgJEgwKBHVzZXIYBSABKAkSMwoIdGVybWluYWwYBiABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIAIgBARINCgVzdGRpbhgHIAEoCBIvCgd0aW1lb3V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQEaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCwoJX3Rlcm1pbmFsQgoKCF90aW1lb3V0GgwKCkNsb3NlU3RkaW4aGAoGU2lnbmFsEg4KBm51bWJlchgBIAEoDUIJCgdtZXNzYWdlIioKDFRlcm1pbmFsU2l6ZRIMCgRjb2xzGAEgASgNEgwKBHJvd3MYAiABKA0igQIKDEV4ZWNSZXNwb25zZRI3CgdzdGFydGVkGAEgASgLMiQud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLlN0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABINCgNwdHkYBCABKAxIABI1CgZleGl0ZWQYBSABKAsyIy53cmVubi5hZ2VudC52MS5FeGVjUmVzcG9uc2UuRXhpdGVkSAAaFgoHU3RhcnRlZBILCgNwaWQYASABKA0aKwoGRXhpdGVkEhEKCWV4aXRfY29kZRgBIAEoDRIOCgZzdGF0dXMYAiABKAlCCQoHbWVzc2FnZSJBCg9SZWFkRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiIAoQUmVhZEZpbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMIrgBChBXcml0ZUZpbGVSZXF1ZXN0EjUKBG9wZW4YASABKAsyJS53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0Lk9wZW5IABIOCgRkYXRhGAIgASgMSAAaUgoET3BlbhISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCRIRCgRtb2RlGAQgASgNSACIAQFCBwoFX21vZGVCCQoHbWVzc2FnZSI9ChFXcml0ZUZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSKrAgoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDAoEcGF0aBgCIAEoCRIsCgR0eXBlGAMgASgOMh4ud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5LlR5cGUSDAoEc2l6ZRgEIAEoBBIMCgRtb2RlGAUgASgNEg0KBW93bmVyGAYgASgJEg0KBWdyb3VwGAcgASgJEi8KC21vZGlmaWVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zeW1saW5rX3RhcmdldBgJIAEoCSJRCgRUeXBlEhQKEFRZUEVfVU5TUEVDSUZJRUQQABINCglUWVBFX0ZJTEUQARISCg5UWVBFX0RJUkVDVE9SWRACEhAKDFRZUEVfU1lNTElOSxADIkEKD1N0YXRGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSI8ChBTdGF0RmlsZVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IlEKEExpc3RGaWxlc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSDQoFZGVwdGgYBCABKA0iPwoRTGlzdEZpbGVzUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJGChRNYWtlRGlyZWN0b3J5UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSJBChVNYWtlRGlyZWN0b3J5UmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiQwoRUmVtb3ZlRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiFAoSUmVtb3ZlRmlsZVJlc3BvbnNlKo8CCgxTYW5kYm94U3RhdGUSHQoZU0FOREJPWF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlNBTkRCT1hfU1RBVEVfQ1JFQVRJTkcQARIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQAhIYChRTQU5EQk9YX1NUQVRFX1BBVVNFRBADEhwKGFNBTkRCT1hfU1RBVEVfREVTVFJPWUlORxAEEhgKFFNBTkRCT1hfU1RBVEVfRkFJTEVEEAUSHQoZU0FOREJPWF9TVEFURV9ISUJFUk5BVElORxAGEhwKGFNBTkRCT1hfU1RBVEVfSElCRVJOQVRFRBAHEhoKFlNBTkRCT1hfU1RBVEVfUkVTVU1JTkcQCDKvAQoMQWdlbnRTZXJ2aWNlEkoKB0dldEluZm8SHi53cmVubi5hZ2VudC52MS5HZXRJbmZvUmVxdWVzdBofLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXNwb25zZRJTCgpHZXRNZXRyaWNzEiEud3Jlbm4uYWdlbnQudjEuR2V0TWV0cmljc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVzcG9uc2Uy3gkKDlNhbmRib3hTZXJ2aWNlElwKDUNyZWF0ZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJTCgpHZXRTYW5kYm94EiEud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNhbmRib3hlcxIkLndyZW5uLmFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlElkKDFBhdXNlU2FuZGJveBIjLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaJC53cmVubi5hZ2VudC52MS5QYXVzZVNhbmRib3hSZXNwb25zZRJcCg1SZXN1bWVTYW5kYm94EiQud3Jlbm4uYWdlbnQudjEuUmVzdW1lU2FuZGJveFJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USZQoQSGliZXJuYXRlU2FuZGJveBInLndyZW5uLmFnZW50LnYxLkhpYmVybmF0ZVNhbmRib3hSZXF1ZXN0Gigud3Jlbm4uYWdlbnQudjEuSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEmIKD1NuYXBzaG90U2FuZGJveBImLndyZW5uLmFnZW50LnYxLlNuYXBzaG90U2FuZGJveFJlcXVlc3QaJy53cmVubi5hZ2VudC52MS5TbmFwc2hvdFNhbmRib3hSZXNwb25zZRJWCgtGb3JrU2FuZGJveBIiLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdBojLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNuYXBzaG90cxIkLndyZW5uLmFnZW50LnYxLkxpc3RTbmFwc2hvdHNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNuYXBzaG90c1Jlc3BvbnNlEl8KDkRlbGV0ZVNuYXBzaG90EiUud3Jlbm4uYWdlbnQudjEuRGVsZXRlU25hcHNob3RSZXF1ZXN0GiYud3Jlbm4uYWdlbnQudjEuRGVsZXRlU25hcHNob3RSZXNwb25zZRJfCg5EZXN0cm95U2FuZGJveBIlLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USaAoRU2V0U2FuZGJveFRpbWVvdXQSKC53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlcXVlc3QaKS53cmVubi5hZ2VudC52MS5TZXRTYW5kYm94VGltZW91dFJlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIv8DCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGBAgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGAkgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giJQoXSGliZXJuYXRlU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRAoYSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiQKFlNuYXBzaG90U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRQoXU25hcHNob3RTYW5kYm94UmVzcG9uc2USKgoIc25hcHNob3QYASABKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCKqAQoSRm9ya1NhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJEg0KBWNvdW50GAIgASgNEi8KCG1ldGFkYXRhGAMgASgLMhgud3Jlbm4uYWdlbnQudjEuTWV0YWRhdGFIAIgBARIvCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQFCCwoJX21ldGFkYXRhQgoKCF90aW1lb3V0InIKCE1ldGFkYXRhEjYKB2VudHJpZXMYASADKAsyJS53cmVubi5hZ2VudC52MS5NZXRhZGF0YS5FbnRyaWVzRW50cnkaLgoMRW50cmllc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQQoTRm9ya1NhbmRib3hSZXNwb25zZRIqCglzYW5kYm94ZXMYASADKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IpEBChNXYXJtVGVtcGxhdGVSZXF1ZXN0EhAKCHRlbXBsYXRlGAEgASgJEhIKBXZjcHVzGAIgASgNSACIAQESFwoKbWVtb3J5X21pYhgDIAEoDUgBiAEBEhUKCGRpc2tfbWliGAQgASgNSAKIAQFCCAoGX3ZjcHVzQg0KC19tZW1vcnlfbWliQgsKCV9kaXNrX21pYiJCChRXYXJtVGVtcGxhdGVSZXNwb25zZRIqCghzbmFwc2hvdBgBIAEoCzIYLndyZW5uLmFnZW50LnYxLlNuYXBzaG90IhYKFExpc3RTbmFwc2hvdHNSZXF1ZXN0IkQKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRIrCglzbmFwc2hvdHMYASADKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCIjChVEZWxldGVTbmFwc2hvdFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVsZXRlU25hcHNob3RSZXNwb25zZSKxAQoIU25hcHNob3QSCgoCaWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCgh0ZW1wbGF0ZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhAKCGRpc2tfbWliGAYgASgNEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmRyaXZlchgIIAEoCSIhChNQYXVzZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkAKFFBhdXNlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiIKFFJlc3VtZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkEKFVJlc3VtZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIjChVEZXN0cm95U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVzdHJveVNhbmRib3hSZXNwb25zZSJjChhTZXRTYW5kYm94VGltZW91dFJlcXVlc3QSCgoCaWQYASABKAkSLwoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBQgoKCF90aW1lb3V0IkUKGVNldFNhbmRib3hUaW1lb3V0UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giLwoRU3RyZWFtTG9nc1JlcXVlc3QSCgoCaWQYASABKAkSDgoGZm9sbG93GAIgASgIIiIKElN0cmVhbUxvZ3NSZXNwb25zZRIMCgRkYXRhGAEgASgMIuoECgtFeGVjUmVxdWVzdBIyCgVzdGFydBgBIAEoCzIhLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlN0YXJ0SAASDwoFc3RkaW4YAiABKAxIABI9CgtjbG9zZV9zdGRpbhgDIAEoCzImLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LkNsb3NlU3RkaW5IABIuCgZyZXNpemUYBCABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIABI0CgZzaWduYWwYBSABKAsyIi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TaWduYWxIABq9AgoFU3RhcnQSEgoKc2FuZGJveF9pZBgBIAEoCRIPCgdjb21tYW5kGAIgAygJEjkKBGVudnMYAyADKAsyKy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydC5FbnZzRW50cnkSCwoDY3dkGAQgASgJEgwKBHVzZXIYBSABKAkSMwoIdGVybWluYWwYBiABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIAIgBARINCgVzdGRpbhgHIAEoCBIvCgd0aW1lb3V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQEaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCwoJX3Rlcm1pbmFsQgoKCF90aW1lb3V0GgwKCkNsb3NlU3RkaW4aGAoGU2lnbmFsEg4KBm51bWJlchgBIAEoDUIJCgdtZXNzYWdlIioKDFRlcm1pbmFsU2l6ZRIMCgRjb2xzGAEgASgNEgwKBHJvd3MYAiABKA0igQIKDEV4ZWNSZXNwb25zZRI3CgdzdGFydGVkGAEgASgLMiQud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLlN0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABINCgNwdHkYBCABKAxIABI1CgZleGl0ZWQYBSABKAsyIy53cmVubi5hZ2VudC52MS5FeGVjUmVzcG9uc2UuRXhpdGVkSAAaFgoHU3RhcnRlZBILCgNwaWQYASABKA0aKwoGRXhpdGVkEhEKCWV4aXRfY29kZRgBIAEoDRIOCgZzdGF0dXMYAiABKAlCCQoHbWVzc2FnZSJBCg9SZWFkRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiIAoQUmVhZEZpbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMIrgBChBXcml0ZUZpbGVSZXF1ZXN0EjUKBG9wZW4YASABKAsyJS53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0Lk9wZW5IABIOCgRkYXRhGAIgASgMSAAaUgoET3BlbhISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCRIRCgRtb2RlGAQgASgNSACIAQFCBwoFX21vZGVCCQoHbWVzc2FnZSI9ChFXcml0ZUZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSKrAgoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDAoEcGF0aBgCIAEoCRIsCgR0eXBlGAMgASgOMh4ud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5LlR5cGUSDAoEc2l6ZRgEIAEoBBIMCgRtb2RlGAUgASgNEg0KBW93bmVyGAYgASgJEg0KBWdyb3VwGAcgASgJEi8KC21vZGlmaWVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zeW1saW5rX3RhcmdldBgJIAEoCSJRCgRUeXBlEhQKEFRZUEVfVU5TUEVDSUZJRUQQABINCglUWVBFX0ZJTEUQARISCg5UWVBFX0RJUkVDVE9SWRACEhAKDFRZUEVfU1lNTElOSxADIkEKD1N0YXRGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSI8ChBTdGF0RmlsZVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IlEKEExpc3RGaWxlc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSDQoFZGVwdGgYBCABKA0iPwoRTGlzdEZpbGVzUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJGChRNYWtlRGlyZWN0b3J5UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSJBChVNYWtlRGlyZWN0b3J5UmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiQwoRUmVtb3ZlRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiFAoSUmVtb3ZlRmlsZVJlc3BvbnNlKo8CCgxTYW5kYm94U3RhdGUSHQoZU0FOREJPWF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlNBTkRCT1hfU1RBVEVfQ1JFQVRJTkcQARIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQAhIYChRTQU5EQk9YX1NUQVRFX1BBVVNFRBADEhwKGFNBTkRCT1hfU1RBVEVfREVTVFJPWUlORxAEEhgKFFNBTkRCT1hfU1RBVEVfRkFJTEVEEAUSHQoZU0FOREJPWF9TVEFURV9ISUJFUk5BVElORxAGEhwKGFNBTkRCT1hfU1RBVEVfSElCRVJOQVRFRBAHEhoKFlNBTkRCT1hfU1RBVEVfUkVTVU1JTkcQCDKvAQoMQWdlbnRTZXJ2aWNlEkoKB0dldEluZm8SHi53cmVubi5hZ2VudC52MS5HZXRJbmZvUmVxdWVzdBofLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXNwb25zZRJTCgpHZXRNZXRyaWNzEiEud3Jlbm4uYWdlbnQudjEuR2V0TWV0cmljc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVzcG9uc2UyuQoKDlNhbmRib3hTZXJ2aWNlElwKDUNyZWF0ZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJTCgpHZXRTYW5kYm94EiEud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNhbmRib3hlcxIkLndyZW5uLmFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlElkKDFBhdXNlU2FuZGJveBIjLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaJC53cmVubi5hZ2VudC52MS5QYXVzZVNhbmRib3hSZXNwb25zZRJcCg1SZXN1bWVTYW5kYm94EiQud3Jlbm4uYWdlbnQudjEuUmVzdW1lU2FuZGJveFJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USZQoQSGliZXJuYXRlU2FuZGJveBInLndyZW5uLmFnZW50LnYxLkhpYmVybmF0ZVNhbmRib3hSZXF1ZXN0Gigud3Jlbm4uYWdlbnQudjEuSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEmIKD1NuYXBzaG90U2FuZGJveBImLndyZW5uLmFnZW50LnYxLlNuYXBzaG90U2FuZGJveFJlcXVlc3QaJy53cmVubi5hZ2VudC52MS5TbmFwc2hvdFNhbmRib3hSZXNwb25zZRJWCgtGb3JrU2FuZGJveBIiLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdBojLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USWQoMV2FybVRlbXBsYXRlEiMud3Jlbm4uYWdlbnQudjEuV2FybVRlbXBsYXRlUmVxdWVzdBokLndyZW5uLmFnZW50LnYxLldhcm1UZW1wbGF0ZVJlc3BvbnNlElwKDUxpc3RTbmFwc2hvdHMSJC53cmVubi5hZ2VudC52MS5MaXN0U25hcHNob3RzUmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZRJfCg5EZWxldGVTbmFwc2hvdBIlLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVzcG9uc2USXwoORGVzdHJveVNhbmRib3gSJS53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlcXVlc3QaJi53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlc3BvbnNlEmgKEVNldFNhbmRib3hUaW1lb3V0Eigud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0Gikud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXNwb25zZRJVCgpTdHJlYW1Mb2dzEiEud3Jlbm4uYWdlbnQudjEuU3RyZWFtTG9nc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVzcG9uc2UwATLOBAoMR3Vlc3RTZXJ2aWNlEkUKBEV4ZWMSGy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdBocLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZSgBMAESTwoIUmVhZEZpbGUSHy53cmVubi5hZ2VudC52MS5SZWFkRmlsZVJlcXVlc3QaIC53cmVubi5hZ2VudC52MS5SZWFkRmlsZVJlc3BvbnNlMAESUgoJV3JpdGVGaWxlEiAud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLldyaXRlRmlsZVJlc3BvbnNlKAESTQoIU3RhdEZpbGUSHy53cmVubi5hZ2VudC52MS5TdGF0RmlsZVJlcXVlc3QaIC53cmVubi5hZ2VudC52MS5TdGF0RmlsZVJlc3BvbnNlElAKCUxpc3RGaWxlcxIgLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1JlcXVlc3QaIS53cmVubi5hZ2VudC52MS5MaXN0RmlsZXNSZXNwb25zZRJcCg1NYWtlRGlyZWN0b3J5EiQud3Jlbm4uYWdlbnQudjEuTWFrZURpcmVjdG9yeVJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVzcG9uc2USUwoKUmVtb3ZlRmlsZRIhLndyZW5uLmFnZW50LnYxLlJlbW92ZUZpbGVSZXF1ZXN0GiIud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Attached to every error.
@@ -605,6 +605,57 @@ export const ForkSandboxResponseSchema: GenMessage<ForkSandboxResponse> = /*@__P
   messageDesc(file_wrenn_agent_v1_agent, 20);
 
 /**
+ * @generated from message wrenn.agent.v1.WarmTemplateRequest
+ */
+export type WarmTemplateRequest = Message<"wrenn.agent.v1.WarmTemplateRequest"> & {
+  /**
+   * As in CreateSandboxRequest.
+   *
+   * @generated from field: string template = 1;
+   */
+  template: string;
+
+  /**
+   * @generated from field: optional uint32 vcpus = 2;
+   */
+  vcpus?: number | undefined;
+
+  /**
+   * @generated from field: optional uint32 memory_mib = 3;
+   */
+  memoryMib?: number | undefined;
+
+  /**
+   * @generated from field: optional uint32 disk_mib = 4;
+   */
+  diskMib?: number | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.WarmTemplateRequest.
+ * Use `create(WarmTemplateRequestSchema)` to create a new message.
+ */
+export const WarmTemplateRequestSchema: GenMessage<WarmTemplateRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 21);
+
+/**
+ * @generated from message wrenn.agent.v1.WarmTemplateResponse
+ */
+export type WarmTemplateResponse = Message<"wrenn.agent.v1.WarmTemplateResponse"> & {
+  /**
+   * @generated from field: wrenn.agent.v1.Snapshot snapshot = 1;
+   */
+  snapshot?: Snapshot | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.WarmTemplateResponse.
+ * Use `create(WarmTemplateResponseSchema)` to create a new message.
+ */
+export const WarmTemplateResponseSchema: GenMessage<WarmTemplateResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 22);
+
+/**
  * @generated from message wrenn.agent.v1.ListSnapshotsRequest
  */
 export type ListSnapshotsRequest = Message<"wrenn.agent.v1.ListSnapshotsRequest"> & {
@@ -615,7 +666,7 @@ export type ListSnapshotsRequest = Message<"wrenn.agent.v1.ListSnapshotsRequest"
  * Use `create(ListSnapshotsRequestSchema)` to create a new message.
  */
 export const ListSnapshotsRequestSchema: GenMessage<ListSnapshotsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 21);
+  messageDesc(file_wrenn_agent_v1_agent, 23);
 
 /**
  * @generated from message wrenn.agent.v1.ListSnapshotsResponse
@@ -632,7 +683,7 @@ export type ListSnapshotsResponse = Message<"wrenn.agent.v1.ListSnapshotsRespons
  * Use `create(ListSnapshotsResponseSchema)` to create a new message.
  */
 export const ListSnapshotsResponseSchema: GenMessage<ListSnapshotsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 22);
+  messageDesc(file_wrenn_agent_v1_agent, 24);
 
 /**
  * @generated from message wrenn.agent.v1.DeleteSnapshotRequest
@@ -649,7 +700,7 @@ export type DeleteSnapshotRequest = Message<"wrenn.agent.v1.DeleteSnapshotReques
  * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
  */
 export const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23);
+  messageDesc(file_wrenn_agent_v1_agent, 25);
 
 /**
  * @generated from message wrenn.agent.v1.DeleteSnapshotResponse
@@ -662,7 +713,7 @@ export type DeleteSnapshotResponse = Message<"wrenn.agent.v1.DeleteSnapshotRespo
  * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
  */
 export const DeleteSnapshotResponseSchema: GenMessage<DeleteSnapshotResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24);
+  messageDesc(file_wrenn_agent_v1_agent, 26);
 
 /**
  * @generated from message wrenn.agent.v1.Snapshot
@@ -716,7 +767,7 @@ export type Snapshot = Message<"wrenn.agent.v1.Snapshot"> & {
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25);
+  messageDesc(file_wrenn_agent_v1_agent, 27);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxRequest
@@ -733,7 +784,7 @@ export type PauseSandboxRequest = Message<"wrenn.agent.v1.PauseSandboxRequest"> 
  * Use `create(PauseSandboxRequestSchema)` to create a new message.
  */
 export const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26);
+  messageDesc(file_wrenn_agent_v1_agent, 28);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxResponse
@@ -750,7 +801,7 @@ export type PauseSandboxResponse = Message<"wrenn.agent.v1.PauseSandboxResponse"
  * Use `create(PauseSandboxResponseSchema)` to create a new message.
  */
 export const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 27);
+  messageDesc(file_wrenn_agent_v1_agent, 29);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxRequest
@@ -767,7 +818,7 @@ export type ResumeSandboxRequest = Message<"wrenn.agent.v1.ResumeSandboxRequest"
  * Use `create(ResumeSandboxRequestSchema)` to create a new message.
  */
 export const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 28);
+  messageDesc(file_wrenn_agent_v1_agent, 30);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxResponse
@@ -784,7 +835,7 @@ export type ResumeSandboxResponse = Message<"wrenn.agent.v1.ResumeSandboxRespons
  * Use `create(ResumeSandboxResponseSchema)` to create a new message.
  */
 export const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 29);
+  messageDesc(file_wrenn_agent_v1_agent, 31);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxRequest
@@ -801,7 +852,7 @@ export type DestroySandboxRequest = Message<"wrenn.agent.v1.DestroySandboxReques
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 30);
+  messageDesc(file_wrenn_agent_v1_agent, 32);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxResponse
@@ -814,7 +865,7 @@ export type DestroySandboxResponse = Message<"wrenn.agent.v1.DestroySandboxRespo
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
 export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 31);
+  messageDesc(file_wrenn_agent_v1_agent, 33);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutRequest
@@ -838,7 +889,7 @@ export type SetSandboxTimeoutRequest = Message<"wrenn.agent.v1.SetSandboxTimeout
  * Use `create(SetSandboxTimeoutRequestSchema)` to create a new message.
  */
 export const SetSandboxTimeoutRequestSchema: GenMessage<SetSandboxTimeoutRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 32);
+  messageDesc(file_wrenn_agent_v1_agent, 34);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutResponse
@@ -855,7 +906,7 @@ export type SetSandboxTimeoutResponse = Message<"wrenn.agent.v1.SetSandboxTimeou
  * Use `create(SetSandboxTimeoutResponseSchema)` to create a new message.
  */
 export const SetSandboxTimeoutResponseSchema: GenMessage<SetSandboxTimeoutResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 33);
+  messageDesc(file_wrenn_agent_v1_agent, 35);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsRequest
@@ -877,7 +928,7 @@ export type StreamLogsRequest = Message<"wrenn.agent.v1.StreamLogsRequest"> & {
  * Use `create(StreamLogsRequestSchema)` to create a new message.
  */
 export const StreamLogsRequestSchema: GenMessage<StreamLogsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 34);
+  messageDesc(file_wrenn_agent_v1_agent, 36);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsResponse
@@ -894,7 +945,7 @@ export type StreamLogsResponse = Message<"wrenn.agent.v1.StreamLogsResponse"> & 
  * Use `create(StreamLogsResponseSchema)` to create a new message.
  */
 export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 35);
+  messageDesc(file_wrenn_agent_v1_agent, 37);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest
@@ -941,7 +992,7 @@ export type ExecRequest = Message<"wrenn.agent.v1.ExecRequest"> & {
  * Use `create(ExecRequestSchema)` to create a new message.
  */
 export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36);
+  messageDesc(file_wrenn_agent_v1_agent, 38);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Start
@@ -1005,7 +1056,7 @@ export type ExecRequest_Start = Message<"wrenn.agent.v1.ExecRequest.Start"> & {
  * Use `create(ExecRequest_StartSchema)` to create a new message.
  */
 export const ExecRequest_StartSchema: GenMessage<ExecRequest_Start> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 38, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.CloseStdin
@@ -1018,7 +1069,7 @@ export type ExecRequest_CloseStdin = Message<"wrenn.agent.v1.ExecRequest.CloseSt
  * Use `create(ExecRequest_CloseStdinSchema)` to create a new message.
  */
 export const ExecRequest_CloseStdinSchema: GenMessage<ExecRequest_CloseStdin> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 38, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Signal
@@ -1037,7 +1088,7 @@ export type ExecRequest_Signal = Message<"wrenn.agent.v1.ExecRequest.Signal"> & 
  * Use `create(ExecRequest_SignalSchema)` to create a new message.
  */
 export const ExecRequest_SignalSchema: GenMessage<ExecRequest_Signal> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36, 2);
+  messageDesc(file_wrenn_agent_v1_agent, 38, 2);
 
 /**
  * @generated from message wrenn.agent.v1.TerminalSize
@@ -1059,7 +1110,7 @@ export type TerminalSize = Message<"wrenn.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 37);
+  messageDesc(file_wrenn_agent_v1_agent, 39);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse
@@ -1106,7 +1157,7 @@ export type ExecResponse = Message<"wrenn.agent.v1.ExecResponse"> & {
  * Use `create(ExecResponseSchema)` to create a new message.
  */
 export const ExecResponseSchema: GenMessage<ExecResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38);
+  messageDesc(file_wrenn_agent_v1_agent, 40);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Started
@@ -1123,7 +1174,7 @@ export type ExecResponse_Started = Message<"wrenn.agent.v1.ExecResponse.Started"
  * Use `create(ExecResponse_StartedSchema)` to create a new message.
  */
 export const ExecResponse_StartedSchema: GenMessage<ExecResponse_Started> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 40, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Exited
@@ -1149,7 +1200,7 @@ export type ExecResponse_Exited = Message<"wrenn.agent.v1.ExecResponse.Exited"> 
  * Use `create(ExecResponse_ExitedSchema)` to create a new message.
  */
 export const ExecResponse_ExitedSchema: GenMessage<ExecResponse_Exited> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 40, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileRequest
@@ -1176,7 +1227,7 @@ export type ReadFileRequest = Message<"wrenn.agent.v1.ReadFileRequest"> & {
  * Use `create(ReadFileRequestSchema)` to create a new message.
  */
 export const ReadFileRequestSchema: GenMessage<ReadFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 39);
+  messageDesc(file_wrenn_agent_v1_agent, 41);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileResponse
@@ -1193,7 +1244,7 @@ export type ReadFileResponse = Message<"wrenn.agent.v1.ReadFileResponse"> & {
  * Use `create(ReadFileResponseSchema)` to create a new message.
  */
 export const ReadFileResponseSchema: GenMessage<ReadFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 40);
+  messageDesc(file_wrenn_agent_v1_agent, 42);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest
@@ -1222,7 +1273,7 @@ export type WriteFileRequest = Message<"wrenn.agent.v1.WriteFileRequest"> & {
  * Use `create(WriteFileRequestSchema)` to create a new message.
  */
 export const WriteFileRequestSchema: GenMessage<WriteFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 41);
+  messageDesc(file_wrenn_agent_v1_agent, 43);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest.Open
@@ -1256,7 +1307,7 @@ export type WriteFileRequest_Open = Message<"wrenn.agent.v1.WriteFileRequest.Ope
  * Use `create(WriteFileRequest_OpenSchema)` to create a new message.
  */
 export const WriteFileRequest_OpenSchema: GenMessage<WriteFileRequest_Open> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 41, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 43, 0);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileResponse
@@ -1273,7 +1324,7 @@ export type WriteFileResponse = Message<"wrenn.agent.v1.WriteFileResponse"> & {
  * Use `create(WriteFileResponseSchema)` to create a new message.
  */
 export const WriteFileResponseSchema: GenMessage<WriteFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 42);
+  messageDesc(file_wrenn_agent_v1_agent, 44);
 
 /**
  * @generated from message wrenn.agent.v1.FileEntry
@@ -1330,7 +1381,7 @@ export type FileEntry = Message<"wrenn.agent.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 43);
+  messageDesc(file_wrenn_agent_v1_agent, 45);
 
 /**
  * @generated from enum wrenn.agent.v1.FileEntry.Type
@@ -1361,7 +1412,7 @@ export enum FileEntry_Type {
  * Describes the enum wrenn.agent.v1.FileEntry.Type.
  */
 export const FileEntry_TypeSchema: GenEnum<FileEntry_Type> = /*@__PURE__*/
-  enumDesc(file_wrenn_agent_v1_agent, 43, 0);
+  enumDesc(file_wrenn_agent_v1_agent, 45, 0);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileRequest
@@ -1388,7 +1439,7 @@ export type StatFileRequest = Message<"wrenn.agent.v1.StatFileRequest"> & {
  * Use `create(StatFileRequestSchema)` to create a new message.
  */
 export const StatFileRequestSchema: GenMessage<StatFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 44);
+  messageDesc(file_wrenn_agent_v1_agent, 46);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileResponse
@@ -1405,7 +1456,7 @@ export type StatFileResponse = Message<"wrenn.agent.v1.StatFileResponse"> & {
  * Use `create(StatFileResponseSchema)` to create a new message.
  */
 export const StatFileResponseSchema: GenMessage<StatFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 45);
+  messageDesc(file_wrenn_agent_v1_agent, 47);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesRequest
@@ -1437,7 +1488,7 @@ export type ListFilesRequest = Message<"wrenn.agent.v1.ListFilesRequest"> & {
  * Use `create(ListFilesRequestSchema)` to create a new message.
  */
 export const ListFilesRequestSchema: GenMessage<ListFilesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 46);
+  messageDesc(file_wrenn_agent_v1_agent, 48);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesResponse
@@ -1454,7 +1505,7 @@ export type ListFilesResponse = Message<"wrenn.agent.v1.ListFilesResponse"> & {
  * Use `create(ListFilesResponseSchema)` to create a new message.
  */
 export const ListFilesResponseSchema: GenMessage<ListFilesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 47);
+  messageDesc(file_wrenn_agent_v1_agent, 49);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryRequest
@@ -1481,7 +1532,7 @@ export type MakeDirectoryRequest = Message<"wrenn.agent.v1.MakeDirectoryRequest"
  * Use `create(MakeDirectoryRequestSchema)` to create a new message.
  */
 export const MakeDirectoryRequestSchema: GenMessage<MakeDirectoryRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 48);
+  messageDesc(file_wrenn_agent_v1_agent, 50);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryResponse
@@ -1498,7 +1549,7 @@ export type MakeDirectoryResponse = Message<"wrenn.agent.v1.MakeDirectoryRespons
  * Use `create(MakeDirectoryResponseSchema)` to create a new message.
  */
 export const MakeDirectoryResponseSchema: GenMessage<MakeDirectoryResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 49);
+  messageDesc(file_wrenn_agent_v1_agent, 51);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileRequest
@@ -1525,7 +1576,7 @@ export type RemoveFileRequest = Message<"wrenn.agent.v1.RemoveFileRequest"> & {
  * Use `create(RemoveFileRequestSchema)` to create a new message.
  */
 export const RemoveFileRequestSchema: GenMessage<RemoveFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 50);
+  messageDesc(file_wrenn_agent_v1_agent, 52);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileResponse
@@ -1538,7 +1589,7 @@ export type RemoveFileResponse = Message<"wrenn.agent.v1.RemoveFileResponse"> & 
  * Use `create(RemoveFileResponseSchema)` to create a new message.
  */
 export const RemoveFileResponseSchema: GenMessage<RemoveFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 51);
+  messageDesc(file_wrenn_agent_v1_agent, 53);
 
 /**
  * @generated from enum wrenn.agent.v1.SandboxState
@@ -1714,6 +1765,16 @@ export const SandboxService: GenService<{
     methodKind: "unary";
     input: typeof ForkSandboxRequestSchema;
     output: typeof ForkSandboxResponseSchema;
+  },
+  /**
+   * Makes what sandboxes of a template and size start from without a boot, unless it is there.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.WarmTemplate
+   */
+  warmTemplate: {
+    methodKind: "unary";
+    input: typeof WarmTemplateRequestSchema;
+    output: typeof WarmTemplateResponseSchema;
   },
   /**
    * Newest first.
