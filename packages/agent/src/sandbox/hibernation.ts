@@ -29,7 +29,7 @@ export async function writeHibernation(
     throwIfAborted(signal);
   } catch (error) {
     await deps.journal.removeHibernations(id, hibernations);
-    throw toldIfFull(error);
+    throw error;
   }
 }
 
@@ -108,7 +108,8 @@ async function writeMemory(
   );
 }
 
-function toldIfFull(error: unknown): unknown {
+/** The error, or `disk_full` if that is what it comes to. */
+export function toldIfFull(error: unknown): unknown {
   const full =
     error instanceof Error &&
     (('code' in error && error.code === 'ENOSPC') || /no space left on device/i.test(error.message));

@@ -210,7 +210,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     },
     resume: async (id) => {
       const sandbox = find(id);
-      await sandbox.resume();
+      await makeRoom(() => sandbox.resume());
       return sandbox.view();
     },
     hibernate: async (id) => {

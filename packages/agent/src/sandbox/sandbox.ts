@@ -4,29 +4,20 @@ import { WrennError } from '@wrenn/protocol';
 import type { RateLimits } from '../config/rate-limits.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
-import { throwIfAborted, withDeadline, withinMs } from '../signals/signals.ts';
+import { throwIfAborted, withinMs } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { Microvm } from '../vmm/driver.ts';
 import { type CleanupFailure, type CleanupStack, createCleanupStack } from './cleanup-stack.ts';
-import {
-  bringUp,
-  type CreateContext,
-  createSteps,
-  createStopwatch,
-  initGuest,
-  type Start,
-  type Stopwatch,
-  setUpSlot,
-} from './create.ts';
+import { type CreateContext, createSteps, type Start, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
 import { endReason, explainFailure, panicOf } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
-import { assertRestorable, fillDraft, writeHibernation } from './hibernation.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
 import { createOperationQueue } from './operation-queue.ts';
 import { assertFollows, assertPossible, type Operation, type SandboxState } from './states.ts';
+import { createTransitions } from './transitions.ts';
 
 export interface SandboxView {
   readonly id: string;
@@ -121,9 +112,6 @@ export interface SandboxParts {
 const CONSOLE_LINES_KEPT = 50;
 const CONSOLE_LINES_LOGGED = 20;
 const CONSOLE_TIMEOUT_MS = 1_000;
-/** By when a guest has answered that is well. */
-const STREAMS_END_MS = 2_000;
-const QUIESCE_MS = 10_000;
 
 export function createSandbox(parts: SandboxParts): Sandbox {
   const { deps, cleanup } = parts;
@@ -288,183 +276,43 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     throw new WrennError('internal', `Sandbox ${id} has no microVM.`);
   };
 
-  /** Whoever waits for the guest is told; what runs in it goes on. */
-  const endStreams = (error: WrennError): void => {
-    life.abort(error);
-    life = newLife();
-  };
-
-  /** Says what time it is: the guest's clock stood still. */
-  const thawed = async ({ guest }: Holdings, signal: AbortSignal): Promise<void> => {
-    thawedAtMs = Date.now();
-    await initGuest(guest, { envs: record.envs }, signal).catch((err: unknown) => {
-      throwIfAborted(signal);
-      log.warn({ sandboxId: id, err }, 'the guest agent did not answer after its pause');
-    });
-  };
-
-  const pauseMicrovm = ({ microvm }: Holdings, signal: AbortSignal): Promise<void> =>
-    withDeadline(`Pausing sandbox ${id}`, timeouts.pauseMs, signal, (limited) => microvm.pause(limited));
-  const resumeMicrovm = ({ microvm }: Holdings, signal: AbortSignal): Promise<void> =>
-    withDeadline(`Resuming sandbox ${id}`, timeouts.pauseMs, signal, (limited) => microvm.resume(limited));
-
-  /** Freezes or continues the guest; afterwards the state is what the VMM says it is. */
-  const changeTo = async (next: 'running' | 'paused', signal: AbortSignal): Promise<void> => {
-    const held = requireHoldings();
-    const before = next === 'paused' ? 'running' : 'paused';
-    await save({ state: next });
-    try {
-      await (next === 'paused' ? pauseMicrovm(held, signal) : resumeMicrovm(held, signal));
-    } catch (error) {
-      throwIfAborted(signal);
-      const actual = await withDeadline(
-        'Asking the VMM',
-        timeouts.pauseMs,
-        signal,
-        held.microvm.status,
-      ).catch(() => before);
-      if (actual !== next) {
-        await save({ state: before });
-        throw error;
-      }
-    }
-    throwIfAborted(signal);
-    become(next);
-    if (next === 'running') await thawed(held, signal);
-  };
-
-  const takeOver = async (claim: Claim, signal: AbortSignal): Promise<void> => {
-    const held = requireHoldings();
-    const { envs, metadata, createdAtMs, endsAtMs, phases } = claim;
-    const startedAt = performance.now();
-    const handedOver = (): Phase => ({
-      name: 'claim',
-      durationMs: Math.round(performance.now() - startedAt),
-    });
-    await save({
-      purpose: 'user',
-      state: 'running',
-      envs: { ...record.envs, ...envs },
-      metadata: { ...metadata },
-      createdAtMs,
-      endsAtMs: endsAtMs ?? null,
-      phases: phases.map((phase) => ({ ...phase })),
-    });
-    await resumeMicrovm(held, signal);
-    thawedAtMs = Date.now();
-    await initGuest(held.guest, { envs: record.envs }, signal);
-    throwIfAborted(signal);
-    record = { ...record, phases: [...record.phases, handedOver()] };
-    become('running');
-    timer.set(endsAtMs);
-  };
-
-  const hibernate = async (signal: AbortSignal): Promise<void> => {
-    const before = state === 'paused' ? 'paused' : 'running';
-    const held = requireHoldings();
-    await save({ state: 'hibernating' });
-    become('hibernating');
-    try {
-      // So that the guest knows that nobody listens any more: these connections do not wake up with it.
-      endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
-      await held.guest.waitUntilHealthy(STREAMS_END_MS, signal).catch(() => throwIfAborted(signal));
-      await pauseMicrovm(held, signal);
-      await writeHibernation(deps, record, held.microvm, signal);
-      await save({
-        state: 'hibernated',
-        hibernations: record.hibernations + 1,
-        vmm: { driver: held.microvm.handle.driver, version: deps.driverVersion },
-        handle: null,
-        endsAtMs: null,
-      });
-    } catch (error) {
-      throwIfAborted(signal);
-      if (before === 'running') {
-        await resumeMicrovm(held, signal);
-        await thawed(held, signal);
-      }
-      await save({ state: before });
-      become(before);
-      throw error;
-    }
-    become('hibernated');
-    timer.set(undefined);
-    lastConsole = await consoleOf(held.microvm);
-    holdings = undefined;
-    await releaseMachines();
-    await journal.removeHibernations(id, record.hibernations).catch((err: unknown) => {
-      log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
-    });
-    parts.onHibernated(id);
-  };
-
-  const wake = async (signal: AbortSignal): Promise<void> => {
-    assertRestorable(deps, `Sandbox ${id}`, record.vmm);
-    parts.onWaking(id);
-    const machine = createCleanupStack(timeouts.cleanupStepMs);
-    machines.push(machine);
-    try {
-      const slotIndex = deps.network.reserve();
-      machine.register('slot', () => deps.network.release(slotIndex));
-      const uid = config.uidBase + slotIndex;
-      await save({ state: 'resuming', slotIndex, uid, bootId: deps.host.bootId });
-      become('resuming');
-      await journal.giveTo(id, uid);
-      const context: CreateContext = {
-        deps,
-        start: { kind: 'wake' },
-        cleanup: machine,
-        timed: createStopwatch(deps),
-        record: () => record,
-        save,
-        // From here on its files and its disk are no pair any more: it cannot go back to them.
-        onThaw: () => save({ state: 'running' }),
-        signal,
-      };
-      const woken = await bringUp(context, await setUpSlot(context));
-      throwIfAborted(signal);
-      become('running');
-      thawedAtMs = Date.now();
-      hold(woken);
-    } catch (error) {
-      throwIfAborted(signal);
-      if (record.state === 'running') throw await failedAwake(error);
+  const transitions = createTransitions({
+    id,
+    deps,
+    record: () => record,
+    save,
+    state: () => state,
+    become,
+    holdings: requireHoldings,
+    hold,
+    letGo: async () => {
+      lastConsole = await consoleOf(holdings?.microvm);
+      holdings = undefined;
       await releaseMachines();
-      await save({ state: 'hibernated', handle: null });
-      if (state === 'resuming') become('hibernated');
-      parts.onHibernated(id);
-      throw error;
-    }
-  };
-
-  /** Its guest has begun to run, and does not answer. Ends it from outside of the queue, which waits for this. */
-  const failedAwake = async (error: unknown): Promise<WrennError> => {
-    const failure = await explainFailure(deps, id, error);
-    void end(`It could not be woken: ${failure.message}`);
-    return failure;
-  };
-
-  const copyTo = async (draft: SnapshotDraft, signal: AbortSignal): Promise<void> => {
-    const held = requireHoldings();
-    if (state === 'paused') return fillDraft(deps, record, held.microvm, draft, signal);
-    // A guest that does not do it is copied as it is.
-    await withDeadline('Quiescing', QUIESCE_MS, signal, (limited) => held.guest.quiesce(limited)).catch(
-      (err: unknown) => {
-        throwIfAborted(signal);
-        log.warn({ sandboxId: id, err }, 'the guest did not prepare for its copy');
-      },
-    );
-    isFrozen = true;
-    try {
-      await pauseMicrovm(held, signal);
-      await fillDraft(deps, record, held.microvm, draft, signal);
-    } finally {
-      // The journal says that it runs: an agent that comes after this one would do the same.
-      if (!signal.aborted) await resumeMicrovm(held, signal);
-      isFrozen = false;
-    }
-    await thawed(held, signal);
-  };
+    },
+    newMachine: () => {
+      const machine = createCleanupStack(timeouts.cleanupStepMs);
+      machines.push(machine);
+      return machine;
+    },
+    endStreams: (error) => {
+      life.abort(error);
+      life = newLife();
+    },
+    setFrozen: (frozen) => {
+      isFrozen = frozen;
+    },
+    thawed: () => {
+      thawedAtMs = Date.now();
+    },
+    setTimer: (endsAtMs) => timer.set(endsAtMs),
+    addPhase: (phase) => {
+      record = { ...record, phases: [...record.phases, phase] };
+    },
+    end: (why) => void end(why),
+    onHibernated: parts.onHibernated,
+    onWaking: parts.onWaking,
+  });
 
   /** Refused at once where it is not possible, and again when its turn has come. */
   const operate = async (
@@ -503,13 +351,15 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         throw told;
       }
     },
-    claim: (claim) => operate('resume', (signal) => takeOver(claim, signal)),
-    pause: () => operate('pause', (signal) => changeTo('paused', signal)),
+    claim: (claim) => operate('resume', (signal) => transitions.takeOver(claim, signal)),
+    pause: () => operate('pause', (signal) => transitions.changeTo('paused', signal)),
     resume: () =>
-      operate('resume', (signal) => (state === 'hibernated' ? wake(signal) : changeTo('running', signal))),
-    hibernate: () => operate('hibernate', hibernate),
+      operate('resume', (signal) =>
+        state === 'hibernated' ? transitions.wake(signal) : transitions.changeTo('running', signal),
+      ),
+    hibernate: () => operate('hibernate', transitions.hibernate),
     copyTo: async (draft) => {
-      await operate('snapshot', (signal) => copyTo(draft, signal));
+      await operate('snapshot', (signal) => transitions.copyTo(draft, signal));
       return record;
     },
     setTimeout: async (timeoutMs) => {
@@ -555,6 +405,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         hint: 'The sandbox goes on; ask again when the agent is back.',
       });
       if (state === 'creating') return end('The agent was shut down during the creation.');
+      if (record.purpose === 'own') return end(undefined);
       if (ending !== undefined) return ending;
       life.abort(leaving);
       await queue.close(leaving);

@@ -1,0 +1,230 @@
+/**
+ * What happens to a sandbox that is there: it is frozen, continued, handed over, written to the disk and woken. Each is
+ * run by its queue, alone. The order of the journal and the deed is what a restarted agent relies on (recover.ts).
+ */
+import { WrennError } from '@wrenn/protocol';
+import { throwIfAborted, withDeadline } from '../signals/signals.ts';
+import type { SnapshotDraft } from '../storage/snapshots.ts';
+import type { CleanupStack } from './cleanup-stack.ts';
+import { bringUp, type CreateContext, createStopwatch, initGuest, setUpSlot } from './create.ts';
+import type { SandboxDeps } from './deps.ts';
+import { explainFailure } from './end-reason.ts';
+import { assertRestorable, fillDraft, toldIfFull, writeHibernation } from './hibernation.ts';
+import type { JournalRecord } from './journal.ts';
+import type { Phase } from './log.ts';
+import type { Claim, Holdings } from './sandbox.ts';
+import type { SandboxState } from './states.ts';
+
+/** What of a sandbox these need, and nothing else changes. */
+export interface SandboxCore {
+  readonly id: string;
+  readonly deps: SandboxDeps;
+  record(): JournalRecord;
+  save(change: Partial<JournalRecord>): Promise<void>;
+  state(): SandboxState;
+  become(next: SandboxState): void;
+  /** Throws `internal` where there are none. */
+  holdings(): Holdings;
+  hold(held: Holdings): void;
+  /** Takes away all that it holds but its files. What cannot be is tried again at its end. */
+  letGo(): Promise<void>;
+  /** For what it is going to hold. */
+  newMachine(): CleanupStack;
+  /** Whoever waits for the guest is told; what runs in it goes on. */
+  endStreams(error: WrennError): void;
+  /** The guest stands still although the sandbox runs, and its streams are to be patient. */
+  setFrozen(isFrozen: boolean): void;
+  thawed(): void;
+  setTimer(endsAtMs: number | undefined): void;
+  addPhase(phase: Phase): void;
+  /** As failed, without waiting for it. */
+  end(why: string): void;
+  onHibernated(id: string): void;
+  onWaking(id: string): void;
+}
+
+export interface Transitions {
+  changeTo(next: 'running' | 'paused', signal: AbortSignal): Promise<void>;
+  takeOver(claim: Claim, signal: AbortSignal): Promise<void>;
+  hibernate(signal: AbortSignal): Promise<void>;
+  wake(signal: AbortSignal): Promise<void>;
+  copyTo(draft: SnapshotDraft, signal: AbortSignal): Promise<void>;
+}
+
+/** By when a guest has answered that is well. */
+const STREAMS_END_MS = 2_000;
+const QUIESCE_MS = 10_000;
+
+export function createTransitions(core: SandboxCore): Transitions {
+  const { id, deps } = core;
+  const { log, journal, config } = deps;
+  const { timeouts } = config;
+
+  /** Says what time it is: the guest's clock stood still. */
+  const thawed = async ({ guest }: Holdings, signal: AbortSignal): Promise<void> => {
+    core.thawed();
+    await initGuest(guest, { envs: core.record().envs }, signal).catch((err: unknown) => {
+      throwIfAborted(signal);
+      log.warn({ sandboxId: id, err }, 'the guest agent did not answer after its pause');
+    });
+  };
+
+  const pauseMicrovm = ({ microvm }: Holdings, signal: AbortSignal): Promise<void> =>
+    withDeadline(`Pausing sandbox ${id}`, timeouts.pauseMs, signal, (limited) => microvm.pause(limited));
+  const resumeMicrovm = ({ microvm }: Holdings, signal: AbortSignal): Promise<void> =>
+    withDeadline(`Resuming sandbox ${id}`, timeouts.pauseMs, signal, (limited) => microvm.resume(limited));
+
+  /** Freezes or continues the guest; afterwards the state is what the VMM says it is. */
+  const changeTo = async (next: 'running' | 'paused', signal: AbortSignal): Promise<void> => {
+    const held = core.holdings();
+    const before = next === 'paused' ? 'running' : 'paused';
+    await core.save({ state: next });
+    try {
+      await (next === 'paused' ? pauseMicrovm(held, signal) : resumeMicrovm(held, signal));
+    } catch (error) {
+      throwIfAborted(signal);
+      const actual = await withDeadline(
+        'Asking the VMM',
+        timeouts.pauseMs,
+        signal,
+        held.microvm.status,
+      ).catch(() => before);
+      if (actual !== next) {
+        await core.save({ state: before });
+        throw error;
+      }
+    }
+    throwIfAborted(signal);
+    core.become(next);
+    if (next === 'running') await thawed(held, signal);
+  };
+
+  const takeOver = async (claim: Claim, signal: AbortSignal): Promise<void> => {
+    const held = core.holdings();
+    const { envs, metadata, createdAtMs, endsAtMs, phases } = claim;
+    const startedAt = performance.now();
+    await core.save({
+      purpose: 'user',
+      state: 'running',
+      envs: { ...core.record().envs, ...envs },
+      metadata: { ...metadata },
+      createdAtMs,
+      endsAtMs: endsAtMs ?? null,
+      phases: phases.map((phase) => ({ ...phase })),
+    });
+    await resumeMicrovm(held, signal);
+    core.thawed();
+    await initGuest(held.guest, { envs: core.record().envs }, signal);
+    throwIfAborted(signal);
+    core.addPhase({ name: 'claim', durationMs: Math.round((performance.now() - startedAt) * 1000) / 1000 });
+    core.become('running');
+    core.setTimer(endsAtMs);
+  };
+
+  const hibernate = async (signal: AbortSignal): Promise<void> => {
+    const before = core.state() === 'paused' ? 'paused' : 'running';
+    const held = core.holdings();
+    await core.save({ state: 'hibernating' }).catch((error: unknown) => {
+      throw toldIfFull(error);
+    });
+    core.become('hibernating');
+    try {
+      // So that the guest knows that nobody listens any more: these connections do not wake up with it.
+      core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
+      await held.guest.waitUntilHealthy(STREAMS_END_MS, signal).catch(() => throwIfAborted(signal));
+      await pauseMicrovm(held, signal);
+      await writeHibernation(deps, core.record(), held.microvm, signal);
+      await core.save({
+        state: 'hibernated',
+        hibernations: core.record().hibernations + 1,
+        vmm: { driver: held.microvm.handle.driver, version: deps.driverVersion },
+        handle: null,
+        endsAtMs: null,
+      });
+    } catch (error) {
+      throwIfAborted(signal);
+      if (before === 'running') await resumeMicrovm(held, signal);
+      await core.save({ state: before });
+      await journal.removeHibernations(id, core.record().hibernations);
+      core.become(before);
+      if (before === 'running') await thawed(held, signal);
+      throw toldIfFull(error);
+    }
+    core.become('hibernated');
+    core.setTimer(undefined);
+    await core.letGo();
+    await journal.removeHibernations(id, core.record().hibernations).catch((err: unknown) => {
+      log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
+    });
+    core.onHibernated(id);
+  };
+
+  const wake = async (signal: AbortSignal): Promise<void> => {
+    assertRestorable(deps, `Sandbox ${id}`, core.record().vmm);
+    core.onWaking(id);
+    const machine = core.newMachine();
+    try {
+      const slotIndex = deps.network.reserve();
+      machine.register('slot', () => deps.network.release(slotIndex));
+      const uid = config.uidBase + slotIndex;
+      await core.save({ state: 'resuming', slotIndex, uid, bootId: deps.host.bootId });
+      core.become('resuming');
+      await journal.giveTo(id, uid);
+      const context: CreateContext = {
+        deps,
+        start: { kind: 'wake' },
+        cleanup: machine,
+        timed: createStopwatch(deps),
+        record: core.record,
+        save: core.save,
+        // From here on its files and its disk are no pair any more: it cannot go back to them.
+        onThaw: () => core.save({ state: 'running' }),
+        signal,
+      };
+      const woken = await bringUp(context, await setUpSlot(context));
+      throwIfAborted(signal);
+      core.become('running');
+      core.thawed();
+      core.hold(woken);
+    } catch (error) {
+      throwIfAborted(signal);
+      if (core.record().state === 'running') throw await failedAwake(error);
+      await core.letGo();
+      await core.save({ state: 'hibernated', handle: null });
+      if (core.state() === 'resuming') core.become('hibernated');
+      core.onHibernated(id);
+      throw error;
+    }
+  };
+
+  /** Its guest has begun to run, and does not answer. Ends it from outside of the queue, which waits for this. */
+  const failedAwake = async (error: unknown): Promise<WrennError> => {
+    const failure = await explainFailure(deps, id, error);
+    core.end(`It could not be woken: ${failure.message}`);
+    return failure;
+  };
+
+  const copyTo = async (draft: SnapshotDraft, signal: AbortSignal): Promise<void> => {
+    const held = core.holdings();
+    if (core.state() === 'paused') return fillDraft(deps, core.record(), held.microvm, draft, signal);
+    // A guest that does not do it is copied as it is.
+    await withDeadline('Quiescing', QUIESCE_MS, signal, (limited) => held.guest.quiesce(limited)).catch(
+      (err: unknown) => {
+        throwIfAborted(signal);
+        log.warn({ sandboxId: id, err }, 'the guest did not prepare for its copy');
+      },
+    );
+    core.setFrozen(true);
+    try {
+      await pauseMicrovm(held, signal);
+      await fillDraft(deps, core.record(), held.microvm, draft, signal);
+    } finally {
+      // The journal says that it runs: an agent that comes after this one would do the same.
+      if (!signal.aborted) await resumeMicrovm(held, signal);
+      core.setFrozen(false);
+    }
+    await thawed(held, signal);
+  };
+
+  return { changeTo, takeOver, hibernate, wake, copyTo };
+}
