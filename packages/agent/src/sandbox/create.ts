@@ -112,10 +112,12 @@ function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start)
   const entropy = randomBytes(ENTROPY_BYTES);
   if (start.kind === 'wake') return { envs, identity: { entropy } };
   const machineId = randomBytes(MACHINE_ID_BYTES).toString('hex');
+  // A warm template has those of this agent already.
+  const isWarm = start.kind === 'copy' && start.snapshot.kind === 'warm';
   return {
     envs,
     replaceEnvs: true,
-    identity: { hostname: id, machineId, entropy, nameservers },
+    identity: { hostname: id, machineId, entropy, ...(isWarm ? {} : { nameservers }) },
     ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };
 }

@@ -35,7 +35,7 @@ describe('the command line of QEMU', () => {
       ...['-name', 'guest=abc'],
       '-machine',
       'microvm,x-option-roms=off,pic=off,pcie=off,usb=off,graphics=off,mem-merge=off,dump-guest-core=off,pit=off,acpi=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off',
-      ...['-accel', 'tcg,thread=multi,tb-size=128', '-cpu', 'max,-svm,-la57', '-smp', '2', '-m', '256M'],
+      ...['-accel', 'tcg,thread=multi,tb-size=128', '-cpu', 'max,-svm,-la57,-erms', '-smp', '2', '-m', '256M'],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-msg', 'timestamp=on'],
       ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny', '-S'],
       ...['-chardev', 'socket,id=qmp,path=/s/run/qmp.sock,server=on,wait=off'],

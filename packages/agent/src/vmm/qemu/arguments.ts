@@ -114,7 +114,7 @@ function machineArguments(spec: QemuSpec, { accelerator }: MachineOptions, machi
     ['-machine', machineWords],
     accelerator === 'kvm'
       ? ['-accel', 'kvm', '-cpu', 'host']
-      : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_BUFFER_MIB}`, '-cpu', 'max,-svm,-la57'],
+      : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_BUFFER_MIB}`, '-cpu', 'max,-svm,-la57,-erms'],
     ['-smp', String(spec.vcpus), '-m', `${spec.memoryMib}M`],
     ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-msg', 'timestamp=on'],
     ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
