@@ -47,8 +47,10 @@ function buildProgram(): Command {
 
   const sandbox = program.command('sandbox').description('machines that stay until they are killed');
   const life = () => import('./commands/sandbox.ts');
+  const snapshots = () => import('./commands/snapshot.ts');
   withJson(withMachineOptions(sandbox.command('create')))
-    .description('boot a machine and print its id')
+    .description('make a machine and print its id')
+    .option('--snapshot <id>', 'start from a snapshot, whose sizes it keeps, instead of a template')
     .option('--env <name=value>', "a variable of every command's environment; may be repeated", gather)
     .option('--timeout <duration>', 'destroy it after this long, as 5m or 2h (default: never)')
     .action(async (options) => (await life()).createSandbox(options));
@@ -88,8 +90,19 @@ function buildProgram(): Command {
     .description('freeze it with its memory kept')
     .action(async (id, options) => (await life()).pauseSandbox(id, options));
   withJson(sandbox.command('resume <id>'))
-    .description('continue it')
+    .description('continue it; wakes it if it hibernates')
     .action(async (id, options) => (await life()).resumeSandbox(id, options));
+  withJson(sandbox.command('hibernate <id>'))
+    .description('write it to the disk and give everything else back until it is resumed')
+    .action(async (id, options) => (await life()).hibernateSandbox(id, options));
+  withJson(sandbox.command('snapshot <id>'))
+    .description("copy it as it stands, and print the snapshot's id")
+    .action(async (id, options) => (await snapshots()).takeSnapshot(id, options));
+  withJson(sandbox.command('fork <id>'))
+    .description('make copies that go on by themselves, and print their ids')
+    .option('--count <n>', 'how many (default: 1)')
+    .option('--timeout <duration>', 'destroy each after this long, as 5m or 2h (default: never)')
+    .action(async (id, options) => (await life()).forkSandbox(id, options));
   withJson(sandbox.command('kill <id...>'))
     .description('take it away with everything in it')
     .action(async (ids, options) => (await life()).killSandboxes(ids, options));
@@ -101,9 +114,24 @@ function buildProgram(): Command {
     .option('-f, --follow', 'and what comes, until it ends')
     .action(async (id, options) => (await life()).printLogs(id, options));
 
-  withJson(program.command('template').description('what machines start from').command('ls'))
+  const snapshot = program.command('snapshot').description('copies of machines, to create others from');
+  withJson(snapshot.command('ls'))
+    .description('list snapshots, newest first')
+    .action(async (options) => (await snapshots()).listSnapshots(options));
+  withJson(snapshot.command('rm <id...>'))
+    .description('delete snapshots that no machine uses')
+    .action(async (ids, options) => (await snapshots()).removeSnapshots(ids, options));
+
+  const template = program.command('template').description('what machines start from');
+  withJson(template.command('ls'))
     .description('list templates')
     .action(async (options) => (await import('./commands/template.ts')).printTemplates(options));
+  withJson(template.command('warm <name>'))
+    .description('make what its machines start from without a boot, unless it is there')
+    .option('--cpus <n>', 'virtual CPUs')
+    .option('--memory <size>', 'memory, as 512M or 2G')
+    .option('--disk <size>', 'private disk, as 4G')
+    .action(async (name, options) => (await snapshots()).warmTemplate(name, options));
 
   withJson(program.command('setup'))
     .description('install and build what is missing: system packages, kernel, images')

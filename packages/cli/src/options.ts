@@ -10,6 +10,7 @@ import type { Command } from 'commander';
 import { parseBytesPerSecond, parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
 
 export interface MachineOptions {
+  readonly snapshot?: string;
   readonly template?: string;
   readonly cpus?: string;
   readonly memory?: string;
@@ -52,6 +53,7 @@ export function withMachineOptions(command: Command): Command {
 export function createRequest(options: MachineOptions, timeoutMs: number | undefined): CreateSandboxRequest {
   const request = create(CreateSandboxRequestSchema, {
     template: options.template ?? '',
+    snapshotId: options.snapshot ?? '',
     envs: parsePairs(options.env ?? [], '--env'),
     metadata: parsePairs(options.metadata ?? [], '--metadata'),
     rateLimits: rateLimitsOf(options),

@@ -8,6 +8,9 @@ const STATES: Readonly<Record<SandboxState, string>> = {
   [SandboxState.CREATING]: 'creating',
   [SandboxState.RUNNING]: 'running',
   [SandboxState.PAUSED]: 'paused',
+  [SandboxState.HIBERNATING]: 'hibernating',
+  [SandboxState.HIBERNATED]: 'hibernated',
+  [SandboxState.RESUMING]: 'resuming',
   [SandboxState.DESTROYING]: 'destroying',
   [SandboxState.FAILED]: 'failed',
 };
@@ -22,6 +25,8 @@ interface RateLimitsView {
 export interface SandboxView {
   readonly id: string;
   readonly template: string;
+  /** That it was created from, if it was from one. */
+  readonly snapshotId: string | undefined;
   readonly state: string;
   readonly reason: string | undefined;
   readonly vcpus: number;
@@ -44,6 +49,7 @@ export function viewOf(sandbox: Sandbox): SandboxView {
   return {
     id: sandbox.id,
     template: sandbox.template,
+    snapshotId: sandbox.snapshotId === '' ? undefined : sandbox.snapshotId,
     state: STATES[sandbox.state],
     reason: sandbox.reason === '' ? undefined : sandbox.reason,
     vcpus: sandbox.vcpus,
@@ -99,6 +105,7 @@ export function detailRows(view: SandboxView): string[][] {
   const metadata = Object.entries(view.metadata).map(([name, value]) => `${name}=${value}`);
   const rows = [
     ['template', view.template],
+    ['snapshot', view.snapshotId ?? ''],
     ['state', view.state],
     ['reason', view.reason ?? ''],
     ['cpus', String(view.vcpus)],

@@ -6,7 +6,7 @@ import { withAgent } from '../agent-connection.ts';
 import { createRequest, type MachineOptions, timeoutOf } from '../options.ts';
 import { createProgress, formatTable, printable, printJson } from '../output.ts';
 import { detailRows, LIST_HEADER, listRow, viewOf } from '../sandbox-view.ts';
-import { parseDurationMs } from '../values.ts';
+import { parseCount, parseDurationMs } from '../values.ts';
 
 export interface OutputOptions {
   readonly json?: boolean;
@@ -18,7 +18,7 @@ export async function createSandbox(
   const request = createRequest(options, timeoutOf(options));
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
   await withAgent(async (client) => {
-    progress('booting a machine …');
+    progress('making a machine …');
     show((await client.sandboxes.createSandbox(request)).sandbox, options);
   });
 }
@@ -52,6 +52,30 @@ export async function pauseSandbox(id: string, options: OutputOptions): Promise<
 
 export async function resumeSandbox(id: string, options: OutputOptions): Promise<void> {
   await withAgent(async (client) => show((await client.sandboxes.resumeSandbox({ id })).sandbox, options));
+}
+
+export async function hibernateSandbox(id: string, options: OutputOptions): Promise<void> {
+  const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
+  await withAgent(async (client) => {
+    progress('writing its memory …');
+    show((await client.sandboxes.hibernateSandbox({ id })).sandbox, options);
+  });
+}
+
+export async function forkSandbox(
+  id: string,
+  options: OutputOptions & { readonly count?: string; readonly timeout?: string },
+): Promise<void> {
+  const count = options.count === undefined ? 1 : parseCount(options.count, '--count');
+  const timeoutMs = timeoutOf(options);
+  const timeout = timeoutMs === undefined ? {} : { timeout: durationFromMs(timeoutMs) };
+  const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
+  await withAgent(async (client) => {
+    progress('copying the machine …');
+    const { sandboxes } = await client.sandboxes.forkSandbox({ id, count, ...timeout });
+    if (options.json) printJson(sandboxes.map(viewOf));
+    else process.stdout.write(sandboxes.map((copy) => `${copy.id}\n`).join(''));
+  });
 }
 
 export async function killSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
