@@ -11,6 +11,7 @@ import {
   type AgentProcess,
   createSandbox,
   exec,
+  HAS_SNAPSHOTS,
   PATIENCE,
   prepareAgent,
   REQUEST,
@@ -54,7 +55,7 @@ const check = async (id: string): Promise<void> => {
 };
 const listed = async () => (await agent.client.sandboxes.listSandboxes({})).sandboxes;
 
-it(
+it.skipIf(!HAS_SNAPSHOTS)(
   `leaves only what is whole (seed ${SEED})`,
   async () => {
     const random = randomFrom(SEED);
