@@ -1,20 +1,34 @@
 /** An agent of the run's own, with a directory, addresses and users that no other one has. */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type AgentClient, createAgentClient, parseConfig, startAgent } from '@wrenn/agent';
+import {
+  type AgentClient,
+  type AgentConfigInput,
+  createAgentClient,
+  parseConfig,
+  startAgent,
+} from '@wrenn/agent';
 import { wrennDirFromEnv } from '@wrenn/images';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { createEnvdClient, type EnvdClient } from '../packages/agent/src/envd-client/client.ts';
-import { journalSchema } from '../packages/agent/src/sandbox/journal.ts';
+import { type JournalRecord, journalSchema } from '../packages/agent/src/sandbox/journal.ts';
 import type { Releases } from './releases.ts';
 
 export const SIZE = { template: 'minimal', vcpus: 1, memoryMib: 512, diskMib: 512 } as const;
 /** Long enough for a guest of a guest, in the laboratory. */
 const BOOT_TIMEOUT_MS = 300_000;
 const CREATE_TIMEOUT_MS = 900_000;
-const CALL_TIMEOUT_MS = 60_000;
+export const CALL_TIMEOUT_MS = 60_000;
 
 export type BenchDriver = 'qemu' | 'firecracker';
+
+export interface BenchAgentOptions {
+  readonly driver: BenchDriver;
+  /** For a second agent in the same run. */
+  readonly number?: number;
+  /** How many sandboxes are kept ready; none if absent. */
+  readonly poolSize?: number;
+}
 
 export interface BenchAgent {
   readonly client: AgentClient;
@@ -22,15 +36,18 @@ export interface BenchAgent {
   readonly imagesDir: string;
   readonly driver: BenchDriver;
   readonly accelerator: 'kvm' | 'tcg';
-  create(signal: AbortSignal): Promise<Sandbox>;
+  /** `diskMib` instead of the usual size: one that no warm template has. */
+  create(signal: AbortSignal, diskMib?: number): Promise<Sandbox>;
   destroy(id: string): Promise<void>;
+  /** What the agent knows of a sandbox and tells nobody. */
+  journalOf(id: string): Promise<JournalRecord>;
   /** Past the agent, straight to the guest. */
   connectGuest(sandbox: Sandbox): Promise<EnvdClient>;
 }
 
 /** `driver` is also what the floors are made of. */
 export async function startBenchAgent(
-  driver: BenchDriver,
+  { driver, number = 0, poolSize = 0 }: BenchAgentOptions,
   releases: Releases,
   signal: AbortSignal,
 ): Promise<BenchAgent> {
@@ -38,16 +55,19 @@ export async function startBenchAgent(
   // Short: the paths of unix sockets are.
   const dir = await mkdtemp('/tmp/wrb-');
   releases.add(dir, () => rm(dir, { recursive: true, force: true }));
-  const config = parseConfig({
+  const input: AgentConfigInput = {
     wrennDir: dir,
     imagesDir,
     driver,
     timeouts: { bootMs: BOOT_TIMEOUT_MS, kvmProbeMs: CALL_TIMEOUT_MS },
-    uidBase: 1_970_000_000,
-    network: { range: '10.233.77.0/24', prefix: 'wrb', holdOffMs: 0 },
+    uidBase: 1_970_000_000 + number * 1000,
+    network: { range: `10.233.${77 + number}.0/24`, prefix: `wrb${number}`, holdOffMs: 0 },
+    // Warm templates are made when they are asked for, and by the pool; nothing goes on in the background.
+    warm: { mode: 'off' },
+    pool: { entries: poolSize === 0 ? [] : [{ ...SIZE, size: poolSize }] },
     log: { level: 'info', file: join(dir, 'agent.log') },
-  });
-  const agent = await startAgent({ config, signal });
+  };
+  const agent = await startAgent({ config: parseConfig(input), signal });
   releases.add('the agent', agent.stop);
   const client = createAgentClient({ socketPath: agent.socketPath });
   releases.add('the connection to the agent', async () => client.close());
@@ -60,6 +80,10 @@ export async function startBenchAgent(
     const { sandboxes } = await client.sandboxes.listSandboxes({}, { timeoutMs: CALL_TIMEOUT_MS });
     for (const { id } of sandboxes) await destroy(id);
   });
+  const journalOf = async (id: string): Promise<JournalRecord> => {
+    const journal = await readFile(join(dir, 'sandboxes', id, 'sandbox.json'), 'utf8');
+    return journalSchema.parse(JSON.parse(journal));
+  };
   const { accelerator } = await client.agent.getInfo({}, { timeoutMs: CALL_TIMEOUT_MS });
   return {
     client,
@@ -67,16 +91,16 @@ export async function startBenchAgent(
     imagesDir,
     driver,
     accelerator: accelerator === 'kvm' ? 'kvm' : 'tcg',
-    create: async (caller) => {
+    create: async (caller, diskMib = SIZE.diskMib) => {
       const options = { signal: caller, timeoutMs: CREATE_TIMEOUT_MS };
-      const { sandbox } = await client.sandboxes.createSandbox(SIZE, options);
+      const { sandbox } = await client.sandboxes.createSandbox({ ...SIZE, diskMib }, options);
       if (sandbox === undefined) throw new Error('the agent answered without a sandbox');
       return sandbox;
     },
     destroy,
+    journalOf,
     connectGuest: async ({ id, address }) => {
-      const journal = await readFile(join(dir, 'sandboxes', id, 'sandbox.json'), 'utf8');
-      const { accessToken } = journalSchema.parse(JSON.parse(journal));
+      const { accessToken } = await journalOf(id);
       const envd = createEnvdClient({
         host: address,
         accessToken,
