@@ -79,10 +79,11 @@ async function* changedRuns(pagemap: FileHandle, { address, sizeBytes }: MemoryS
   for (let start = 0; start < pages; start += ENTRIES_PAGES) {
     const count = Math.min(ENTRIES_PAGES, pages - start);
     const position = (address / PAGE_BYTES + start) * ENTRY_BYTES;
-    const { bytesRead } = await pagemap.read(buffer, 0, count * ENTRY_BYTES, position);
+    // Of a process that has ended there is none, which is not the same as unchanged.
+    await readFully(pagemap, buffer, count * ENTRY_BYTES, position);
     let first = -1;
     for (let page = 0; page <= count; page++) {
-      const isChanged = page < count && (page + 1) * ENTRY_BYTES <= bytesRead && isOwn(buffer, page);
+      const isChanged = page < count && isOwn(buffer, page);
       if (first >= 0 && (!isChanged || page - first === RUN_PAGES)) {
         yield { first: start + first, count: page - first };
         first = -1;
