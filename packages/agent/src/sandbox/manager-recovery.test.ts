@@ -76,6 +76,24 @@ describe('what an earlier agent has left', () => {
     },
   );
 
+  it('sleeps on when it was being woken, whoever has been given its slot since', async () => {
+    const { world: before, manager: first } = await start();
+    const asleep = await first.create(request);
+    await first.hibernate(asleep.id);
+    const other = await first.create(request);
+    const { slotIndex, uid } = JSON.parse(before.journals.get(other.id) ?? '');
+    const record = JSON.parse(before.journals.get(asleep.id) ?? '');
+    before.journals.set(asleep.id, JSON.stringify({ ...record, state: 'resuming', slotIndex, uid }));
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    expect(manager.get(other.id).state).toBe('running');
+    expect(manager.get(asleep.id).state).toBe('hibernated');
+    expect((await manager.resume(asleep.id)).state).toBe('running');
+    await manager.destroy(asleep.id);
+    await manager.destroy(other.id);
+    expectNothingLeft(world);
+  });
+
   it('is lost when its VMM has died, and taken away when it was half made', async () => {
     const { world: before, manager: first } = await start();
     const dead = await first.create(request);

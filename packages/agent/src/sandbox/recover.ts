@@ -59,7 +59,9 @@ async function settle(
     deps.log.warn({ slots: removed }, 'slots that an earlier agent left were taken away');
 
   // The network's names are the agent's own, or its start had failed: so are the groups of the same prefix.
-  await removeStrayCgroups(deps, new Set(found.map(({ record }) => record.id)));
+  // One that hibernates has none either.
+  const awake = found.filter(({ isAsleep }) => isAsleep !== true);
+  await removeStrayCgroups(deps, new Set(awake.map(({ record }) => record.id)));
 
   // Only now: what is in these directories names what was to be taken away first.
   for (const { id } of corrupt) await removeCorrupt(deps, id);
@@ -78,9 +80,11 @@ function withoutClashes(records: readonly JournalRecord[]): {
 } {
   const bySlot = new Map<number, JournalRecord>();
   const clashing: CorruptJournal[] = [];
-  // One that hibernates has none, whatever its record says of the last one.
-  const asleep = records.filter(({ state }) => state === 'hibernated');
-  const holding = records.filter(({ state }) => state !== 'hibernated');
+  // One that hibernates has none, whatever its record says of the last one; one that was being woken loses its own,
+  // which another may have been given already when the wake had failed.
+  const isAsleep = ({ state }: JournalRecord): boolean => state === 'hibernated' || state === 'resuming';
+  const asleep = records.filter(isAsleep);
+  const holding = records.filter((record) => !isAsleep(record));
   for (const record of holding.sort((a, b) => rank(a) - rank(b))) {
     const other = bySlot.get(record.slotIndex);
     if (other === undefined) bySlot.set(record.slotIndex, record);
