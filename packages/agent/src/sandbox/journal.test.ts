@@ -63,6 +63,14 @@ describe('a journal', () => {
     expect(await readdir(join(dir, 'sandboxes', id))).toEqual(['run', 'sandbox.json']);
   });
 
+  it('is what it was when the agent was killed while it wrote, and nothing lies beside it', async () => {
+    await journal.makeDirectories(id, uid);
+    await journal.write(record);
+    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json.0af3.tmp'), '{"half":');
+    expect(await journal.readAll()).toEqual({ records: [record], corrupt: [] });
+    expect((await readdir(join(dir, 'sandboxes', id))).sort()).toEqual(['run', 'sandbox.json']);
+  });
+
   it('is removed with everything, again and again', async () => {
     await journal.makeDirectories(id, uid);
     await journal.write(record);

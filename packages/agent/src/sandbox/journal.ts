@@ -112,6 +112,7 @@ export interface Journal {
   write(record: JournalRecord): Promise<void>;
   /** Removes all files of the sandbox. Idempotent. */
   remove(id: string): Promise<void>;
+  /** To be called before anything is written: what an earlier agent was writing when it was killed is removed. */
   readAll(): Promise<{ readonly records: JournalRecord[]; readonly corrupt: CorruptJournal[] }>;
   /** Keeps what cannot be read for people to look at, so that the rest can be removed. */
   setAside(id: string): Promise<void>;
@@ -187,6 +188,7 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       for (const id of await namesIn(sandboxesDir)) {
         if (!isSandboxId(id)) continue;
         try {
+          await removeUnfinished(files(id).dir);
           records.push(await readRecord(fileOf(id), id));
         } catch (error) {
           corrupt.push({ id, problem: String(error), uid: await ownerOf(files(id).layer) });
@@ -233,6 +235,13 @@ async function readRecord(path: string, id: string): Promise<JournalRecord> {
     return parseRecord(await file.readFile('utf8'), id);
   } finally {
     await file.close();
+  }
+}
+
+/** What writeFileDurably has beside the file until it is whole. */
+async function removeUnfinished(dir: string): Promise<void> {
+  for (const name of await namesIn(dir)) {
+    if (name.startsWith(`${FILE_NAME}.`)) await rm(join(dir, name), { force: true });
   }
 }
 
