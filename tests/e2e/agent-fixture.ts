@@ -146,9 +146,11 @@ export interface AgentProcess {
   kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number | null>;
 }
 
-/** Loads the configuration that WRENN_CONFIG names, and is killed where DIE_AT says. */
+/** Loads the configuration that WRENN_CONFIG names, and is killed where, or after how many ms, DIE_AT says. */
 const AGENT_PROGRAM = `
   import { loadConfig, runAgent } from '@wrenn/agent';
+  const afterMs = Number(process.env.DIE_AT || NaN);
+  if (afterMs >= 0) setTimeout(() => process.kill(process.pid, 'SIGKILL'), afterMs).unref();
   const checkpoint = (step, moment) => {
     if (moment + ' ' + step === process.env.DIE_AT) process.kill(process.pid, 'SIGKILL');
   };
@@ -158,8 +160,8 @@ const AGENT_PROGRAM = `
   });`;
 
 /**
- * The agent as a program, bundled once for each directory. With `dieAt` (as `before network`) it is killed at that
- * point of a creation.
+ * The agent as a program, bundled once for each directory. With `dieAt` it is killed at that point of a creation (as
+ * `before network`), or so many ms after its start (as `120`). Rejects if it ends before it answers.
  */
 export async function startAgentProcess(files: TestAgentFiles, dieAt = ''): Promise<AgentProcess> {
   const program = join(files.dir, 'agent.mjs');
