@@ -233,7 +233,7 @@ describe('a copy that cannot be', () => {
     };
     while (!(await isOpen()));
     child?.kill('SIGKILL');
-    await expect(copying).rejects.toThrow(/ends early/);
+    await expect(copying).rejects.toMatchObject({ code: 'vmm_died' });
     expect(await isOpen()).toBe(false);
   });
 });

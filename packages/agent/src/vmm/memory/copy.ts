@@ -7,6 +7,7 @@
  */
 import { type FileHandle, open, truncate } from 'node:fs/promises';
 import { copySparse } from '@wrenn/host';
+import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted } from '../../signals/signals.ts';
 
 export interface MemorySource {
@@ -146,7 +147,7 @@ function createRunCopier(
 async function readFully(file: FileHandle, into: Buffer, bytes: number, position: number): Promise<void> {
   for (let done = 0; done < bytes; ) {
     const { bytesRead } = await file.read(into, done, bytes - done, position + done);
-    if (bytesRead === 0) throw new Error('the memory of the VMM ends early');
+    if (bytesRead === 0) throw new WrennError('vmm_died', 'The VMM ended while its memory was read.');
     done += bytesRead;
   }
 }
