@@ -4,7 +4,7 @@ import type { Snapshot } from '../storage/snapshots.ts';
 import type { Template } from '../storage/storage.ts';
 import type { Start } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
-import { assertRestorable, describeSnapshot } from './hibernation.ts';
+import { assertRestorable, describeSnapshot, toldIfFull } from './hibernation.ts';
 import { orderOf, type Roster, withoutIdentity } from './roster.ts';
 import type { Sandbox } from './sandbox.ts';
 import { type CreateRequest, checkRequest, type SandboxSpec } from './spec.ts';
@@ -70,12 +70,16 @@ export function createCopies(
   };
 
   const take = async (sandbox: Sandbox, kind: Snapshot['kind']): Promise<Snapshot> => {
-    const draft = await snapshots.draft(newSandboxId());
+    const draft = await snapshots.draft(newSandboxId()).catch((error: unknown) => {
+      throw toldIfFull(error);
+    });
     try {
       const record = await sandbox.copyTo(draft);
       const snapshot = await draft.commit(describeSnapshot(deps, record, kind));
       log.info({ sandboxId: sandbox.id, snapshotId: snapshot.id, kind }, 'copied');
       return snapshot;
+    } catch (error) {
+      throw toldIfFull(error);
     } finally {
       await draft.discard();
     }
