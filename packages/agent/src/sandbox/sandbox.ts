@@ -180,10 +180,12 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const hold = (held: Holdings): void => {
     holdings = held;
     timer.set(record.endsAtMs ?? undefined);
+    // One that hibernates needs it no more, even before it is taken away.
+    const isOfNoUse = (): boolean => ending !== undefined || holdings !== held || state === 'hibernated';
     void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
-      if (holdings !== held) return;
+      if (isOfNoUse()) return;
       const [why, console] = await Promise.all([endReason(deps, id, howEnded), consoleOf(held.microvm)]);
-      if (ending !== undefined) return;
+      if (isOfNoUse()) return;
       const message = `${why}${panicOf(console)}`;
       const consoleTail = console.slice(-CONSOLE_LINES_LOGGED);
       log.warn({ sandboxId: id, message, vmmLog, consoleTail }, 'the VMM ended by itself');

@@ -144,12 +144,16 @@ export function createTransitions(core: SandboxCore): Transitions {
     } catch (error) {
       throwIfAborted(signal);
       if (before === 'running') await resumeMicrovm(held, signal);
-      await core.save({ state: before });
-      await journal.removeHibernations(id, core.record().hibernations);
+      // A journal that cannot be written says `hibernating`, and whoever finds that lets it go on as well.
+      await core.save({ state: before }).catch((err: unknown) => {
+        log.warn({ sandboxId: id, err }, 'the journal still says that it hibernates');
+      });
+      throwIfAborted(signal);
       core.become(before);
       if (before === 'running') await thawed(held, signal);
       throw toldIfFull(error);
     }
+    throwIfAborted(signal);
     core.become('hibernated');
     core.setTimer(undefined);
     await core.letGo();
