@@ -4,6 +4,7 @@
  * there is a command of their own, made for Xen, where memory is somebody else's as well.
  */
 import { open, rm, stat, writeFile } from 'node:fs/promises';
+import { freeBytes } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import type { MicrovmHandle, SnapshotFiles, SnapshotOptions } from '../driver.ts';
 import { copyMemory, PAGE_BYTES } from '../memory/copy.ts';
@@ -15,6 +16,7 @@ const COMMAND_TIMEOUT_MS = 15_000;
 const MIB = 1024 * 1024;
 /** Some 25 KiB with one processor. */
 const STATE_MAX_BYTES = 16 * MIB;
+const STATE_ROOM_BYTES = MIB;
 /** QEMU looks for a description of the stream behind its end, and says so when there is none: an empty one. */
 const NO_DESCRIPTION = Buffer.from([0x06, 0, 0, 0, 2, ...Buffer.from('{}')]);
 
@@ -51,7 +53,16 @@ async function readState(qmp: QmpClient, { runDir, pid }: MicrovmHandle, limits:
   try {
     await file.chown(uid, gid);
     await letThrough(runDir, gid);
-    await qmp.execute('xen-save-devices-state', { filename: path, live: false }, limits);
+    await qmp
+      .execute('xen-save-devices-state', { filename: path, live: false }, limits)
+      .catch(async (cause: unknown) => {
+        // QEMU itself speaks of an I/O error, whatever it was.
+        if ((await freeBytes(runDir)) >= STATE_ROOM_BYTES) throw cause;
+        throw new WrennError('disk_full', 'The disk of the host is full: QEMU could not write its state.', {
+          hint: 'Destroy sandboxes or snapshots, or make room on the host.',
+          cause,
+        });
+      });
     const { size } = await file.stat();
     if (size === 0 || size > STATE_MAX_BYTES) throw unexpected(`wrote a state of ${size} bytes`);
     const state = Buffer.alloc(size);
