@@ -20,6 +20,7 @@ import {
   REQUEST,
   remains,
   type TestAgentFiles,
+  until,
 } from './agent-fixture.ts';
 
 const { RUNNING, HIBERNATED } = SandboxState;
@@ -155,7 +156,10 @@ describe.skipIf(!HAS_SNAPSHOTS)('copies of a sandbox', () => {
     expect(await sh(first, `${CHECK} > /dev/null; cat /root/mine`)).toBe(`${first.id}\n`);
     await destroy(...all);
     expect(await remains(files)).toEqual([]);
-    expect(await readdir(join(files.dir, 'snapshots'))).toEqual([]);
+    // It goes after the last copy, which does not wait for it.
+    await until("the copies' snapshot is gone", 5000 * PATIENCE, async () => {
+      return (await readdir(join(files.dir, 'snapshots'))).length === 0;
+    });
   });
 
   it('are made from a snapshot as long as it is there, which is as long as it is used', async () => {

@@ -2,6 +2,7 @@
  * A sandbox that stands still, written to its own directory or to a snapshot's. Nothing here changes its state: that
  * is sandbox.ts, which also makes it go on when something fails here.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
@@ -9,6 +10,9 @@ import type { Microvm, SnapshotFiles } from '../vmm/driver.ts';
 import { parentMemoryOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import type { JournalRecord } from './journal.ts';
+
+/** By when the end of a VMM is noticed (Microvm.exited). */
+const EXIT_NOTICE_MS = 1_000;
 
 /**
  * Writes the next hibernation of a paused sandbox, whole and on the disk, beside the one that it may still be running
@@ -103,9 +107,17 @@ async function writeMemory(
 ): Promise<void> {
   const { memoryMib } = record;
   const parentMemoryPath = parentMemoryOf(deps, record);
-  await withDeadline('Writing the memory', deps.config.timeouts.snapshotMs, signal, (limited) =>
-    microvm.snapshot({ statePath, memoryPath }, { memoryMib, parentMemoryPath, signal: limited }),
-  );
+  try {
+    await withDeadline('Writing the memory', deps.config.timeouts.snapshotMs, signal, (limited) =>
+      microvm.snapshot({ statePath, memoryPath }, { memoryMib, parentMemoryPath, signal: limited }),
+    );
+  } catch (error) {
+    if (error instanceof WrennError) throw error;
+    // What is read of a process that ends meanwhile fails in many ways, and one cause.
+    const exit = await Promise.race([microvm.exited, sleep(EXIT_NOTICE_MS, undefined, { ref: false })]);
+    if (exit === undefined) throw error;
+    throw new WrennError('vmm_died', exit.message, { cause: error });
+  }
 }
 
 /** The error, or `disk_full` if that is what it comes to. */

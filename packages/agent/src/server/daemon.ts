@@ -92,13 +92,17 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       observer: metrics.observer,
       ...(checkpoint === undefined ? {} : { checkpoint }),
     });
-    letGo = async () => {
+    const detach = async (): Promise<void> => {
       await manager.detach();
+      world.driver.close?.();
+    };
+    letGo = async () => {
+      await detach();
       await attempt(log, 'giving the cgroups back', world.cgroups.stop());
     };
     await manager.start(signal);
     letGo = async () => {
-      await manager.detach();
+      await detach();
       if (manager.liveCount() === 0) await attempt(log, 'taking the network away', world.network.stop());
       await attempt(log, 'giving the cgroups back', world.cgroups.stop());
     };

@@ -148,6 +148,8 @@ export interface VmmDriver {
   restore(spec: RestoreSpec, options: LaunchOptions): Promise<Microvm>;
   /** The files of a snapshot are gone: nothing need be held of them any more. */
   forget?(snapshot: SnapshotFiles): void;
+  /** The agent leaves: whatever is held for microVMs to come is let go. Those that run are not touched. */
+  close?(): void;
   /** Takes a microVM over that an earlier agent launched. Throws `vmm_died` if it is gone. */
   adopt(handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm>;
 }

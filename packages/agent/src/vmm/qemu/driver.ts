@@ -261,6 +261,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     launch,
     restore,
     forget: ({ memoryPath }) => sharedMemory.forget(memoryPath),
+    close: () => sharedMemory.close(),
     adopt,
   };
 }
