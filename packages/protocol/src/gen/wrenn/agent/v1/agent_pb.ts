@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file wrenn/agent/v1/agent.proto.
  */
 export const file_wrenn_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIv8DCgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGBAgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AwoUQ3JlYXRlU2FuZGJveFJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBARI8CgRlbnZzGAUgAygLMi4ud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuRW52c0VudHJ5EkQKCG1ldGFkYXRhGAYgAygLMjIud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuTWV0YWRhdGFFbnRyeRIvCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAOIAQESLwoLcmF0ZV9saW1pdHMYCCABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGAkgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliQgoKCF90aW1lb3V0IkEKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIfChFHZXRTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSI+ChJHZXRTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQwoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giJQoXSGliZXJuYXRlU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRAoYSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiQKFlNuYXBzaG90U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiRQoXU25hcHNob3RTYW5kYm94UmVzcG9uc2USKgoIc25hcHNob3QYASABKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCKqAQoSRm9ya1NhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJEg0KBWNvdW50GAIgASgNEi8KCG1ldGFkYXRhGAMgASgLMhgud3Jlbm4uYWdlbnQudjEuTWV0YWRhdGFIAIgBARIvCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQFCCwoJX21ldGFkYXRhQgoKCF90aW1lb3V0InIKCE1ldGFkYXRhEjYKB2VudHJpZXMYASADKAsyJS53cmVubi5hZ2VudC52MS5NZXRhZGF0YS5FbnRyaWVzRW50cnkaLgoMRW50cmllc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQQoTRm9ya1NhbmRib3hSZXNwb25zZRIqCglzYW5kYm94ZXMYASADKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IpEBChNXYXJtVGVtcGxhdGVSZXF1ZXN0EhAKCHRlbXBsYXRlGAEgASgJEhIKBXZjcHVzGAIgASgNSACIAQESFwoKbWVtb3J5X21pYhgDIAEoDUgBiAEBEhUKCGRpc2tfbWliGAQgASgNSAKIAQFCCAoGX3ZjcHVzQg0KC19tZW1vcnlfbWliQgsKCV9kaXNrX21pYiJCChRXYXJtVGVtcGxhdGVSZXNwb25zZRIqCghzbmFwc2hvdBgBIAEoCzIYLndyZW5uLmFnZW50LnYxLlNuYXBzaG90IhYKFExpc3RTbmFwc2hvdHNSZXF1ZXN0IkQKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRIrCglzbmFwc2hvdHMYASADKAsyGC53cmVubi5hZ2VudC52MS5TbmFwc2hvdCIjChVEZWxldGVTbmFwc2hvdFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVsZXRlU25hcHNob3RSZXNwb25zZSKxAQoIU25hcHNob3QSCgoCaWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCgh0ZW1wbGF0ZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhAKCGRpc2tfbWliGAYgASgNEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmRyaXZlchgIIAEoCSIhChNQYXVzZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkAKFFBhdXNlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiIKFFJlc3VtZVNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIkEKFVJlc3VtZVNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIjChVEZXN0cm95U2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiGAoWRGVzdHJveVNhbmRib3hSZXNwb25zZSJjChhTZXRTYW5kYm94VGltZW91dFJlcXVlc3QSCgoCaWQYASABKAkSLwoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBQgoKCF90aW1lb3V0IkUKGVNldFNhbmRib3hUaW1lb3V0UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giLwoRU3RyZWFtTG9nc1JlcXVlc3QSCgoCaWQYASABKAkSDgoGZm9sbG93GAIgASgIIiIKElN0cmVhbUxvZ3NSZXNwb25zZRIMCgRkYXRhGAEgASgMIuoECgtFeGVjUmVxdWVzdBIyCgVzdGFydBgBIAEoCzIhLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlN0YXJ0SAASDwoFc3RkaW4YAiABKAxIABI9CgtjbG9zZV9zdGRpbhgDIAEoCzImLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LkNsb3NlU3RkaW5IABIuCgZyZXNpemUYBCABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIABI0CgZzaWduYWwYBSABKAsyIi53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TaWduYWxIABq9AgoFU3RhcnQSEgoKc2FuZGJveF9pZBgBIAEoCRIPCgdjb21tYW5kGAIgAygJEjkKBGVudnMYAyADKAsyKy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdC5TdGFydC5FbnZzRW50cnkSCwoDY3dkGAQgASgJEgwKBHVzZXIYBSABKAkSMwoIdGVybWluYWwYBiABKAsyHC53cmVubi5hZ2VudC52MS5UZXJtaW5hbFNpemVIAIgBARINCgVzdGRpbhgHIAEoCBIvCgd0aW1lb3V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQEaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCwoJX3Rlcm1pbmFsQgoKCF90aW1lb3V0GgwKCkNsb3NlU3RkaW4aGAoGU2lnbmFsEg4KBm51bWJlchgBIAEoDUIJCgdtZXNzYWdlIioKDFRlcm1pbmFsU2l6ZRIMCgRjb2xzGAEgASgNEgwKBHJvd3MYAiABKA0igQIKDEV4ZWNSZXNwb25zZRI3CgdzdGFydGVkGAEgASgLMiQud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlLlN0YXJ0ZWRIABIQCgZzdGRvdXQYAiABKAxIABIQCgZzdGRlcnIYAyABKAxIABINCgNwdHkYBCABKAxIABI1CgZleGl0ZWQYBSABKAsyIy53cmVubi5hZ2VudC52MS5FeGVjUmVzcG9uc2UuRXhpdGVkSAAaFgoHU3RhcnRlZBILCgNwaWQYASABKA0aKwoGRXhpdGVkEhEKCWV4aXRfY29kZRgBIAEoDRIOCgZzdGF0dXMYAiABKAlCCQoHbWVzc2FnZSJBCg9SZWFkRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiIAoQUmVhZEZpbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMIrgBChBXcml0ZUZpbGVSZXF1ZXN0EjUKBG9wZW4YASABKAsyJS53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0Lk9wZW5IABIOCgRkYXRhGAIgASgMSAAaUgoET3BlbhISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCRIRCgRtb2RlGAQgASgNSACIAQFCBwoFX21vZGVCCQoHbWVzc2FnZSI9ChFXcml0ZUZpbGVSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSKrAgoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDAoEcGF0aBgCIAEoCRIsCgR0eXBlGAMgASgOMh4ud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5LlR5cGUSDAoEc2l6ZRgEIAEoBBIMCgRtb2RlGAUgASgNEg0KBW93bmVyGAYgASgJEg0KBWdyb3VwGAcgASgJEi8KC21vZGlmaWVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zeW1saW5rX3RhcmdldBgJIAEoCSJRCgRUeXBlEhQKEFRZUEVfVU5TUEVDSUZJRUQQABINCglUWVBFX0ZJTEUQARISCg5UWVBFX0RJUkVDVE9SWRACEhAKDFRZUEVfU1lNTElOSxADIkEKD1N0YXRGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSI8ChBTdGF0RmlsZVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IlEKEExpc3RGaWxlc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkSDQoFZGVwdGgYBCABKA0iPwoRTGlzdEZpbGVzUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJGChRNYWtlRGlyZWN0b3J5UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSJBChVNYWtlRGlyZWN0b3J5UmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiQwoRUmVtb3ZlRmlsZVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYAyABKAkiFAoSUmVtb3ZlRmlsZVJlc3BvbnNlKo8CCgxTYW5kYm94U3RhdGUSHQoZU0FOREJPWF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlNBTkRCT1hfU1RBVEVfQ1JFQVRJTkcQARIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQAhIYChRTQU5EQk9YX1NUQVRFX1BBVVNFRBADEhwKGFNBTkRCT1hfU1RBVEVfREVTVFJPWUlORxAEEhgKFFNBTkRCT1hfU1RBVEVfRkFJTEVEEAUSHQoZU0FOREJPWF9TVEFURV9ISUJFUk5BVElORxAGEhwKGFNBTkRCT1hfU1RBVEVfSElCRVJOQVRFRBAHEhoKFlNBTkRCT1hfU1RBVEVfUkVTVU1JTkcQCDKvAQoMQWdlbnRTZXJ2aWNlEkoKB0dldEluZm8SHi53cmVubi5hZ2VudC52MS5HZXRJbmZvUmVxdWVzdBofLndyZW5uLmFnZW50LnYxLkdldEluZm9SZXNwb25zZRJTCgpHZXRNZXRyaWNzEiEud3Jlbm4uYWdlbnQudjEuR2V0TWV0cmljc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRNZXRyaWNzUmVzcG9uc2UyuQoKDlNhbmRib3hTZXJ2aWNlElwKDUNyZWF0ZVNhbmRib3gSJC53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJTCgpHZXRTYW5kYm94EiEud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5HZXRTYW5kYm94UmVzcG9uc2USXAoNTGlzdFNhbmRib3hlcxIkLndyZW5uLmFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlElkKDFBhdXNlU2FuZGJveBIjLndyZW5uLmFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaJC53cmVubi5hZ2VudC52MS5QYXVzZVNhbmRib3hSZXNwb25zZRJcCg1SZXN1bWVTYW5kYm94EiQud3Jlbm4uYWdlbnQudjEuUmVzdW1lU2FuZGJveFJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USZQoQSGliZXJuYXRlU2FuZGJveBInLndyZW5uLmFnZW50LnYxLkhpYmVybmF0ZVNhbmRib3hSZXF1ZXN0Gigud3Jlbm4uYWdlbnQudjEuSGliZXJuYXRlU2FuZGJveFJlc3BvbnNlEmIKD1NuYXBzaG90U2FuZGJveBImLndyZW5uLmFnZW50LnYxLlNuYXBzaG90U2FuZGJveFJlcXVlc3QaJy53cmVubi5hZ2VudC52MS5TbmFwc2hvdFNhbmRib3hSZXNwb25zZRJWCgtGb3JrU2FuZGJveBIiLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdBojLndyZW5uLmFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USWQoMV2FybVRlbXBsYXRlEiMud3Jlbm4uYWdlbnQudjEuV2FybVRlbXBsYXRlUmVxdWVzdBokLndyZW5uLmFnZW50LnYxLldhcm1UZW1wbGF0ZVJlc3BvbnNlElwKDUxpc3RTbmFwc2hvdHMSJC53cmVubi5hZ2VudC52MS5MaXN0U25hcHNob3RzUmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZRJfCg5EZWxldGVTbmFwc2hvdBIlLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVzcG9uc2USXwoORGVzdHJveVNhbmRib3gSJS53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlcXVlc3QaJi53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlc3BvbnNlEmgKEVNldFNhbmRib3hUaW1lb3V0Eigud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0Gikud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXNwb25zZRJVCgpTdHJlYW1Mb2dzEiEud3Jlbm4uYWdlbnQudjEuU3RyZWFtTG9nc1JlcXVlc3QaIi53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVzcG9uc2UwATLOBAoMR3Vlc3RTZXJ2aWNlEkUKBEV4ZWMSGy53cmVubi5hZ2VudC52MS5FeGVjUmVxdWVzdBocLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZSgBMAESTwoIUmVhZEZpbGUSHy53cmVubi5hZ2VudC52MS5SZWFkRmlsZVJlcXVlc3QaIC53cmVubi5hZ2VudC52MS5SZWFkRmlsZVJlc3BvbnNlMAESUgoJV3JpdGVGaWxlEiAud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLldyaXRlRmlsZVJlc3BvbnNlKAESTQoIU3RhdEZpbGUSHy53cmVubi5hZ2VudC52MS5TdGF0RmlsZVJlcXVlc3QaIC53cmVubi5hZ2VudC52MS5TdGF0RmlsZVJlc3BvbnNlElAKCUxpc3RGaWxlcxIgLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1JlcXVlc3QaIS53cmVubi5hZ2VudC52MS5MaXN0RmlsZXNSZXNwb25zZRJcCg1NYWtlRGlyZWN0b3J5EiQud3Jlbm4uYWdlbnQudjEuTWFrZURpcmVjdG9yeVJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVzcG9uc2USUwoKUmVtb3ZlRmlsZRIhLndyZW5uLmFnZW50LnYxLlJlbW92ZUZpbGVSZXF1ZXN0GiIud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp3cmVubi9hZ2VudC92MS9hZ2VudC5wcm90bxIOd3Jlbm4uYWdlbnQudjEiOAoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIMCgRoaW50GAIgASgJEg0KBWZpZWxkGAMgASgJIhAKDkdldEluZm9SZXF1ZXN0IsYBCg9HZXRJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkcml2ZXIYAyABKAkSEwoLYWNjZWxlcmF0b3IYBCABKAkSFgoOZHJpdmVyX3ZlcnNpb24YBSABKAkSFQoNZHJpdmVyX3JlYXNvbhgGIAEoCRIRCglzYW5kYm94ZXMYByABKA0SCwoDcGlkGAggASgNIhMKEUdldE1ldHJpY3NSZXF1ZXN0IiIKEkdldE1ldHJpY3NSZXNwb25zZRIMCgR0ZXh0GAEgASgJIkIKBVBoYXNlEgwKBG5hbWUYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ivAIKClJhdGVMaW1pdHMSLQogbmV0d29ya19yZWNlaXZlX2J5dGVzX3Blcl9zZWNvbmQYASABKARIAIgBARIuCiFuZXR3b3JrX3RyYW5zbWl0X2J5dGVzX3Blcl9zZWNvbmQYAiABKARIAYgBARIiChVkaXNrX2J5dGVzX3Blcl9zZWNvbmQYAyABKARIAogBARInChpkaXNrX29wZXJhdGlvbnNfcGVyX3NlY29uZBgEIAEoBEgDiAEBQiMKIV9uZXR3b3JrX3JlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZEIkCiJfbmV0d29ya190cmFuc21pdF9ieXRlc19wZXJfc2Vjb25kQhgKFl9kaXNrX2J5dGVzX3Blcl9zZWNvbmRCHQobX2Rpc2tfb3BlcmF0aW9uc19wZXJfc2Vjb25kIuIECgdTYW5kYm94EgoKAmlkGAEgASgJEhAKCHRlbXBsYXRlGAIgASgJEisKBXN0YXRlGAMgASgOMhwud3Jlbm4uYWdlbnQudjEuU2FuZGJveFN0YXRlEg4KBnJlYXNvbhgEIAEoCRINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEjcKCG1ldGFkYXRhGAggAygLMiUud3Jlbm4uYWdlbnQudjEuU2FuZGJveC5NZXRhZGF0YUVudHJ5Ei4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2FkZHJlc3MYCyABKAkSDwoHdm1tX3BpZBgMIAEoDRIOCgZkcml2ZXIYDSABKAkSJQoGcGhhc2VzGA4gAygLMhUud3Jlbm4uYWdlbnQudjEuUGhhc2USLwoLcmF0ZV9saW1pdHMYDyABKAsyGi53cmVubi5hZ2VudC52MS5SYXRlTGltaXRzEhMKC3NuYXBzaG90X2lkGBAgASgJEi4KB25ldHdvcmsYESABKAsyHS53cmVubi5hZ2VudC52MS5OZXR3b3JrUG9saWN5EjEKCm9uX3RpbWVvdXQYEiABKA4yHS53cmVubi5hZ2VudC52MS5UaW1lb3V0QWN0aW9uGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJyCg1OZXR3b3JrUG9saWN5EiIKFWFsbG93X2ludGVybmV0X2FjY2VzcxgBIAEoCEgAiAEBEhEKCWFsbG93X291dBgCIAMoCRIQCghkZW55X291dBgDIAMoCUIYChZfYWxsb3dfaW50ZXJuZXRfYWNjZXNzIlkKG1VwZGF0ZVNhbmRib3hOZXR3b3JrUmVxdWVzdBIKCgJpZBgBIAEoCRIuCgduZXR3b3JrGAIgASgLMh0ud3Jlbm4uYWdlbnQudjEuTmV0d29ya1BvbGljeSJIChxVcGRhdGVTYW5kYm94TmV0d29ya1Jlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiUKF0dldFNhbmRib3hBY2Nlc3NSZXF1ZXN0EgoKAmlkGAEgASgJIlwKGEdldFNhbmRib3hBY2Nlc3NSZXNwb25zZRIPCgdhZGRyZXNzGAEgASgJEhkKEWVudmRfYWNjZXNzX3Rva2VuGAIgASgJEhQKDGVudmRfdmVyc2lvbhgDIAEoCSIWChRMaXN0VGVtcGxhdGVzUmVxdWVzdCJEChVMaXN0VGVtcGxhdGVzUmVzcG9uc2USKwoJdGVtcGxhdGVzGAEgAygLMhgud3Jlbm4uYWdlbnQudjEuVGVtcGxhdGUiuQEKCFRlbXBsYXRlEgwKBG5hbWUYASABKAkSEAoIYnVpbGRfaWQYAiABKAkSLgoKY3JlYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc2l6ZV9ieXRlcxgEIAEoBBINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGRpc2tfbWliGAcgASgNEhQKDGVudmRfdmVyc2lvbhgIIAEoCSIlChVEZWxldGVUZW1wbGF0ZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSIYChZEZWxldGVUZW1wbGF0ZVJlc3BvbnNlItoEChRDcmVhdGVTYW5kYm94UmVxdWVzdBIQCgh0ZW1wbGF0ZRgBIAEoCRISCgV2Y3B1cxgCIAEoDUgAiAEBEhcKCm1lbW9yeV9taWIYAyABKA1IAYgBARIVCghkaXNrX21pYhgEIAEoDUgCiAEBEjwKBGVudnMYBSADKAsyLi53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5FbnZzRW50cnkSRAoIbWV0YWRhdGEYBiADKAsyMi53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5NZXRhZGF0YUVudHJ5Ei8KB3RpbWVvdXQYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IA4gBARIvCgtyYXRlX2xpbWl0cxgIIAEoCzIaLndyZW5uLmFnZW50LnYxLlJhdGVMaW1pdHMSEwoLc25hcHNob3RfaWQYCSABKAkSLgoHbmV0d29yaxgKIAEoCzIdLndyZW5uLmFnZW50LnYxLk5ldHdvcmtQb2xpY3kSMQoKb25fdGltZW91dBgLIAEoDjIdLndyZW5uLmFnZW50LnYxLlRpbWVvdXRBY3Rpb24aKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQggKBl92Y3B1c0INCgtfbWVtb3J5X21pYkILCglfZGlza19taWJCCgoIX3RpbWVvdXQiQQoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94Ih8KEUdldFNhbmRib3hSZXF1ZXN0EgoKAmlkGAEgASgJIj4KEkdldFNhbmRib3hSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIWChRMaXN0U2FuZGJveGVzUmVxdWVzdCJDChVMaXN0U2FuZGJveGVzUmVzcG9uc2USKgoJc2FuZGJveGVzGAEgAygLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIlChdIaWJlcm5hdGVTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJEChhIaWJlcm5hdGVTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giJAoWU25hcHNob3RTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSJFChdTbmFwc2hvdFNhbmRib3hSZXNwb25zZRIqCghzbmFwc2hvdBgBIAEoCzIYLndyZW5uLmFnZW50LnYxLlNuYXBzaG90IqoBChJGb3JrU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkSDQoFY291bnQYAiABKA0SLwoIbWV0YWRhdGEYAyABKAsyGC53cmVubi5hZ2VudC52MS5NZXRhZGF0YUgAiAEBEi8KB3RpbWVvdXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IAYgBAUILCglfbWV0YWRhdGFCCgoIX3RpbWVvdXQicgoITWV0YWRhdGESNgoHZW50cmllcxgBIAMoCzIlLndyZW5uLmFnZW50LnYxLk1ldGFkYXRhLkVudHJpZXNFbnRyeRouCgxFbnRyaWVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJBChNGb3JrU2FuZGJveFJlc3BvbnNlEioKCXNhbmRib3hlcxgBIAMoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3gikQEKE1dhcm1UZW1wbGF0ZVJlcXVlc3QSEAoIdGVtcGxhdGUYASABKAkSEgoFdmNwdXMYAiABKA1IAIgBARIXCgptZW1vcnlfbWliGAMgASgNSAGIAQESFQoIZGlza19taWIYBCABKA1IAogBAUIICgZfdmNwdXNCDQoLX21lbW9yeV9taWJCCwoJX2Rpc2tfbWliIkIKFFdhcm1UZW1wbGF0ZVJlc3BvbnNlEioKCHNuYXBzaG90GAEgASgLMhgud3Jlbm4uYWdlbnQudjEuU25hcHNob3QiFgoUTGlzdFNuYXBzaG90c1JlcXVlc3QiRAoVTGlzdFNuYXBzaG90c1Jlc3BvbnNlEisKCXNuYXBzaG90cxgBIAMoCzIYLndyZW5uLmFnZW50LnYxLlNuYXBzaG90IiMKFURlbGV0ZVNuYXBzaG90UmVxdWVzdBIKCgJpZBgBIAEoCSIYChZEZWxldGVTbmFwc2hvdFJlc3BvbnNlIrEBCghTbmFwc2hvdBIKCgJpZBgBIAEoCRISCgpzYW5kYm94X2lkGAIgASgJEhAKCHRlbXBsYXRlGAMgASgJEg0KBXZjcHVzGAQgASgNEhIKCm1lbW9yeV9taWIYBSABKA0SEAoIZGlza19taWIYBiABKA0SLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZHJpdmVyGAggASgJIiEKE1BhdXNlU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiQAoUUGF1c2VTYW5kYm94UmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIXLndyZW5uLmFnZW50LnYxLlNhbmRib3giIgoUUmVzdW1lU2FuZGJveFJlcXVlc3QSCgoCaWQYASABKAkiQQoVUmVzdW1lU2FuZGJveFJlc3BvbnNlEigKB3NhbmRib3gYASABKAsyFy53cmVubi5hZ2VudC52MS5TYW5kYm94IiMKFURlc3Ryb3lTYW5kYm94UmVxdWVzdBIKCgJpZBgBIAEoCSIYChZEZXN0cm95U2FuZGJveFJlc3BvbnNlImMKGFNldFNhbmRib3hUaW1lb3V0UmVxdWVzdBIKCgJpZBgBIAEoCRIvCgd0aW1lb3V0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSACIAQFCCgoIX3RpbWVvdXQiRQoZU2V0U2FuZGJveFRpbWVvdXRSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhcud3Jlbm4uYWdlbnQudjEuU2FuZGJveCIvChFTdHJlYW1Mb2dzUmVxdWVzdBIKCgJpZBgBIAEoCRIOCgZmb2xsb3cYAiABKAgiIgoSU3RyZWFtTG9nc1Jlc3BvbnNlEgwKBGRhdGEYASABKAwi6gQKC0V4ZWNSZXF1ZXN0EjIKBXN0YXJ0GAEgASgLMiEud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuU3RhcnRIABIPCgVzdGRpbhgCIAEoDEgAEj0KC2Nsb3NlX3N0ZGluGAMgASgLMiYud3Jlbm4uYWdlbnQudjEuRXhlY1JlcXVlc3QuQ2xvc2VTdGRpbkgAEi4KBnJlc2l6ZRgEIAEoCzIcLndyZW5uLmFnZW50LnYxLlRlcm1pbmFsU2l6ZUgAEjQKBnNpZ25hbBgFIAEoCzIiLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlNpZ25hbEgAGr0CCgVTdGFydBISCgpzYW5kYm94X2lkGAEgASgJEg8KB2NvbW1hbmQYAiADKAkSOQoEZW52cxgDIAMoCzIrLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0LlN0YXJ0LkVudnNFbnRyeRILCgNjd2QYBCABKAkSDAoEdXNlchgFIAEoCRIzCgh0ZXJtaW5hbBgGIAEoCzIcLndyZW5uLmFnZW50LnYxLlRlcm1pbmFsU2l6ZUgAiAEBEg0KBXN0ZGluGAcgASgIEi8KB3RpbWVvdXQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IAYgBARorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUILCglfdGVybWluYWxCCgoIX3RpbWVvdXQaDAoKQ2xvc2VTdGRpbhoYCgZTaWduYWwSDgoGbnVtYmVyGAEgASgNQgkKB21lc3NhZ2UiKgoMVGVybWluYWxTaXplEgwKBGNvbHMYASABKA0SDAoEcm93cxgCIAEoDSKBAgoMRXhlY1Jlc3BvbnNlEjcKB3N0YXJ0ZWQYASABKAsyJC53cmVubi5hZ2VudC52MS5FeGVjUmVzcG9uc2UuU3RhcnRlZEgAEhAKBnN0ZG91dBgCIAEoDEgAEhAKBnN0ZGVychgDIAEoDEgAEg0KA3B0eRgEIAEoDEgAEjUKBmV4aXRlZBgFIAEoCzIjLndyZW5uLmFnZW50LnYxLkV4ZWNSZXNwb25zZS5FeGl0ZWRIABoWCgdTdGFydGVkEgsKA3BpZBgBIAEoDRorCgZFeGl0ZWQSEQoJZXhpdF9jb2RlGAEgASgNEg4KBnN0YXR1cxgCIAEoCUIJCgdtZXNzYWdlIkEKD1JlYWRGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSIgChBSZWFkRmlsZVJlc3BvbnNlEgwKBGRhdGEYASABKAwiuAEKEFdyaXRlRmlsZVJlcXVlc3QSNQoEb3BlbhgBIAEoCzIlLndyZW5uLmFnZW50LnYxLldyaXRlRmlsZVJlcXVlc3QuT3BlbkgAEg4KBGRhdGEYAiABKAxIABpSCgRPcGVuEhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJEhEKBG1vZGUYBCABKA1IAIgBAUIHCgVfbW9kZUIJCgdtZXNzYWdlIj0KEVdyaXRlRmlsZVJlc3BvbnNlEigKBWVudHJ5GAEgASgLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IqsCCglGaWxlRW50cnkSDAoEbmFtZRgBIAEoCRIMCgRwYXRoGAIgASgJEiwKBHR5cGUYAyABKA4yHi53cmVubi5hZ2VudC52MS5GaWxlRW50cnkuVHlwZRIMCgRzaXplGAQgASgEEgwKBG1vZGUYBSABKA0SDQoFb3duZXIYBiABKAkSDQoFZ3JvdXAYByABKAkSLwoLbW9kaWZpZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnN5bWxpbmtfdGFyZ2V0GAkgASgJIlEKBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISEAoMVFlQRV9TWU1MSU5LEAMiQQoPU3RhdEZpbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIjwKEFN0YXRGaWxlUmVzcG9uc2USKAoFZW50cnkYASABKAsyGS53cmVubi5hZ2VudC52MS5GaWxlRW50cnkiUQoQTGlzdEZpbGVzUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCRINCgVkZXB0aBgEIAEoDSI/ChFMaXN0RmlsZXNSZXNwb25zZRIqCgdlbnRyaWVzGAEgAygLMhkud3Jlbm4uYWdlbnQudjEuRmlsZUVudHJ5IkYKFE1ha2VEaXJlY3RvcnlSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGAMgASgJIkEKFU1ha2VEaXJlY3RvcnlSZXNwb25zZRIoCgVlbnRyeRgBIAEoCzIZLndyZW5uLmFnZW50LnYxLkZpbGVFbnRyeSJDChFSZW1vdmVGaWxlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgDIAEoCSIUChJSZW1vdmVGaWxlUmVzcG9uc2UqjwIKDFNhbmRib3hTdGF0ZRIdChlTQU5EQk9YX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWU0FOREJPWF9TVEFURV9DUkVBVElORxABEhkKFVNBTkRCT1hfU1RBVEVfUlVOTklORxACEhgKFFNBTkRCT1hfU1RBVEVfUEFVU0VEEAMSHAoYU0FOREJPWF9TVEFURV9ERVNUUk9ZSU5HEAQSGAoUU0FOREJPWF9TVEFURV9GQUlMRUQQBRIdChlTQU5EQk9YX1NUQVRFX0hJQkVSTkFUSU5HEAYSHAoYU0FOREJPWF9TVEFURV9ISUJFUk5BVEVEEAcSGgoWU0FOREJPWF9TVEFURV9SRVNVTUlORxAIKmkKDVRpbWVvdXRBY3Rpb24SHgoaVElNRU9VVF9BQ1RJT05fVU5TUEVDSUZJRUQQABIaChZUSU1FT1VUX0FDVElPTl9ERVNUUk9ZEAESHAoYVElNRU9VVF9BQ1RJT05fSElCRVJOQVRFEAIyrwEKDEFnZW50U2VydmljZRJKCgdHZXRJbmZvEh4ud3Jlbm4uYWdlbnQudjEuR2V0SW5mb1JlcXVlc3QaHy53cmVubi5hZ2VudC52MS5HZXRJbmZvUmVzcG9uc2USUwoKR2V0TWV0cmljcxIhLndyZW5uLmFnZW50LnYxLkdldE1ldHJpY3NSZXF1ZXN0GiIud3Jlbm4uYWdlbnQudjEuR2V0TWV0cmljc1Jlc3BvbnNlMtINCg5TYW5kYm94U2VydmljZRJcCg1DcmVhdGVTYW5kYm94EiQud3Jlbm4uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QaJS53cmVubi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVzcG9uc2USUwoKR2V0U2FuZGJveBIhLndyZW5uLmFnZW50LnYxLkdldFNhbmRib3hSZXF1ZXN0GiIud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveFJlc3BvbnNlElwKDUxpc3RTYW5kYm94ZXMSJC53cmVubi5hZ2VudC52MS5MaXN0U2FuZGJveGVzUmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXNwb25zZRJZCgxQYXVzZVNhbmRib3gSIy53cmVubi5hZ2VudC52MS5QYXVzZVNhbmRib3hSZXF1ZXN0GiQud3Jlbm4uYWdlbnQudjEuUGF1c2VTYW5kYm94UmVzcG9uc2USXAoNUmVzdW1lU2FuZGJveBIkLndyZW5uLmFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXF1ZXN0GiUud3Jlbm4uYWdlbnQudjEuUmVzdW1lU2FuZGJveFJlc3BvbnNlEmUKEEhpYmVybmF0ZVNhbmRib3gSJy53cmVubi5hZ2VudC52MS5IaWJlcm5hdGVTYW5kYm94UmVxdWVzdBooLndyZW5uLmFnZW50LnYxLkhpYmVybmF0ZVNhbmRib3hSZXNwb25zZRJiCg9TbmFwc2hvdFNhbmRib3gSJi53cmVubi5hZ2VudC52MS5TbmFwc2hvdFNhbmRib3hSZXF1ZXN0Gicud3Jlbm4uYWdlbnQudjEuU25hcHNob3RTYW5kYm94UmVzcG9uc2USVgoLRm9ya1NhbmRib3gSIi53cmVubi5hZ2VudC52MS5Gb3JrU2FuZGJveFJlcXVlc3QaIy53cmVubi5hZ2VudC52MS5Gb3JrU2FuZGJveFJlc3BvbnNlElwKDUxpc3RUZW1wbGF0ZXMSJC53cmVubi5hZ2VudC52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkxpc3RUZW1wbGF0ZXNSZXNwb25zZRJfCg5EZWxldGVUZW1wbGF0ZRIlLndyZW5uLmFnZW50LnYxLkRlbGV0ZVRlbXBsYXRlUmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2USWQoMV2FybVRlbXBsYXRlEiMud3Jlbm4uYWdlbnQudjEuV2FybVRlbXBsYXRlUmVxdWVzdBokLndyZW5uLmFnZW50LnYxLldhcm1UZW1wbGF0ZVJlc3BvbnNlElwKDUxpc3RTbmFwc2hvdHMSJC53cmVubi5hZ2VudC52MS5MaXN0U25hcHNob3RzUmVxdWVzdBolLndyZW5uLmFnZW50LnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZRJfCg5EZWxldGVTbmFwc2hvdBIlLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVxdWVzdBomLndyZW5uLmFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVzcG9uc2USXwoORGVzdHJveVNhbmRib3gSJS53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlcXVlc3QaJi53cmVubi5hZ2VudC52MS5EZXN0cm95U2FuZGJveFJlc3BvbnNlEmgKEVNldFNhbmRib3hUaW1lb3V0Eigud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXF1ZXN0Gikud3Jlbm4uYWdlbnQudjEuU2V0U2FuZGJveFRpbWVvdXRSZXNwb25zZRJxChRVcGRhdGVTYW5kYm94TmV0d29yaxIrLndyZW5uLmFnZW50LnYxLlVwZGF0ZVNhbmRib3hOZXR3b3JrUmVxdWVzdBosLndyZW5uLmFnZW50LnYxLlVwZGF0ZVNhbmRib3hOZXR3b3JrUmVzcG9uc2USZQoQR2V0U2FuZGJveEFjY2VzcxInLndyZW5uLmFnZW50LnYxLkdldFNhbmRib3hBY2Nlc3NSZXF1ZXN0Gigud3Jlbm4uYWdlbnQudjEuR2V0U2FuZGJveEFjY2Vzc1Jlc3BvbnNlElUKClN0cmVhbUxvZ3MSIS53cmVubi5hZ2VudC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoiLndyZW5uLmFnZW50LnYxLlN0cmVhbUxvZ3NSZXNwb25zZTABMs4ECgxHdWVzdFNlcnZpY2USRQoERXhlYxIbLndyZW5uLmFnZW50LnYxLkV4ZWNSZXF1ZXN0Ghwud3Jlbm4uYWdlbnQudjEuRXhlY1Jlc3BvbnNlKAEwARJPCghSZWFkRmlsZRIfLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlJlYWRGaWxlUmVzcG9uc2UwARJSCglXcml0ZUZpbGUSIC53cmVubi5hZ2VudC52MS5Xcml0ZUZpbGVSZXF1ZXN0GiEud3Jlbm4uYWdlbnQudjEuV3JpdGVGaWxlUmVzcG9uc2UoARJNCghTdGF0RmlsZRIfLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVxdWVzdBogLndyZW5uLmFnZW50LnYxLlN0YXRGaWxlUmVzcG9uc2USUAoJTGlzdEZpbGVzEiAud3Jlbm4uYWdlbnQudjEuTGlzdEZpbGVzUmVxdWVzdBohLndyZW5uLmFnZW50LnYxLkxpc3RGaWxlc1Jlc3BvbnNlElwKDU1ha2VEaXJlY3RvcnkSJC53cmVubi5hZ2VudC52MS5NYWtlRGlyZWN0b3J5UmVxdWVzdBolLndyZW5uLmFnZW50LnYxLk1ha2VEaXJlY3RvcnlSZXNwb25zZRJTCgpSZW1vdmVGaWxlEiEud3Jlbm4uYWdlbnQudjEuUmVtb3ZlRmlsZVJlcXVlc3QaIi53cmVubi5hZ2VudC52MS5SZW1vdmVGaWxlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Attached to every error.
@@ -307,6 +307,16 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
    * @generated from field: string snapshot_id = 16;
    */
   snapshotId: string;
+
+  /**
+   * @generated from field: wrenn.agent.v1.NetworkPolicy network = 17;
+   */
+  network?: NetworkPolicy | undefined;
+
+  /**
+   * @generated from field: wrenn.agent.v1.TimeoutAction on_timeout = 18;
+   */
+  onTimeout: TimeoutAction;
 };
 
 /**
@@ -315,6 +325,247 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
  */
 export const SandboxSchema: GenMessage<Sandbox> = /*@__PURE__*/
   messageDesc(file_wrenn_agent_v1_agent, 7);
+
+/**
+ * What a sandbox may reach. The host, other sandboxes and private addresses stay out of reach whatever it says.
+ *
+ * @generated from message wrenn.agent.v1.NetworkPolicy
+ */
+export type NetworkPolicy = Message<"wrenn.agent.v1.NetworkPolicy"> & {
+  /**
+   * Absent means true.
+   *
+   * @generated from field: optional bool allow_internet_access = 1;
+   */
+  allowInternetAccess?: boolean | undefined;
+
+  /**
+   * IPv4 addresses, networks in CIDR notation or, where `deny_out` has 0.0.0.0/0, domain names, which may begin with
+   * `*.`. What is allowed is so even if it is denied as well.
+   *
+   * @generated from field: repeated string allow_out = 2;
+   */
+  allowOut: string[];
+
+  /**
+   * IPv4 addresses and networks in CIDR notation.
+   *
+   * @generated from field: repeated string deny_out = 3;
+   */
+  denyOut: string[];
+};
+
+/**
+ * Describes the message wrenn.agent.v1.NetworkPolicy.
+ * Use `create(NetworkPolicySchema)` to create a new message.
+ */
+export const NetworkPolicySchema: GenMessage<NetworkPolicy> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 8);
+
+/**
+ * @generated from message wrenn.agent.v1.UpdateSandboxNetworkRequest
+ */
+export type UpdateSandboxNetworkRequest = Message<"wrenn.agent.v1.UpdateSandboxNetworkRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The whole of it: what is absent has its default.
+   *
+   * @generated from field: wrenn.agent.v1.NetworkPolicy network = 2;
+   */
+  network?: NetworkPolicy | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.UpdateSandboxNetworkRequest.
+ * Use `create(UpdateSandboxNetworkRequestSchema)` to create a new message.
+ */
+export const UpdateSandboxNetworkRequestSchema: GenMessage<UpdateSandboxNetworkRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 9);
+
+/**
+ * @generated from message wrenn.agent.v1.UpdateSandboxNetworkResponse
+ */
+export type UpdateSandboxNetworkResponse = Message<"wrenn.agent.v1.UpdateSandboxNetworkResponse"> & {
+  /**
+   * @generated from field: wrenn.agent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.UpdateSandboxNetworkResponse.
+ * Use `create(UpdateSandboxNetworkResponseSchema)` to create a new message.
+ */
+export const UpdateSandboxNetworkResponseSchema: GenMessage<UpdateSandboxNetworkResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 10);
+
+/**
+ * @generated from message wrenn.agent.v1.GetSandboxAccessRequest
+ */
+export type GetSandboxAccessRequest = Message<"wrenn.agent.v1.GetSandboxAccessRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.GetSandboxAccessRequest.
+ * Use `create(GetSandboxAccessRequestSchema)` to create a new message.
+ */
+export const GetSandboxAccessRequestSchema: GenMessage<GetSandboxAccessRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 11);
+
+/**
+ * @generated from message wrenn.agent.v1.GetSandboxAccessResponse
+ */
+export type GetSandboxAccessResponse = Message<"wrenn.agent.v1.GetSandboxAccessResponse"> & {
+  /**
+   * Where every port of the guest is; empty while the sandbox does not run.
+   *
+   * @generated from field: string address = 1;
+   */
+  address: string;
+
+  /**
+   * For the guest agent's header X-Access-Token.
+   *
+   * @generated from field: string envd_access_token = 2;
+   */
+  envdAccessToken: string;
+
+  /**
+   * @generated from field: string envd_version = 3;
+   */
+  envdVersion: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.GetSandboxAccessResponse.
+ * Use `create(GetSandboxAccessResponseSchema)` to create a new message.
+ */
+export const GetSandboxAccessResponseSchema: GenMessage<GetSandboxAccessResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 12);
+
+/**
+ * @generated from message wrenn.agent.v1.ListTemplatesRequest
+ */
+export type ListTemplatesRequest = Message<"wrenn.agent.v1.ListTemplatesRequest"> & {
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ListTemplatesRequest.
+ * Use `create(ListTemplatesRequestSchema)` to create a new message.
+ */
+export const ListTemplatesRequestSchema: GenMessage<ListTemplatesRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 13);
+
+/**
+ * @generated from message wrenn.agent.v1.ListTemplatesResponse
+ */
+export type ListTemplatesResponse = Message<"wrenn.agent.v1.ListTemplatesResponse"> & {
+  /**
+   * @generated from field: repeated wrenn.agent.v1.Template templates = 1;
+   */
+  templates: Template[];
+};
+
+/**
+ * Describes the message wrenn.agent.v1.ListTemplatesResponse.
+ * Use `create(ListTemplatesResponseSchema)` to create a new message.
+ */
+export const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 14);
+
+/**
+ * @generated from message wrenn.agent.v1.Template
+ */
+export type Template = Message<"wrenn.agent.v1.Template"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string build_id = 2;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp created_at = 3;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * Of its image.
+   *
+   * @generated from field: uint64 size_bytes = 4;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * What a sandbox of it gets unless it is asked for otherwise.
+   *
+   * @generated from field: uint32 vcpus = 5;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: uint32 memory_mib = 6;
+   */
+  memoryMib: number;
+
+  /**
+   * @generated from field: uint32 disk_mib = 7;
+   */
+  diskMib: number;
+
+  /**
+   * @generated from field: string envd_version = 8;
+   */
+  envdVersion: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.Template.
+ * Use `create(TemplateSchema)` to create a new message.
+ */
+export const TemplateSchema: GenMessage<Template> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 15);
+
+/**
+ * @generated from message wrenn.agent.v1.DeleteTemplateRequest
+ */
+export type DeleteTemplateRequest = Message<"wrenn.agent.v1.DeleteTemplateRequest"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message wrenn.agent.v1.DeleteTemplateRequest.
+ * Use `create(DeleteTemplateRequestSchema)` to create a new message.
+ */
+export const DeleteTemplateRequestSchema: GenMessage<DeleteTemplateRequest> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 16);
+
+/**
+ * @generated from message wrenn.agent.v1.DeleteTemplateResponse
+ */
+export type DeleteTemplateResponse = Message<"wrenn.agent.v1.DeleteTemplateResponse"> & {
+};
+
+/**
+ * Describes the message wrenn.agent.v1.DeleteTemplateResponse.
+ * Use `create(DeleteTemplateResponseSchema)` to create a new message.
+ */
+export const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse> = /*@__PURE__*/
+  messageDesc(file_wrenn_agent_v1_agent, 17);
 
 /**
  * @generated from message wrenn.agent.v1.CreateSandboxRequest
@@ -376,6 +627,18 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
    * @generated from field: string snapshot_id = 9;
    */
   snapshotId: string;
+
+  /**
+   * @generated from field: wrenn.agent.v1.NetworkPolicy network = 10;
+   */
+  network?: NetworkPolicy | undefined;
+
+  /**
+   * Unspecified is to destroy it.
+   *
+   * @generated from field: wrenn.agent.v1.TimeoutAction on_timeout = 11;
+   */
+  onTimeout: TimeoutAction;
 };
 
 /**
@@ -383,7 +646,7 @@ export type CreateSandboxRequest = Message<"wrenn.agent.v1.CreateSandboxRequest"
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
 export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 8);
+  messageDesc(file_wrenn_agent_v1_agent, 18);
 
 /**
  * @generated from message wrenn.agent.v1.CreateSandboxResponse
@@ -400,7 +663,7 @@ export type CreateSandboxResponse = Message<"wrenn.agent.v1.CreateSandboxRespons
  * Use `create(CreateSandboxResponseSchema)` to create a new message.
  */
 export const CreateSandboxResponseSchema: GenMessage<CreateSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 9);
+  messageDesc(file_wrenn_agent_v1_agent, 19);
 
 /**
  * @generated from message wrenn.agent.v1.GetSandboxRequest
@@ -417,7 +680,7 @@ export type GetSandboxRequest = Message<"wrenn.agent.v1.GetSandboxRequest"> & {
  * Use `create(GetSandboxRequestSchema)` to create a new message.
  */
 export const GetSandboxRequestSchema: GenMessage<GetSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 10);
+  messageDesc(file_wrenn_agent_v1_agent, 20);
 
 /**
  * @generated from message wrenn.agent.v1.GetSandboxResponse
@@ -434,7 +697,7 @@ export type GetSandboxResponse = Message<"wrenn.agent.v1.GetSandboxResponse"> & 
  * Use `create(GetSandboxResponseSchema)` to create a new message.
  */
 export const GetSandboxResponseSchema: GenMessage<GetSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 11);
+  messageDesc(file_wrenn_agent_v1_agent, 21);
 
 /**
  * @generated from message wrenn.agent.v1.ListSandboxesRequest
@@ -447,7 +710,7 @@ export type ListSandboxesRequest = Message<"wrenn.agent.v1.ListSandboxesRequest"
  * Use `create(ListSandboxesRequestSchema)` to create a new message.
  */
 export const ListSandboxesRequestSchema: GenMessage<ListSandboxesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 12);
+  messageDesc(file_wrenn_agent_v1_agent, 22);
 
 /**
  * @generated from message wrenn.agent.v1.ListSandboxesResponse
@@ -464,7 +727,7 @@ export type ListSandboxesResponse = Message<"wrenn.agent.v1.ListSandboxesRespons
  * Use `create(ListSandboxesResponseSchema)` to create a new message.
  */
 export const ListSandboxesResponseSchema: GenMessage<ListSandboxesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 13);
+  messageDesc(file_wrenn_agent_v1_agent, 23);
 
 /**
  * @generated from message wrenn.agent.v1.HibernateSandboxRequest
@@ -481,7 +744,7 @@ export type HibernateSandboxRequest = Message<"wrenn.agent.v1.HibernateSandboxRe
  * Use `create(HibernateSandboxRequestSchema)` to create a new message.
  */
 export const HibernateSandboxRequestSchema: GenMessage<HibernateSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 14);
+  messageDesc(file_wrenn_agent_v1_agent, 24);
 
 /**
  * @generated from message wrenn.agent.v1.HibernateSandboxResponse
@@ -498,7 +761,7 @@ export type HibernateSandboxResponse = Message<"wrenn.agent.v1.HibernateSandboxR
  * Use `create(HibernateSandboxResponseSchema)` to create a new message.
  */
 export const HibernateSandboxResponseSchema: GenMessage<HibernateSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 15);
+  messageDesc(file_wrenn_agent_v1_agent, 25);
 
 /**
  * @generated from message wrenn.agent.v1.SnapshotSandboxRequest
@@ -515,7 +778,7 @@ export type SnapshotSandboxRequest = Message<"wrenn.agent.v1.SnapshotSandboxRequ
  * Use `create(SnapshotSandboxRequestSchema)` to create a new message.
  */
 export const SnapshotSandboxRequestSchema: GenMessage<SnapshotSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 16);
+  messageDesc(file_wrenn_agent_v1_agent, 26);
 
 /**
  * @generated from message wrenn.agent.v1.SnapshotSandboxResponse
@@ -532,7 +795,7 @@ export type SnapshotSandboxResponse = Message<"wrenn.agent.v1.SnapshotSandboxRes
  * Use `create(SnapshotSandboxResponseSchema)` to create a new message.
  */
 export const SnapshotSandboxResponseSchema: GenMessage<SnapshotSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 17);
+  messageDesc(file_wrenn_agent_v1_agent, 27);
 
 /**
  * @generated from message wrenn.agent.v1.ForkSandboxRequest
@@ -568,7 +831,7 @@ export type ForkSandboxRequest = Message<"wrenn.agent.v1.ForkSandboxRequest"> & 
  * Use `create(ForkSandboxRequestSchema)` to create a new message.
  */
 export const ForkSandboxRequestSchema: GenMessage<ForkSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 18);
+  messageDesc(file_wrenn_agent_v1_agent, 28);
 
 /**
  * @generated from message wrenn.agent.v1.Metadata
@@ -585,7 +848,7 @@ export type Metadata = Message<"wrenn.agent.v1.Metadata"> & {
  * Use `create(MetadataSchema)` to create a new message.
  */
 export const MetadataSchema: GenMessage<Metadata> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 19);
+  messageDesc(file_wrenn_agent_v1_agent, 29);
 
 /**
  * @generated from message wrenn.agent.v1.ForkSandboxResponse
@@ -602,7 +865,7 @@ export type ForkSandboxResponse = Message<"wrenn.agent.v1.ForkSandboxResponse"> 
  * Use `create(ForkSandboxResponseSchema)` to create a new message.
  */
 export const ForkSandboxResponseSchema: GenMessage<ForkSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 20);
+  messageDesc(file_wrenn_agent_v1_agent, 30);
 
 /**
  * @generated from message wrenn.agent.v1.WarmTemplateRequest
@@ -636,7 +899,7 @@ export type WarmTemplateRequest = Message<"wrenn.agent.v1.WarmTemplateRequest"> 
  * Use `create(WarmTemplateRequestSchema)` to create a new message.
  */
 export const WarmTemplateRequestSchema: GenMessage<WarmTemplateRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 21);
+  messageDesc(file_wrenn_agent_v1_agent, 31);
 
 /**
  * @generated from message wrenn.agent.v1.WarmTemplateResponse
@@ -653,7 +916,7 @@ export type WarmTemplateResponse = Message<"wrenn.agent.v1.WarmTemplateResponse"
  * Use `create(WarmTemplateResponseSchema)` to create a new message.
  */
 export const WarmTemplateResponseSchema: GenMessage<WarmTemplateResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 22);
+  messageDesc(file_wrenn_agent_v1_agent, 32);
 
 /**
  * @generated from message wrenn.agent.v1.ListSnapshotsRequest
@@ -666,7 +929,7 @@ export type ListSnapshotsRequest = Message<"wrenn.agent.v1.ListSnapshotsRequest"
  * Use `create(ListSnapshotsRequestSchema)` to create a new message.
  */
 export const ListSnapshotsRequestSchema: GenMessage<ListSnapshotsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 23);
+  messageDesc(file_wrenn_agent_v1_agent, 33);
 
 /**
  * @generated from message wrenn.agent.v1.ListSnapshotsResponse
@@ -683,7 +946,7 @@ export type ListSnapshotsResponse = Message<"wrenn.agent.v1.ListSnapshotsRespons
  * Use `create(ListSnapshotsResponseSchema)` to create a new message.
  */
 export const ListSnapshotsResponseSchema: GenMessage<ListSnapshotsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 24);
+  messageDesc(file_wrenn_agent_v1_agent, 34);
 
 /**
  * @generated from message wrenn.agent.v1.DeleteSnapshotRequest
@@ -700,7 +963,7 @@ export type DeleteSnapshotRequest = Message<"wrenn.agent.v1.DeleteSnapshotReques
  * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
  */
 export const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 25);
+  messageDesc(file_wrenn_agent_v1_agent, 35);
 
 /**
  * @generated from message wrenn.agent.v1.DeleteSnapshotResponse
@@ -713,7 +976,7 @@ export type DeleteSnapshotResponse = Message<"wrenn.agent.v1.DeleteSnapshotRespo
  * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
  */
 export const DeleteSnapshotResponseSchema: GenMessage<DeleteSnapshotResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 26);
+  messageDesc(file_wrenn_agent_v1_agent, 36);
 
 /**
  * @generated from message wrenn.agent.v1.Snapshot
@@ -767,7 +1030,7 @@ export type Snapshot = Message<"wrenn.agent.v1.Snapshot"> & {
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 27);
+  messageDesc(file_wrenn_agent_v1_agent, 37);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxRequest
@@ -784,7 +1047,7 @@ export type PauseSandboxRequest = Message<"wrenn.agent.v1.PauseSandboxRequest"> 
  * Use `create(PauseSandboxRequestSchema)` to create a new message.
  */
 export const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 28);
+  messageDesc(file_wrenn_agent_v1_agent, 38);
 
 /**
  * @generated from message wrenn.agent.v1.PauseSandboxResponse
@@ -801,7 +1064,7 @@ export type PauseSandboxResponse = Message<"wrenn.agent.v1.PauseSandboxResponse"
  * Use `create(PauseSandboxResponseSchema)` to create a new message.
  */
 export const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 29);
+  messageDesc(file_wrenn_agent_v1_agent, 39);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxRequest
@@ -818,7 +1081,7 @@ export type ResumeSandboxRequest = Message<"wrenn.agent.v1.ResumeSandboxRequest"
  * Use `create(ResumeSandboxRequestSchema)` to create a new message.
  */
 export const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 30);
+  messageDesc(file_wrenn_agent_v1_agent, 40);
 
 /**
  * @generated from message wrenn.agent.v1.ResumeSandboxResponse
@@ -835,7 +1098,7 @@ export type ResumeSandboxResponse = Message<"wrenn.agent.v1.ResumeSandboxRespons
  * Use `create(ResumeSandboxResponseSchema)` to create a new message.
  */
 export const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 31);
+  messageDesc(file_wrenn_agent_v1_agent, 41);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxRequest
@@ -852,7 +1115,7 @@ export type DestroySandboxRequest = Message<"wrenn.agent.v1.DestroySandboxReques
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 32);
+  messageDesc(file_wrenn_agent_v1_agent, 42);
 
 /**
  * @generated from message wrenn.agent.v1.DestroySandboxResponse
@@ -865,7 +1128,7 @@ export type DestroySandboxResponse = Message<"wrenn.agent.v1.DestroySandboxRespo
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
 export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 33);
+  messageDesc(file_wrenn_agent_v1_agent, 43);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutRequest
@@ -889,7 +1152,7 @@ export type SetSandboxTimeoutRequest = Message<"wrenn.agent.v1.SetSandboxTimeout
  * Use `create(SetSandboxTimeoutRequestSchema)` to create a new message.
  */
 export const SetSandboxTimeoutRequestSchema: GenMessage<SetSandboxTimeoutRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 34);
+  messageDesc(file_wrenn_agent_v1_agent, 44);
 
 /**
  * @generated from message wrenn.agent.v1.SetSandboxTimeoutResponse
@@ -906,7 +1169,7 @@ export type SetSandboxTimeoutResponse = Message<"wrenn.agent.v1.SetSandboxTimeou
  * Use `create(SetSandboxTimeoutResponseSchema)` to create a new message.
  */
 export const SetSandboxTimeoutResponseSchema: GenMessage<SetSandboxTimeoutResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 35);
+  messageDesc(file_wrenn_agent_v1_agent, 45);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsRequest
@@ -928,7 +1191,7 @@ export type StreamLogsRequest = Message<"wrenn.agent.v1.StreamLogsRequest"> & {
  * Use `create(StreamLogsRequestSchema)` to create a new message.
  */
 export const StreamLogsRequestSchema: GenMessage<StreamLogsRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 36);
+  messageDesc(file_wrenn_agent_v1_agent, 46);
 
 /**
  * @generated from message wrenn.agent.v1.StreamLogsResponse
@@ -945,7 +1208,7 @@ export type StreamLogsResponse = Message<"wrenn.agent.v1.StreamLogsResponse"> & 
  * Use `create(StreamLogsResponseSchema)` to create a new message.
  */
 export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 37);
+  messageDesc(file_wrenn_agent_v1_agent, 47);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest
@@ -992,7 +1255,7 @@ export type ExecRequest = Message<"wrenn.agent.v1.ExecRequest"> & {
  * Use `create(ExecRequestSchema)` to create a new message.
  */
 export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38);
+  messageDesc(file_wrenn_agent_v1_agent, 48);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Start
@@ -1056,7 +1319,7 @@ export type ExecRequest_Start = Message<"wrenn.agent.v1.ExecRequest.Start"> & {
  * Use `create(ExecRequest_StartSchema)` to create a new message.
  */
 export const ExecRequest_StartSchema: GenMessage<ExecRequest_Start> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 48, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.CloseStdin
@@ -1069,7 +1332,7 @@ export type ExecRequest_CloseStdin = Message<"wrenn.agent.v1.ExecRequest.CloseSt
  * Use `create(ExecRequest_CloseStdinSchema)` to create a new message.
  */
 export const ExecRequest_CloseStdinSchema: GenMessage<ExecRequest_CloseStdin> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 48, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ExecRequest.Signal
@@ -1088,7 +1351,7 @@ export type ExecRequest_Signal = Message<"wrenn.agent.v1.ExecRequest.Signal"> & 
  * Use `create(ExecRequest_SignalSchema)` to create a new message.
  */
 export const ExecRequest_SignalSchema: GenMessage<ExecRequest_Signal> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 38, 2);
+  messageDesc(file_wrenn_agent_v1_agent, 48, 2);
 
 /**
  * @generated from message wrenn.agent.v1.TerminalSize
@@ -1110,7 +1373,7 @@ export type TerminalSize = Message<"wrenn.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 39);
+  messageDesc(file_wrenn_agent_v1_agent, 49);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse
@@ -1157,7 +1420,7 @@ export type ExecResponse = Message<"wrenn.agent.v1.ExecResponse"> & {
  * Use `create(ExecResponseSchema)` to create a new message.
  */
 export const ExecResponseSchema: GenMessage<ExecResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 40);
+  messageDesc(file_wrenn_agent_v1_agent, 50);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Started
@@ -1174,7 +1437,7 @@ export type ExecResponse_Started = Message<"wrenn.agent.v1.ExecResponse.Started"
  * Use `create(ExecResponse_StartedSchema)` to create a new message.
  */
 export const ExecResponse_StartedSchema: GenMessage<ExecResponse_Started> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 40, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 50, 0);
 
 /**
  * @generated from message wrenn.agent.v1.ExecResponse.Exited
@@ -1200,7 +1463,7 @@ export type ExecResponse_Exited = Message<"wrenn.agent.v1.ExecResponse.Exited"> 
  * Use `create(ExecResponse_ExitedSchema)` to create a new message.
  */
 export const ExecResponse_ExitedSchema: GenMessage<ExecResponse_Exited> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 40, 1);
+  messageDesc(file_wrenn_agent_v1_agent, 50, 1);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileRequest
@@ -1227,7 +1490,7 @@ export type ReadFileRequest = Message<"wrenn.agent.v1.ReadFileRequest"> & {
  * Use `create(ReadFileRequestSchema)` to create a new message.
  */
 export const ReadFileRequestSchema: GenMessage<ReadFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 41);
+  messageDesc(file_wrenn_agent_v1_agent, 51);
 
 /**
  * @generated from message wrenn.agent.v1.ReadFileResponse
@@ -1244,7 +1507,7 @@ export type ReadFileResponse = Message<"wrenn.agent.v1.ReadFileResponse"> & {
  * Use `create(ReadFileResponseSchema)` to create a new message.
  */
 export const ReadFileResponseSchema: GenMessage<ReadFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 42);
+  messageDesc(file_wrenn_agent_v1_agent, 52);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest
@@ -1273,7 +1536,7 @@ export type WriteFileRequest = Message<"wrenn.agent.v1.WriteFileRequest"> & {
  * Use `create(WriteFileRequestSchema)` to create a new message.
  */
 export const WriteFileRequestSchema: GenMessage<WriteFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 43);
+  messageDesc(file_wrenn_agent_v1_agent, 53);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileRequest.Open
@@ -1307,7 +1570,7 @@ export type WriteFileRequest_Open = Message<"wrenn.agent.v1.WriteFileRequest.Ope
  * Use `create(WriteFileRequest_OpenSchema)` to create a new message.
  */
 export const WriteFileRequest_OpenSchema: GenMessage<WriteFileRequest_Open> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 43, 0);
+  messageDesc(file_wrenn_agent_v1_agent, 53, 0);
 
 /**
  * @generated from message wrenn.agent.v1.WriteFileResponse
@@ -1324,7 +1587,7 @@ export type WriteFileResponse = Message<"wrenn.agent.v1.WriteFileResponse"> & {
  * Use `create(WriteFileResponseSchema)` to create a new message.
  */
 export const WriteFileResponseSchema: GenMessage<WriteFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 44);
+  messageDesc(file_wrenn_agent_v1_agent, 54);
 
 /**
  * @generated from message wrenn.agent.v1.FileEntry
@@ -1381,7 +1644,7 @@ export type FileEntry = Message<"wrenn.agent.v1.FileEntry"> & {
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 45);
+  messageDesc(file_wrenn_agent_v1_agent, 55);
 
 /**
  * @generated from enum wrenn.agent.v1.FileEntry.Type
@@ -1412,7 +1675,7 @@ export enum FileEntry_Type {
  * Describes the enum wrenn.agent.v1.FileEntry.Type.
  */
 export const FileEntry_TypeSchema: GenEnum<FileEntry_Type> = /*@__PURE__*/
-  enumDesc(file_wrenn_agent_v1_agent, 45, 0);
+  enumDesc(file_wrenn_agent_v1_agent, 55, 0);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileRequest
@@ -1439,7 +1702,7 @@ export type StatFileRequest = Message<"wrenn.agent.v1.StatFileRequest"> & {
  * Use `create(StatFileRequestSchema)` to create a new message.
  */
 export const StatFileRequestSchema: GenMessage<StatFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 46);
+  messageDesc(file_wrenn_agent_v1_agent, 56);
 
 /**
  * @generated from message wrenn.agent.v1.StatFileResponse
@@ -1456,7 +1719,7 @@ export type StatFileResponse = Message<"wrenn.agent.v1.StatFileResponse"> & {
  * Use `create(StatFileResponseSchema)` to create a new message.
  */
 export const StatFileResponseSchema: GenMessage<StatFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 47);
+  messageDesc(file_wrenn_agent_v1_agent, 57);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesRequest
@@ -1488,7 +1751,7 @@ export type ListFilesRequest = Message<"wrenn.agent.v1.ListFilesRequest"> & {
  * Use `create(ListFilesRequestSchema)` to create a new message.
  */
 export const ListFilesRequestSchema: GenMessage<ListFilesRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 48);
+  messageDesc(file_wrenn_agent_v1_agent, 58);
 
 /**
  * @generated from message wrenn.agent.v1.ListFilesResponse
@@ -1505,7 +1768,7 @@ export type ListFilesResponse = Message<"wrenn.agent.v1.ListFilesResponse"> & {
  * Use `create(ListFilesResponseSchema)` to create a new message.
  */
 export const ListFilesResponseSchema: GenMessage<ListFilesResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 49);
+  messageDesc(file_wrenn_agent_v1_agent, 59);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryRequest
@@ -1532,7 +1795,7 @@ export type MakeDirectoryRequest = Message<"wrenn.agent.v1.MakeDirectoryRequest"
  * Use `create(MakeDirectoryRequestSchema)` to create a new message.
  */
 export const MakeDirectoryRequestSchema: GenMessage<MakeDirectoryRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 50);
+  messageDesc(file_wrenn_agent_v1_agent, 60);
 
 /**
  * @generated from message wrenn.agent.v1.MakeDirectoryResponse
@@ -1549,7 +1812,7 @@ export type MakeDirectoryResponse = Message<"wrenn.agent.v1.MakeDirectoryRespons
  * Use `create(MakeDirectoryResponseSchema)` to create a new message.
  */
 export const MakeDirectoryResponseSchema: GenMessage<MakeDirectoryResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 51);
+  messageDesc(file_wrenn_agent_v1_agent, 61);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileRequest
@@ -1576,7 +1839,7 @@ export type RemoveFileRequest = Message<"wrenn.agent.v1.RemoveFileRequest"> & {
  * Use `create(RemoveFileRequestSchema)` to create a new message.
  */
 export const RemoveFileRequestSchema: GenMessage<RemoveFileRequest> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 52);
+  messageDesc(file_wrenn_agent_v1_agent, 62);
 
 /**
  * @generated from message wrenn.agent.v1.RemoveFileResponse
@@ -1589,7 +1852,7 @@ export type RemoveFileResponse = Message<"wrenn.agent.v1.RemoveFileResponse"> & 
  * Use `create(RemoveFileResponseSchema)` to create a new message.
  */
 export const RemoveFileResponseSchema: GenMessage<RemoveFileResponse> = /*@__PURE__*/
-  messageDesc(file_wrenn_agent_v1_agent, 53);
+  messageDesc(file_wrenn_agent_v1_agent, 63);
 
 /**
  * @generated from enum wrenn.agent.v1.SandboxState
@@ -1654,6 +1917,36 @@ export enum SandboxState {
  */
 export const SandboxStateSchema: GenEnum<SandboxState> = /*@__PURE__*/
   enumDesc(file_wrenn_agent_v1_agent, 0);
+
+/**
+ * What becomes of a sandbox when its time is over.
+ *
+ * @generated from enum wrenn.agent.v1.TimeoutAction
+ */
+export enum TimeoutAction {
+  /**
+   * @generated from enum value: TIMEOUT_ACTION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: TIMEOUT_ACTION_DESTROY = 1;
+   */
+  DESTROY = 1,
+
+  /**
+   * It sleeps as files and has no timeout any more.
+   *
+   * @generated from enum value: TIMEOUT_ACTION_HIBERNATE = 2;
+   */
+  HIBERNATE = 2,
+}
+
+/**
+ * Describes the enum wrenn.agent.v1.TimeoutAction.
+ */
+export const TimeoutActionSchema: GenEnum<TimeoutAction> = /*@__PURE__*/
+  enumDesc(file_wrenn_agent_v1_agent, 1);
 
 /**
  * The agent itself.
@@ -1767,6 +2060,26 @@ export const SandboxService: GenService<{
     output: typeof ForkSandboxResponseSchema;
   },
   /**
+   * By name.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.ListTemplates
+   */
+  listTemplates: {
+    methodKind: "unary";
+    input: typeof ListTemplatesRequestSchema;
+    output: typeof ListTemplatesResponseSchema;
+  },
+  /**
+   * Refused while sandboxes or snapshots use it.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.DeleteTemplate
+   */
+  deleteTemplate: {
+    methodKind: "unary";
+    input: typeof DeleteTemplateRequestSchema;
+    output: typeof DeleteTemplateResponseSchema;
+  },
+  /**
    * Makes what sandboxes of a template and size start from without a boot, unless it is there.
    *
    * @generated from rpc wrenn.agent.v1.SandboxService.WarmTemplate
@@ -1815,6 +2128,26 @@ export const SandboxService: GenService<{
     methodKind: "unary";
     input: typeof SetSandboxTimeoutRequestSchema;
     output: typeof SetSandboxTimeoutResponseSchema;
+  },
+  /**
+   * Replaces what the sandbox may reach; connections that it forbids are cut.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.UpdateSandboxNetwork
+   */
+  updateSandboxNetwork: {
+    methodKind: "unary";
+    input: typeof UpdateSandboxNetworkRequestSchema;
+    output: typeof UpdateSandboxNetworkResponseSchema;
+  },
+  /**
+   * What speaks to the guest agent directly. Keep it as secret as the sandbox.
+   *
+   * @generated from rpc wrenn.agent.v1.SandboxService.GetSandboxAccess
+   */
+  getSandboxAccess: {
+    methodKind: "unary";
+    input: typeof GetSandboxAccessRequestSchema;
+    output: typeof GetSandboxAccessResponseSchema;
   },
   /**
    * The guest's console, bounded; with `follow` until the sandbox ends.
