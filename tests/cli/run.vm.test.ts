@@ -139,6 +139,31 @@ describe('wrenn sandbox', () => {
     });
   });
 
+  it('hibernates, is copied, and its snapshot stays as long as it is used', async () => {
+    const run = async (...args: string[]) => {
+      const { code, stdout, stderr } = await wrenn.run(['sandbox', ...args]);
+      expect(code, stderr).toBe(0);
+      return stdout.trim();
+    };
+    const shell = (of: string, script: string) => run('exec', of, '--', 'sh', '-c', script);
+    await shell(id, 'echo kept > /tmp/kept');
+    expect(await run('hibernate', id)).toBe(id);
+    const asleep = await wrenn.run(['sandbox', 'exec', id, '--', 'true']);
+    expect(asleep).toMatchObject({ code: 125, stderr: expect.stringContaining('hibernate') });
+    expect(await run('resume', id)).toBe(id);
+    expect(await shell(id, 'cat /tmp/kept')).toBe('kept');
+
+    const snapshot = await run('snapshot', id);
+    const fromSnapshot = await run('create', '--snapshot', snapshot);
+    const [fork = ''] = (await run('fork', id)).split('\n');
+    for (const copy of [fromSnapshot, fork])
+      expect(await shell(copy, 'cat /tmp/kept; hostname')).toContain('kept');
+    expect(await wrenn.run(['snapshot', 'rm', snapshot])).toMatchObject({ code: 5 });
+    await run('kill', fromSnapshot, fork);
+    expect(await wrenn.run(['snapshot', 'rm', snapshot])).toMatchObject({ code: 0 });
+    expect((await wrenn.run(['snapshot', 'ls', '--json'])).stdout.trim()).toBe('[]');
+  });
+
   it('shows its console', async () => {
     expect((await wrenn.run(['sandbox', 'logs', id])).stdout).toContain('wrenn-init: starting envd');
   });

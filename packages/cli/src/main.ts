@@ -86,15 +86,15 @@ function buildProgram(): Command {
     .description('copy files; a place in a machine is <id>:<path>, - is standard input or output')
     .option('--user <name>', 'whose files they are (default: user)')
     .action(async (from, to, options) => (await import('./commands/copy.ts')).copy(from, to, options));
-  withJson(sandbox.command('pause <id>'))
+  withJson(sandbox.command('pause <id...>'))
     .description('freeze it with its memory kept')
-    .action(async (id, options) => (await life()).pauseSandbox(id, options));
-  withJson(sandbox.command('resume <id>'))
+    .action(async (ids, options) => (await life()).pauseSandboxes(ids, options));
+  withJson(sandbox.command('resume <id...>'))
     .description('continue it; wakes it if it hibernates')
-    .action(async (id, options) => (await life()).resumeSandbox(id, options));
-  withJson(sandbox.command('hibernate <id>'))
+    .action(async (ids, options) => (await life()).resumeSandboxes(ids, options));
+  withJson(sandbox.command('hibernate <id...>'))
     .description('write it to the disk and give everything else back until it is resumed')
-    .action(async (id, options) => (await life()).hibernateSandbox(id, options));
+    .action(async (ids, options) => (await life()).hibernateSandboxes(ids, options));
   withJson(sandbox.command('snapshot <id>'))
     .description("copy it as it stands, and print the snapshot's id")
     .action(async (id, options) => (await snapshots()).takeSnapshot(id, options));

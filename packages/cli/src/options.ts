@@ -1,6 +1,7 @@
 /** The options that several commands share, and what becomes of them. */
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import { WrennError } from '@wrenn/protocol';
 import {
   type CreateSandboxRequest,
   CreateSandboxRequestSchema,
@@ -49,8 +50,12 @@ export function withMachineOptions(command: Command): Command {
     .option('--metadata <name=value>', 'a label to find the sandbox by; may be repeated', gather);
 }
 
+/** What a snapshot settles, and so cannot be asked for beside one. */
+const OF_A_TEMPLATE = ['template', 'cpus', 'memory', 'disk'] as const;
+
 /** The request that the options ask for; without a timeout the sandbox has no end. */
 export function createRequest(options: MachineOptions, timeoutMs: number | undefined): CreateSandboxRequest {
+  checkSnapshot(options);
   const request = create(CreateSandboxRequestSchema, {
     template: options.template ?? '',
     snapshotId: options.snapshot ?? '',
@@ -63,6 +68,22 @@ export function createRequest(options: MachineOptions, timeoutMs: number | undef
   if (options.disk !== undefined) request.diskMib = parseMemoryMib(options.disk, '--disk');
   if (timeoutMs !== undefined) request.timeout = durationFromMs(timeoutMs);
   return request;
+}
+
+function checkSnapshot(options: MachineOptions): void {
+  if (options.snapshot === undefined) return;
+  if (options.snapshot === '') {
+    throw new WrennError('invalid_argument', '--snapshot needs the id of a snapshot.', {
+      field: '--snapshot',
+      hint: '`wrenn snapshot ls` shows them.',
+    });
+  }
+  const beside = OF_A_TEMPLATE.find((name) => options[name] !== undefined);
+  if (beside === undefined) return;
+  throw new WrennError('invalid_argument', `--${beside} and --snapshot exclude each other.`, {
+    field: `--${beside}`,
+    hint: 'A machine that is made from a snapshot has the template and the sizes of the one that was copied.',
+  });
 }
 
 function rateLimitsOf(options: MachineOptions): MessageInitShape<typeof RateLimitsSchema> {

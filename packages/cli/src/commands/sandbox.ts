@@ -1,11 +1,12 @@
 /** `wrenn sandbox …`: the life cycle of sandboxes, each command one call of the agent. */
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import type { AgentClient } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
 import { createRequest, type MachineOptions, timeoutOf } from '../options.ts';
 import { createProgress, formatTable, printable, printJson } from '../output.ts';
-import { detailRows, LIST_HEADER, listRow, viewOf } from '../sandbox-view.ts';
+import { detailRows, LIST_HEADER, listRow, type SandboxView, viewOf } from '../sandbox-view.ts';
 import { parseCount, parseDurationMs } from '../values.ts';
 
 export interface OutputOptions {
@@ -46,19 +47,40 @@ export async function getSandbox(id: string, options: OutputOptions): Promise<vo
   });
 }
 
-export async function pauseSandbox(id: string, options: OutputOptions): Promise<void> {
-  await withAgent(async (client) => show((await client.sandboxes.pauseSandbox({ id })).sandbox, options));
+export async function pauseSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
+  await eachOf(ids, options, 'pausing', (client, id) => client.sandboxes.pauseSandbox({ id }));
 }
 
-export async function resumeSandbox(id: string, options: OutputOptions): Promise<void> {
-  await withAgent(async (client) => show((await client.sandboxes.resumeSandbox({ id })).sandbox, options));
+export async function resumeSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
+  await eachOf(ids, options, 'resuming', (client, id) => client.sandboxes.resumeSandbox({ id }));
 }
 
-export async function hibernateSandbox(id: string, options: OutputOptions): Promise<void> {
+export async function hibernateSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
+  await eachOf(ids, options, 'writing the memory of', (client, id) =>
+    client.sandboxes.hibernateSandbox({ id }),
+  );
+}
+
+/** One after the other; what was done before the first failure is told all the same. */
+async function eachOf(
+  ids: readonly string[],
+  options: OutputOptions,
+  doing: string,
+  act: (client: AgentClient, id: string) => Promise<{ readonly sandbox?: Sandbox | undefined }>,
+): Promise<void> {
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
   await withAgent(async (client) => {
-    progress('writing its memory …');
-    show((await client.sandboxes.hibernateSandbox({ id })).sandbox, options);
+    const views: SandboxView[] = [];
+    try {
+      for (const id of ids) {
+        progress(`${doing} ${printable(id)} …`);
+        const view = viewOf(existing((await act(client, id)).sandbox));
+        views.push(view);
+        if (!options.json) process.stdout.write(`${view.id}\n`);
+      }
+    } finally {
+      if (options.json) printJson(views);
+    }
   });
 }
 
