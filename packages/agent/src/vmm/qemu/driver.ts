@@ -44,9 +44,9 @@ export interface QemuOptions {
 }
 
 export interface QemuTimeouts {
-  /** From the start of the process to its open socket. */
+  /** From the start of the process to its open socket, and from there to its first answers. */
   readonly socketMs: number;
-  /** The greeting, and each command of the start. */
+  /** Each command of the start. */
   readonly commandMs: number;
 }
 
@@ -59,7 +59,7 @@ interface Start {
   readonly begin: (qmp: QmpClient, signal: AbortSignal) => Promise<unknown>;
 }
 
-export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 15_000, commandMs: 10_000 };
+export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 30_000, commandMs: 10_000 };
 
 const VERSION_TIMEOUT_MS = 10_000;
 const LOAD_POLL_MS = 2;
@@ -203,7 +203,8 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     if (socket === undefined) throw gone();
     const qmp = await openQmp(socket, {
       signal,
-      timeoutMs: timeouts.commandMs,
+      // It listens before it has loaded the kernel, and answers afterwards.
+      timeoutMs: timeouts.socketMs,
       onEvent: (event) => {
         end = announcedEnd(event) ?? end;
       },
