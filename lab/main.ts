@@ -120,18 +120,26 @@ async function withJailer(firecracker: string): Promise<string[]> {
 function parseOptions(args: readonly string[]): Options {
   let suiteAt = 0;
   while (args[suiteAt]?.startsWith('--')) suiteAt += args[suiteAt]?.includes('=') ? 1 : 2;
-  const { values } = parseArgs({
-    args: args.slice(0, suiteAt),
-    options: {
-      'timeout-minutes': { type: 'string', default: '60' },
-      'memory-mib': { type: 'string', default: '4096' },
-      report: { type: 'string' },
-    },
-  });
+  const values = parseValues(args.slice(0, suiteAt));
   const [timeoutMinutes, memoryMib] = [Number(values['timeout-minutes']), Number(values['memory-mib'])];
   if (!(timeoutMinutes > 0 && timeoutMinutes <= 24 * 60)) throw usage('--timeout-minutes must be 1 to 1440.');
   if (!(memoryMib >= 512 && memoryMib <= 2 ** 20)) throw usage('--memory-mib must be at least 512.');
   return { timeoutMinutes, memoryMib, report: values.report, suite: parseSuite(args.slice(suiteAt)) };
+}
+
+function parseValues(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        'timeout-minutes': { type: 'string', default: '60' },
+        'memory-mib': { type: 'string', default: '4096' },
+        report: { type: 'string' },
+      },
+    }).values;
+  } catch {
+    throw usage(`These are no options of the laboratory: ${args.join(' ')}`);
+  }
 }
 
 function usage(message: string): WrennError {
@@ -139,6 +147,10 @@ function usage(message: string): WrennError {
 }
 
 try {
+  if (process.argv[2] === '--help') {
+    process.stdout.write(USAGE);
+    process.exit(0);
+  }
   process.exitCode = await main(parseOptions(process.argv.slice(2)));
 } catch (error) {
   const { code, message, hint } = WrennError.from(error);
