@@ -46,9 +46,6 @@ const LAB_CONFIG: AgentConfigInput = {
 export const EXPECTED_DRIVER =
   LAB_DRIVER === undefined ? undefined : { driver: LAB_CONFIG.driver, accelerator: 'kvm' };
 
-/** Firecracker's driver does not take any yet. */
-export const HAS_SNAPSHOTS = LAB_DRIVER !== 'firecracker';
-
 export interface TestAgentFiles {
   readonly dir: string;
   readonly config: AgentConfigInput;

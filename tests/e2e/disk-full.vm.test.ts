@@ -11,15 +11,7 @@ import {
 import { runCommand } from '@wrenn/host';
 import { type Sandbox, SandboxState } from '@wrenn/protocol/agent';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import {
-  codeOf,
-  createSandbox,
-  exec,
-  HAS_SNAPSHOTS,
-  prepareAgent,
-  remains,
-  type TestAgentFiles,
-} from './agent-fixture.ts';
+import { codeOf, createSandbox, exec, prepareAgent, remains, type TestAgentFiles } from './agent-fixture.ts';
 
 const MIB = 1024 * 1024;
 const LEFT_MIB = 10;
@@ -58,30 +50,27 @@ const fill = async (): Promise<void> => {
   await file.close();
 };
 
-it.skipIf(!HAS_SNAPSHOTS)(
-  'keeps a sandbox running that cannot hibernate or be copied, and gives the space back',
-  async () => {
-    const { id } = sandbox;
-    await fill();
-    const before = await freeMib();
-    const { sandboxes } = client;
-    for (const work of [
-      () => sandboxes.hibernateSandbox({ id }),
-      () => sandboxes.snapshotSandbox({ id }),
-      () => sandboxes.forkSandbox({ id, count: 1 }),
-    ]) {
-      expect(await codeOf(work())).toBe('disk_full');
-      // The log has grown by some lines.
-      expect(Math.abs((await freeMib()) - before)).toBeLessThan(1);
-      expect((await sandboxes.getSandbox({ id })).sandbox?.state).toBe(SandboxState.RUNNING);
-      expect(await exec(client, id, ['echo', 'still here'])).toMatchObject({ stdout: 'still here\n' });
-    }
-    await rm(join(files.dir, 'full'));
-    await sandboxes.hibernateSandbox({ id });
-    await sandboxes.resumeSandbox({ id });
-    expect(await exec(client, id, ['echo', 'again'])).toMatchObject({ stdout: 'again\n' });
-    await sandboxes.destroySandbox({ id });
-    // The mount is the test's.
-    expect((await remains(files)).filter((each) => !each.includes(' wrenn-test '))).toEqual([]);
-  },
-);
+it('keeps a sandbox running that cannot hibernate or be copied, and gives the space back', async () => {
+  const { id } = sandbox;
+  await fill();
+  const before = await freeMib();
+  const { sandboxes } = client;
+  for (const work of [
+    () => sandboxes.hibernateSandbox({ id }),
+    () => sandboxes.snapshotSandbox({ id }),
+    () => sandboxes.forkSandbox({ id, count: 1 }),
+  ]) {
+    expect(await codeOf(work())).toBe('disk_full');
+    // The log has grown by some lines.
+    expect(Math.abs((await freeMib()) - before)).toBeLessThan(1);
+    expect((await sandboxes.getSandbox({ id })).sandbox?.state).toBe(SandboxState.RUNNING);
+    expect(await exec(client, id, ['echo', 'still here'])).toMatchObject({ stdout: 'still here\n' });
+  }
+  await rm(join(files.dir, 'full'));
+  await sandboxes.hibernateSandbox({ id });
+  await sandboxes.resumeSandbox({ id });
+  expect(await exec(client, id, ['echo', 'again'])).toMatchObject({ stdout: 'again\n' });
+  await sandboxes.destroySandbox({ id });
+  // The mount is the test's.
+  expect((await remains(files)).filter((each) => !each.includes(' wrenn-test '))).toEqual([]);
+});

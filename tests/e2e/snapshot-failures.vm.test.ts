@@ -21,7 +21,6 @@ import {
   codeOf,
   createSandbox,
   exec,
-  HAS_SNAPSHOTS,
   PATIENCE,
   prepareAgent,
   remains,
@@ -68,7 +67,7 @@ const stateOf = async (id: string): Promise<SandboxState | undefined> =>
   (await client.sandboxes.getSandbox({ id })).sandbox?.state;
 const namesIn = (...path: string[]): Promise<string[]> => readdir(join(files.dir, ...path));
 
-describe.skipIf(!HAS_SNAPSHOTS)('on a disk that is full', () => {
+describe('on a disk that is full', () => {
   let image: string;
   let id: string;
 
@@ -210,7 +209,7 @@ describe.skipIf(!HAS_SNAPSHOTS)('on a disk that is full', () => {
   });
 });
 
-describe.skipIf(!HAS_SNAPSHOTS)('of a VMM that is killed in the middle', () => {
+describe('of a VMM that is killed in the middle', () => {
   /** Quicker than a boot. */
   let origin: string;
 

@@ -12,7 +12,6 @@ import {
   type AgentProcess,
   createSandbox,
   exec,
-  HAS_SNAPSHOTS,
   PATIENCE,
   prepareAgent,
   remains,
@@ -264,7 +263,7 @@ async function round(operation: Operation, afterMs: number, random: () => number
   return `${done === undefined ? 'in the middle' : 'acknowledged'}, ${killedStarts} killed starts`;
 }
 
-it.skipIf(!HAS_SNAPSHOTS)(
+it(
   `leaves only what is whole (seed ${SEED})`,
   async () => {
     const random = randomFrom(SEED);

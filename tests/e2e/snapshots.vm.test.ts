@@ -14,7 +14,6 @@ import {
   codeOf,
   createSandbox,
   exec,
-  HAS_SNAPSHOTS,
   PATIENCE,
   prepareAgent,
   REQUEST,
@@ -68,7 +67,7 @@ const REMEMBER = `
   sleep 0.3`;
 const CHECK = 'md5sum -c /dev/shm/sums > /dev/null && cat /dev/shm/count';
 
-describe.skipIf(!HAS_SNAPSHOTS)('a sandbox that hibernates', () => {
+describe('a sandbox that hibernates', () => {
   it('loses nothing, as often as it does, and holds nothing of the host meanwhile', async () => {
     const sandbox = await createSandbox(client, { metadata: { kept: 'yes' }, envs: { GREETING: 'hello' } });
     const { id } = sandbox;
@@ -124,7 +123,7 @@ describe.skipIf(!HAS_SNAPSHOTS)('a sandbox that hibernates', () => {
   });
 });
 
-describe.skipIf(!HAS_SNAPSHOTS)('copies of a sandbox', () => {
+describe('copies of a sandbox', () => {
   const IDENTITY =
     'hostname; cat /etc/machine-id /etc/hostname; head -c 32 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid';
 

@@ -13,7 +13,6 @@ import {
   codeOf,
   createSandbox,
   exec,
-  HAS_SNAPSHOTS,
   prepareAgent,
   REQUEST,
   remains,
@@ -26,7 +25,7 @@ const TEST_MS = 240_000;
 
 const namesOf = ({ phases }: Sandbox): string[] => phases.map(({ name }) => name);
 
-describe.skipIf(!HAS_SNAPSHOTS).each([0, 1, 4])('with a pool of %i', (size) => {
+describe.each([0, 1, 4])('with a pool of %i', (size) => {
   let files: TestAgentFiles;
   let agent: RunningAgent;
   let client: AgentClient;

@@ -21,6 +21,13 @@ import {
   type WrappedOutput,
 } from './wrapped-process.ts';
 
+/** A file of the host, and what a process finds it as. */
+export interface Bind {
+  readonly from: string;
+  readonly to: string;
+  readonly readOnly: boolean;
+}
+
 export interface ConfinedCommand extends WrappedOutput {
   /** Absolute path of the program. */
   readonly program: string;
@@ -32,6 +39,8 @@ export interface ConfinedCommand extends WrappedOutput {
   /** What the process finds in its mount namespace, at the same paths as on the host. */
   readonly readOnlyPaths: readonly string[];
   readonly writablePaths: readonly string[];
+  /** And what it finds under another name. */
+  readonly binds?: readonly Bind[];
   readonly devices: readonly string[];
   /** No file can be made larger than this; a process that tries gets EFBIG, or SIGXFSZ if it does not ignore it. */
   readonly maxFileBytes?: number;
@@ -87,8 +96,8 @@ export async function confinedCommandLine(
   devices: readonly DeviceNode[],
 ): Promise<[string, string[]]> {
   checkIdentity(command);
-  const { program, readOnlyPaths, writablePaths } = command;
-  checkPaths([program, ...readOnlyPaths, ...writablePaths]);
+  const { program, readOnlyPaths, writablePaths, binds = [] } = command;
+  checkPaths([program, ...readOnlyPaths, ...writablePaths, ...binds.flatMap(({ from, to }) => [from, to])]);
   const [prlimit, nsenter, bwrap, setpriv] = await Promise.all([
     findProgram('prlimit'),
     findProgram('nsenter'),
@@ -133,7 +142,7 @@ export async function confinedCommandLine(
 
 /** Later mounts lie over earlier ones. The root itself is an empty tmpfs, made read-only at the end. */
 function mounts(
-  { program, readOnlyPaths, writablePaths, inherited = [] }: ConfinedCommand,
+  { program, readOnlyPaths, writablePaths, binds = [], inherited = [] }: ConfinedCommand,
   devices: readonly DeviceNode[],
 ): string[] {
   const bind = (how: string, path: string): string[] => [how, path, path];
@@ -149,6 +158,7 @@ function mounts(
       program,
       ...readOnlyPaths,
       ...writablePaths,
+      ...binds.map(({ to }) => to),
     ]).flatMap((path) => ['--dir', path]),
     ...bind('--ro-bind', '/usr'),
     '--tmpfs',
@@ -157,6 +167,7 @@ function mounts(
     ...nodes.flatMap(({ node, path }) => ['--dev-bind', node, path]),
     ...[program, ...readOnlyPaths].filter((path) => !inUsr(path)).flatMap((path) => bind('--ro-bind', path)),
     ...writablePaths.flatMap((path) => bind('--bind', path)),
+    ...binds.flatMap(({ from, to, readOnly }) => [readOnly ? '--ro-bind' : '--bind', from, to]),
     // The process that binds is the one that becomes the program.
     ...(inherited.length === 0 ? [] : ['--ro-bind', '/proc/self/fd', INHERITED_DIR]),
     '--remount-ro',

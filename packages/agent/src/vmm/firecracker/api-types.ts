@@ -33,6 +33,12 @@ export interface Drive {
   readonly rate_limiter?: RateLimiter;
 }
 
+/** To a drive that is there: the rate limiter's buckets are replaced, and removed where their size is 0. */
+export interface DrivePatch {
+  readonly drive_id: string;
+  readonly rate_limiter: RateLimiter;
+}
+
 export interface NetworkInterface {
   readonly iface_id: string;
   readonly host_dev_name: string;
@@ -67,6 +73,20 @@ export interface Logger {
 
 export interface Metrics {
   readonly metrics_path: string;
+}
+
+export interface SnapshotCreation {
+  readonly snapshot_type: 'Full';
+  readonly snapshot_path: string;
+  readonly mem_file_path: string;
+}
+
+export interface SnapshotLoad {
+  readonly snapshot_path: string;
+  /** Mapped privately, and never written to. */
+  readonly mem_backend: { readonly backend_type: 'File'; readonly backend_path: string };
+  readonly network_overrides: readonly { readonly iface_id: string; readonly host_dev_name: string }[];
+  readonly resume_vm: boolean;
 }
 
 export type ActionType = 'InstanceStart' | 'SendCtrlAltDel' | 'FlushMetrics';

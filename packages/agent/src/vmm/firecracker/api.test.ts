@@ -5,8 +5,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createFirecrackerApi } from './api.ts';
 import { type FaultKind, type StrictServer, startStrictServer } from './fixtures/strict-server.ts';
 
-const TIMEOUTS = { requestMs: 10_000, actionMs: 10_000 };
-const IMPATIENT = { requestMs: 300, actionMs: 300 };
+const TIMEOUTS = { requestMs: 10_000, actionMs: 10_000, snapshotMs: 10_000 };
+const IMPATIENT = { requestMs: 300, actionMs: 300, snapshotMs: 300 };
 const never = new AbortController().signal;
 
 let dir: string;

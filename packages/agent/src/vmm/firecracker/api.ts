@@ -9,6 +9,7 @@ import {
   type ActionType,
   type BootSource,
   type Drive,
+  type DrivePatch,
   type EntropyDevice,
   type InstanceInfo,
   instanceInfoSchema,
@@ -17,6 +18,8 @@ import {
   type Metrics,
   type NetworkInterface,
   type SerialDevice,
+  type SnapshotCreation,
+  type SnapshotLoad,
   type VmState,
   versionSchema,
 } from './api-types.ts';
@@ -31,10 +34,15 @@ export interface FirecrackerApi {
   putMachineConfig(body: MachineConfiguration, signal: AbortSignal): Promise<void>;
   putBootSource(body: BootSource, signal: AbortSignal): Promise<void>;
   putDrive(body: Drive, signal: AbortSignal): Promise<void>;
+  patchDrive(body: DrivePatch, signal: AbortSignal): Promise<void>;
   putNetworkInterface(body: NetworkInterface, signal: AbortSignal): Promise<void>;
   putEntropy(body: EntropyDevice, signal: AbortSignal): Promise<void>;
   putAction(action: ActionType, signal: AbortSignal): Promise<void>;
   patchVm(state: VmState, signal: AbortSignal): Promise<void>;
+  /** Of a microVM that is paused. Writes all of its memory, and flushes it to the disk. */
+  createSnapshot(body: SnapshotCreation, signal: AbortSignal): Promise<void>;
+  /** Instead of all configuration, the serial port's excepted. */
+  loadSnapshot(body: SnapshotLoad, signal: AbortSignal): Promise<void>;
 }
 
 export interface ApiTimeouts {
@@ -42,9 +50,15 @@ export interface ApiTimeouts {
   readonly requestMs: number;
   /** InstanceStart maps the guest's memory and loads kernel and initrd; Paused waits for every vCPU. */
   readonly actionMs: number;
+  /** For memory to be written to a disk; the caller's signal may be shorter. */
+  readonly snapshotMs: number;
 }
 
-export const DEFAULT_API_TIMEOUTS: ApiTimeouts = { requestMs: 5_000, actionMs: 15_000 };
+export const DEFAULT_API_TIMEOUTS: ApiTimeouts = {
+  requestMs: 5_000,
+  actionMs: 15_000,
+  snapshotMs: 600_000,
+};
 
 type Method = 'GET' | 'PUT' | 'PATCH';
 
@@ -84,11 +98,14 @@ export function createFirecrackerApi(
     putMachineConfig: (body, signal) => write('PUT', '/machine-config', body, signal),
     putBootSource: (body, signal) => write('PUT', '/boot-source', body, signal),
     putDrive: (body, signal) => write('PUT', `/drives/${body.drive_id}`, body, signal),
+    patchDrive: (body, signal) => write('PATCH', `/drives/${body.drive_id}`, body, signal),
     putNetworkInterface: (body, signal) => write('PUT', `/network-interfaces/${body.iface_id}`, body, signal),
     putEntropy: (body, signal) => write('PUT', '/entropy', body, signal),
     putAction: (action, signal) =>
       write('PUT', '/actions', { action_type: action }, signal, timeouts.actionMs),
     patchVm: (state, signal) => write('PATCH', '/vm', { state }, signal, timeouts.actionMs),
+    createSnapshot: (body, signal) => write('PUT', '/snapshot/create', body, signal, timeouts.snapshotMs),
+    loadSnapshot: (body, signal) => write('PUT', '/snapshot/load', body, signal, timeouts.actionMs),
   };
 }
 

@@ -1,4 +1,4 @@
-import { chmodSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MicrovmHandle, MicrovmSpec } from '../driver.ts';
@@ -39,8 +39,8 @@ describe('launch', () => {
       [
         'PUT /boot-source',
         {
-          kernel_image_path: join(box.dir, 'vmlinux'),
-          initrd_path: join(box.dir, 'initrd'),
+          kernel_image_path: '/kernel',
+          initrd_path: '/initrd',
           boot_args:
             'console=ttyS0 reboot=k panic=1 quiet 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce wrenn.hostname=box',
         },
@@ -49,7 +49,7 @@ describe('launch', () => {
         `PUT /drives/${id}`,
         {
           drive_id: id,
-          path_on_host: join(box.dir, `${id}.img`),
+          path_on_host: `/drive-${id}`,
           is_root_device: false,
           is_read_only: id !== 'layer',
           cache_type: 'Unsafe',
@@ -129,7 +129,10 @@ describe('launch', () => {
 
   it('that hangs in a request ends at its deadline', async () => {
     const faults = [{ at: 'PUT /actions', fault: { kind: 'silence' } as const }];
-    const impatient = box.driver({ faults }, { ...TIMEOUTS, api: { requestMs: 10_000, actionMs: 300 } });
+    const impatient = box.driver(
+      { faults },
+      { ...TIMEOUTS, api: { requestMs: 10_000, actionMs: 300, snapshotMs: 300 } },
+    );
     await expect(impatient.launch(box.spec(), box.options())).rejects.toMatchObject({
       code: 'deadline_exceeded',
       message: expect.stringContaining('PUT /actions'),
@@ -145,7 +148,7 @@ describe('launch', () => {
     const launching = box
       .driver(config, {
         socketMs: 20_000,
-        api: { requestMs: 20_000, actionMs: 20_000 },
+        api: { requestMs: 20_000, actionMs: 20_000, snapshotMs: 20_000 },
       })
       .launch(box.spec(), box.options(controller.signal));
     setTimeout(() => controller.abort(), 500);
@@ -217,5 +220,83 @@ describe('the program', () => {
       message: expect.stringMatching(message),
       hint: expect.any(String),
     });
+  });
+});
+
+describe('a snapshot', () => {
+  const files = (name: string) => ({
+    statePath: join(box.dir, `${name}.state`),
+    memoryPath: join(box.dir, `${name}.memory`),
+  });
+
+  const taken = async () => {
+    const microvm = await box.launch();
+    await microvm.pause(never);
+    const options = { memoryMib: 256, parentMemoryPath: undefined, signal: never };
+    await microvm.snapshot(files('first'), options);
+    expect(await microvm.status(never)).toBe('paused');
+    await microvm.kill();
+    rmSync(join(box.runDir, 'requests.jsonl'));
+    return { ...box.spec(), snapshot: files('first'), sharedMemory: true };
+  };
+
+  it('is two files of which nothing is left with the VMM, and is loaded with the names and limits of now', async () => {
+    const spec = await taken();
+    expect(statSync(spec.snapshot.memoryPath).size).toBe(256 * 1024 * 1024);
+    expect(readdirSync(box.runDir).filter((name) => name.startsWith('snapshot'))).toEqual([]);
+
+    const bytes = { perSecond: 1_000_000, burst: 1_000_000 };
+    const drives = spec.drives.map((drive) =>
+      drive.id === 'layer' ? { ...drive, rateLimit: { bytes } } : drive,
+    );
+    const network = { ...spec.network, tap: 'tap7' };
+    const restored = await box.driver().restore({ ...spec, drives, network }, box.options());
+    expect(await restored.status(never)).toBe('paused');
+    await restored.resume(never);
+    await restored.kill();
+    const none = { size: 0, refill_time: 0 };
+    const limiterOf = (id: string) => [
+      `PATCH /drives/${id}`,
+      {
+        drive_id: id,
+        rate_limiter: {
+          bandwidth: id === 'layer' ? { size: 1_000_000, refill_time: 1000 } : none,
+          ops: none,
+        },
+      },
+    ];
+    expect(box.recorded().map(({ name, body }) => [name, body])).toEqual([
+      ['GET /version', undefined],
+      ['PUT /serial', expect.anything()],
+      [
+        'PUT /snapshot/load',
+        {
+          snapshot_path: '/restored.state',
+          mem_backend: { backend_type: 'File', backend_path: '/restored.memory' },
+          network_overrides: [{ iface_id: 'eth0', host_dev_name: 'tap7' }],
+          resume_vm: false,
+        },
+      ],
+      ...['base', 'guest', 'layer'].map(limiterOf),
+      ['GET /', undefined],
+      ['PATCH /vm', { state: 'Resumed' }],
+    ]);
+  });
+
+  it('that is torn, or cannot be taken, leaves nothing', async () => {
+    const spec = await taken();
+    writeFileSync(spec.snapshot.statePath, 'torn');
+    await expect(box.driver().restore(spec, box.options())).rejects.toMatchObject({ code: 'vmm_api_error' });
+    expect((await box.leftovers()).alive).toEqual([]);
+
+    const running = await box.launch();
+    const options = { memoryMib: 256, parentMemoryPath: undefined, signal: never };
+    await expect(running.snapshot(files('second'), options)).rejects.toThrow(/must be paused/);
+    await running.pause(never);
+    await expect(running.snapshot(files('second'), { ...options, memoryMib: 128 })).rejects.toThrow(
+      /268435456/,
+    );
+    expect(readdirSync(box.runDir).filter((name) => name.startsWith('snapshot'))).toEqual([]);
+    await running.kill();
   });
 });

@@ -6,7 +6,15 @@ import { closeSync } from 'node:fs';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type LaunchConfined, launchConfined } from '../confinement.ts';
-import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
+import type {
+  LaunchOptions,
+  Microvm,
+  MicrovmHandle,
+  MicrovmSpec,
+  RestoreSpec,
+  SnapshotFiles,
+  VmmDriver,
+} from '../driver.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
@@ -26,7 +34,8 @@ import {
   type MachineOptions,
   serialLimit,
 } from './machine.ts';
-import { createMicrovm, filesIn, type MicrovmFiles, noSnapshots, removeFiles } from './microvm.ts';
+import { createMicrovm, filesIn, type MicrovmFiles, removeFiles } from './microvm.ts';
+import { lendSnapshot, loadSnapshot } from './snapshot.ts';
 import { assertSupported } from './version.ts';
 
 export interface FirecrackerOptions extends FirecrackerPrograms {
@@ -76,18 +85,27 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
     }
   };
 
-  const enclose = async (program: string, spec: MicrovmSpec, files: MicrovmFiles): Promise<Enclosure> => {
+  const enclose = async (
+    program: string,
+    spec: MicrovmSpec,
+    files: MicrovmFiles,
+    snapshot: SnapshotFiles | undefined,
+  ): Promise<Enclosure> => {
     const jailer = await findJailer(options.jailer, program);
-    const parts = { program, spec, files };
+    const parts = { program, spec, files, snapshot };
     return jailer === undefined ? createPlainEnclosure(parts, confine) : createJail(parts, jailer);
   };
 
-  const launch = async (spec: MicrovmSpec, { signal, onSpawned }: LaunchOptions): Promise<Microvm> => {
+  const start = async (
+    spec: MicrovmSpec,
+    snapshot: SnapshotFiles | undefined,
+    { signal, onSpawned }: LaunchOptions,
+  ): Promise<Microvm> => {
     // What is refused is refused under the names that the caller knows.
     describeMachine(spec, machineOptions);
     const program = await findBinary(options.binary);
     const files = filesIn(spec.runDir);
-    const enclosure = await enclose(program, spec, files);
+    const enclosure = await enclose(program, spec, files, snapshot);
     const machine = describeMachine(enclosure.spec, machineOptions);
     const releases: (() => unknown)[] = [];
     let handle: MicrovmHandle | undefined;
@@ -136,9 +154,11 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
           gone,
         });
         if (!listens) return;
-        await configure(api, machine, signal);
+        await configureSerial(api, signal);
+        if (snapshot === undefined) await configure(api, machine, signal);
         await enclosure.seal();
-        await api.putAction('InstanceStart', signal);
+        if (snapshot === undefined) await api.putAction('InstanceStart', signal);
+        else await loadSnapshot(api, machine, enclosure.snapshot, signal);
       });
       const microvm = createMicrovm({
         handle,
@@ -153,6 +173,11 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       await releaseAll(releases, warn);
       throw error;
     }
+  };
+
+  const restore = async (spec: RestoreSpec, launchOptions: LaunchOptions): Promise<Microvm> => {
+    await lendSnapshot(spec);
+    return start(spec, spec.snapshot, launchOptions);
   };
 
   const adopt = async (handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm> => {
@@ -186,12 +211,10 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
 
   return {
     name: 'firecracker',
-    features: { pause: true, snapshot: false, accelerator: 'kvm' },
+    features: { pause: true, snapshot: true, accelerator: 'kvm' },
     version: async (signal) => (await askVersion(await findBinary(options.binary), signal)).text,
-    launch,
-    restore: async () => {
-      throw noSnapshots();
-    },
+    launch: (spec, launchOptions) => start(spec, undefined, launchOptions),
+    restore,
     adopt,
   };
 }
@@ -206,12 +229,16 @@ function handleOf(process: ConfinedProcess, runDir: string): MicrovmHandle {
   return { driver: 'firecracker', pid, startTime, wrappers, runDir };
 }
 
-/** Everything is configured before the start: no device can be added afterwards. */
-async function configure(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
+/** The one thing that a snapshot does not have in it. */
+async function configureSerial(api: FirecrackerApi, signal: AbortSignal): Promise<void> {
   const version = await api.version(signal);
   assertSupported(version);
   const serial = serialLimit(version);
   if (serial !== undefined) await api.putSerial(serial, signal);
+}
+
+/** Everything is configured before the start: no device can be added afterwards. */
+async function configure(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
   await api.putMachineConfig(machine.machineConfig, signal);
   await api.putBootSource(machine.bootSource, signal);
   // One after the other: the order of the calls is the order of /dev/vda, vdb, vdc.

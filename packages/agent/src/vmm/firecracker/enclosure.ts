@@ -2,9 +2,9 @@
  * Where a Firecracker runs: what is around the process, and what it calls the files that it is given. Two kinds: the
  * confinement that QEMU has too (here), and Firecracker's own jailer (jail.ts).
  */
-import type { LaunchConfined } from '../confinement.ts';
-import type { MicrovmSpec } from '../driver.ts';
-import { drivePaths, largestWritable } from '../drives.ts';
+import type { Bind, LaunchConfined } from '../confinement.ts';
+import type { MicrovmSpec, SnapshotFiles } from '../driver.ts';
+import { largestWritable } from '../drives.ts';
 import { lendRunDir, takeBackRunDir } from '../run-dir.ts';
 import type { ConfinedLaunchOptions, ConfinedProcess, WrappedOutput } from '../wrapped-process.ts';
 import type { MicrovmFiles } from './microvm.ts';
@@ -15,6 +15,8 @@ export interface Enclosure {
   readonly logFifo: string;
   /** The same microVM, with its files as Firecracker calls them. */
   readonly spec: MicrovmSpec;
+  /** What it is restored from, as Firecracker calls that. */
+  readonly snapshot: SnapshotFiles;
   /** Makes what must be there before the start. The run directory is empty, but for the FIFOs. */
   prepare(): Promise<void>;
   start(
@@ -31,17 +33,52 @@ export interface EnclosureParts {
   readonly program: string;
   readonly spec: MicrovmSpec;
   readonly files: MicrovmFiles;
+  /** On the host; undefined for one that boots. */
+  readonly snapshot: SnapshotFiles | undefined;
 }
 
-/** In namespaces of its own, with every file where it is on the host. */
-export function createPlainEnclosure(
-  { program, spec, files }: EnclosureParts,
-  launchConfined: LaunchConfined,
-): Enclosure {
+/**
+ * The host's files of a microVM and their names in an enclosure: the same in every one, as a snapshot has them in it.
+ */
+export function filesInside({ spec, snapshot }: EnclosureParts): Pick<Enclosure, 'spec' | 'snapshot'> & {
+  readonly binds: readonly Bind[];
+} {
+  const names = {
+    kernelPath: '/kernel',
+    initrdPath: '/initrd',
+    drives: spec.drives.map((drive) => ({ ...drive, path: `/drive-${drive.id}` })),
+  };
+  const restored = { statePath: '/restored.state', memoryPath: '/restored.memory' };
+  const readOnly = (from: string, to: string): Bind => ({ from, to, readOnly: true });
+  return {
+    spec: { ...spec, ...names },
+    snapshot: restored,
+    binds: [
+      ...(snapshot === undefined
+        ? [readOnly(spec.kernelPath, names.kernelPath), readOnly(spec.initrdPath, names.initrdPath)]
+        : [
+            readOnly(snapshot.statePath, restored.statePath),
+            readOnly(snapshot.memoryPath, restored.memoryPath),
+          ]),
+      ...spec.drives.map(({ id, path, readOnly }) => ({ from: path, to: `/drive-${id}`, readOnly })),
+    ],
+  };
+}
+
+/** The largest file that Firecracker has a reason to write: a drive, or the memory in a snapshot. */
+export async function largestFile({ drives, memoryMib }: MicrovmSpec): Promise<number> {
+  return Math.max(await largestWritable(drives), memoryMib * 1024 * 1024);
+}
+
+/** In namespaces of its own, with its run directory where it is on the host. */
+export function createPlainEnclosure(parts: EnclosureParts, launchConfined: LaunchConfined): Enclosure {
+  const { program, spec, files } = parts;
+  const inside = filesInside(parts);
   return {
     socket: files.socket,
     logFifo: files.log.fifo,
-    spec,
+    spec: inside.spec,
+    snapshot: inside.snapshot,
     prepare: () => lendRunDir(spec.runDir, spec),
     start: async (args, output, options) =>
       launchConfined(
@@ -51,11 +88,12 @@ export function createPlainEnclosure(
           uid: spec.uid,
           gid: spec.gid,
           netns: spec.network.netns,
-          readOnlyPaths: [program, spec.kernelPath, spec.initrdPath, ...drivePaths(spec.drives, 'read-only')],
-          writablePaths: [spec.runDir, ...drivePaths(spec.drives, 'writable')],
+          readOnlyPaths: [program],
+          writablePaths: [spec.runDir],
+          binds: inside.binds,
           devices: ['/dev/kvm', '/dev/net/tun'],
           // It ends by SIGXFSZ. Its log and the console are FIFOs, which have no size.
-          maxFileBytes: await largestWritable(spec.drives),
+          maxFileBytes: await largestFile(spec),
           ...output,
         },
         options,

@@ -12,15 +12,16 @@
  *   RUN/jail/<name of the program>/<id>/root/ the chroot: the jailer's own layout; only the agent may write there
  *     firecracker, firecracker.pid, dev/, run/  made by the jailer: a copy of the program, its devices
  *     kernel, initrd, drive-<id>, vmm.fifo    files of the host, bound there
+ *     restored.state, restored.memory         the same for a snapshot, instead of kernel and initrd
+ *     snapshot.state, snapshot.memory         while one is taken
  *     api.sock                                made by Firecracker; RUN/api.sock leads there, as its path is too long
  */
 import { chmod, lchown, mkdir, rm, stat, symlink } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
 import { checkIdentity, checkPaths, findProgram, LIMITS, limitArguments } from '../confinement.ts';
-import { largestWritable } from '../drives.ts';
 import { takeBackRunDir } from '../run-dir.ts';
 import { startWrapped } from '../wrapped-process.ts';
-import type { Enclosure, EnclosureParts } from './enclosure.ts';
+import { type Enclosure, type EnclosureParts, filesInside, largestFile } from './enclosure.ts';
 
 /** In the run directory; everything of a jail is in it. */
 export const JAIL_DIR = 'jail';
@@ -42,26 +43,18 @@ const CAPABILITIES = [
   'SETGID',
 ];
 
-export function createJail({ program, spec, files }: EnclosureParts, jailer: string): Enclosure {
+export function createJail(parts: EnclosureParts, jailer: string): Enclosure {
+  const { program, spec, files } = parts;
   const base = join(spec.runDir, JAIL_DIR);
   const root = join(base, basename(program), spec.id, 'root');
-  const inside = {
-    ...spec,
-    kernelPath: '/kernel',
-    initrdPath: '/initrd',
-    drives: spec.drives.map((drive) => ({ ...drive, path: `/drive-${drive.id}` })),
-  };
-  const binds = [
-    { from: spec.kernelPath, to: inside.kernelPath, readOnly: true },
-    { from: spec.initrdPath, to: inside.initrdPath, readOnly: true },
-    { from: files.log.fifo, to: LOG_FIFO, readOnly: false },
-    ...spec.drives.map(({ id, path, readOnly }) => ({ from: path, to: `/drive-${id}`, readOnly })),
-  ];
+  const inside = filesInside(parts);
+  const binds = [...inside.binds, { from: files.log.fifo, to: LOG_FIFO, readOnly: false }];
 
   return {
     socket: SOCKET,
     logFifo: LOG_FIFO,
-    spec: inside,
+    spec: inside.spec,
+    snapshot: inside.snapshot,
     async prepare() {
       await takeBackRunDir(spec.runDir);
       await mkdir(root, { recursive: true, mode: 0o755 });
@@ -76,7 +69,7 @@ export function createJail({ program, spec, files }: EnclosureParts, jailer: str
         findProgram('setpriv'),
       ]);
       // The jailer copies the program into the chroot under the same limit.
-      const maxFileBytes = Math.max(await largestWritable(spec.drives), (await stat(program)).size);
+      const maxFileBytes = Math.max(await largestFile(spec), (await stat(program)).size);
       const commandLine = [
         ...limitArguments(maxFileBytes),
         '--',

@@ -10,6 +10,7 @@ import type { ExitStatus } from '../wrapped-process.ts';
 import type { FirecrackerApi } from './api.ts';
 import { describeExit } from './exit-reason.ts';
 import { JAIL_DIR } from './jail.ts';
+import { writeSnapshot } from './snapshot.ts';
 
 export const LOG_LINES = 20;
 const CONSOLE_LINES_IN_DIAGNOSIS = 40;
@@ -72,9 +73,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
         hint: 'The sandbox was being created when the agent ended; destroy it.',
       });
     },
-    snapshot: async () => {
-      throw noSnapshots();
-    },
+    snapshot: (files, options) => writeSnapshot(api, handle, files, options),
     pause: (signal) => api.patchVm('Paused', signal),
     resume: (signal) => api.patchVm('Resumed', signal),
     consoleTail: async (maxLines) => parts.console?.tail(maxLines) ?? [],
@@ -115,10 +114,4 @@ export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs
   if (extent === 'logs too') paths.push(console.file, log.file);
   await Promise.all(paths.map((path) => rm(path, { force: true })));
   await rm(join(runDir, JAIL_DIR), { recursive: true, force: true });
-}
-
-export function noSnapshots(): WrennError {
-  return new WrennError('driver_unavailable', 'Snapshots with Firecracker are not supported yet.', {
-    hint: 'Set the driver to `qemu`.',
-  });
 }
