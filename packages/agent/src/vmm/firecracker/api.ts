@@ -56,7 +56,7 @@ export interface ApiTimeouts {
 
 export const DEFAULT_API_TIMEOUTS: ApiTimeouts = {
   requestMs: 5_000,
-  actionMs: 15_000,
+  actionMs: 30_000,
   snapshotMs: 600_000,
 };
 
