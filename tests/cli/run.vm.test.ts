@@ -139,6 +139,10 @@ describe('wrenn sandbox', () => {
     });
   });
 
+  it('shows its console', async () => {
+    expect((await wrenn.run(['sandbox', 'logs', id])).stdout).toContain('wrenn-init: starting envd');
+  });
+
   it('hibernates, is copied, and its snapshot stays as long as it is used', async () => {
     const run = async (...args: string[]) => {
       const { code, stdout, stderr } = await wrenn.run(['sandbox', ...args]);
@@ -162,10 +166,6 @@ describe('wrenn sandbox', () => {
     await run('kill', fromSnapshot, fork);
     expect(await wrenn.run(['snapshot', 'rm', snapshot])).toMatchObject({ code: 0 });
     expect((await wrenn.run(['snapshot', 'ls', '--json'])).stdout.trim()).toBe('[]');
-  });
-
-  it('shows its console', async () => {
-    expect((await wrenn.run(['sandbox', 'logs', id])).stdout).toContain('wrenn-init: starting envd');
   });
 
   it('ends at its time', async () => {

@@ -2,7 +2,7 @@
 import { WrennError } from '@wrenn/protocol';
 import { Command, CommanderError } from 'commander';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
-import { gather, withMachineOptions } from './options.ts';
+import { gather, withMachineOptions, withNetworkOptions } from './options.ts';
 import { printError } from './output.ts';
 
 const VERSION = '0.1.0';
@@ -53,6 +53,7 @@ function buildProgram(): Command {
     .option('--snapshot <id>', 'start from a snapshot, whose sizes it keeps, instead of a template')
     .option('--env <name=value>', "a variable of every command's environment; may be repeated", gather)
     .option('--timeout <duration>', 'destroy it after this long, as 5m or 2h (default: never)')
+    .option('--on-timeout <action>', 'what happens then: destroy or hibernate (default: destroy)')
     .action(async (options) => (await life()).createSandbox(options));
   withJson(sandbox.command('ls'))
     .description('list machines, newest first')
@@ -95,6 +96,9 @@ function buildProgram(): Command {
   withJson(sandbox.command('hibernate <id...>'))
     .description('write it to the disk and give everything else back until it is resumed')
     .action(async (ids, options) => (await life()).hibernateSandboxes(ids, options));
+  withJson(withNetworkOptions(sandbox.command('network <id>')))
+    .description('replace the rules of what it may reach; without options all is open again')
+    .action(async (id, options) => (await life()).setNetworkOfSandbox(id, options));
   withJson(sandbox.command('snapshot <id>'))
     .description("copy it as it stands, and print the snapshot's id")
     .action(async (id, options) => (await snapshots()).takeSnapshot(id, options));

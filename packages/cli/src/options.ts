@@ -5,7 +5,9 @@ import { WrennError } from '@wrenn/protocol';
 import {
   type CreateSandboxRequest,
   CreateSandboxRequestSchema,
+  type NetworkPolicySchema,
   type RateLimitsSchema,
+  TimeoutAction,
 } from '@wrenn/protocol/agent';
 import type { Command } from 'commander';
 import { parseBytesPerSecond, parseCount, parseDurationMs, parseMemoryMib, parsePairs } from './values.ts';
@@ -22,6 +24,14 @@ export interface MachineOptions {
   readonly diskRate?: string;
   readonly diskIops?: string;
   readonly metadata?: readonly string[];
+  readonly onTimeout?: string;
+}
+
+export interface NetworkOptions {
+  /** False with `--no-internet`. */
+  readonly internet?: boolean;
+  readonly allowOut?: readonly string[];
+  readonly denyOut?: readonly string[];
 }
 
 export interface ProcessOptions {
@@ -37,8 +47,21 @@ export function gather(value: string, earlier: readonly string[] | undefined): s
   return [...(earlier ?? []), value];
 }
 
-export function withMachineOptions(command: Command): Command {
+export function withNetworkOptions(command: Command): Command {
   return command
+    .option('--no-internet', 'nothing outside is reached, but for what --allow-out names')
+    .option('--allow-out <range>', 'IPv4 address or range that stays open; may be repeated', gather)
+    .option('--deny-out <range>', 'IPv4 address or range that is closed; may be repeated', gather);
+}
+
+/** The rules that the options ask for, as a whole. */
+export function networkOf(options: NetworkOptions): MessageInitShape<typeof NetworkPolicySchema> {
+  const { internet, allowOut = [], denyOut = [] } = options;
+  return { allowInternetAccess: internet !== false, allowOut: [...allowOut], denyOut: [...denyOut] };
+}
+
+export function withMachineOptions(command: Command): Command {
+  return withNetworkOptions(command)
     .option('--template <name>', 'what to start from: a template or a build id (default: base)')
     .option('--cpus <n>', 'virtual CPUs')
     .option('--memory <size>', 'memory, as 512M or 2G')
@@ -54,7 +77,10 @@ export function withMachineOptions(command: Command): Command {
 const OF_A_TEMPLATE = ['template', 'cpus', 'memory', 'disk'] as const;
 
 /** The request that the options ask for; without a timeout the sandbox has no end. */
-export function createRequest(options: MachineOptions, timeoutMs: number | undefined): CreateSandboxRequest {
+export function createRequest(
+  options: MachineOptions & NetworkOptions,
+  timeoutMs: number | undefined,
+): CreateSandboxRequest {
   checkSnapshot(options);
   const request = create(CreateSandboxRequestSchema, {
     template: options.template ?? '',
@@ -62,12 +88,22 @@ export function createRequest(options: MachineOptions, timeoutMs: number | undef
     envs: parsePairs(options.env ?? [], '--env'),
     metadata: parsePairs(options.metadata ?? [], '--metadata'),
     rateLimits: rateLimitsOf(options),
+    network: networkOf(options),
+    onTimeout: timeoutActionOf(options),
   });
   if (options.cpus !== undefined) request.vcpus = parseCount(options.cpus, '--cpus');
   if (options.memory !== undefined) request.memoryMib = parseMemoryMib(options.memory, '--memory');
   if (options.disk !== undefined) request.diskMib = parseMemoryMib(options.disk, '--disk');
   if (timeoutMs !== undefined) request.timeout = durationFromMs(timeoutMs);
   return request;
+}
+
+function timeoutActionOf({ onTimeout }: MachineOptions): TimeoutAction {
+  if (onTimeout === undefined || onTimeout === 'destroy') return TimeoutAction.DESTROY;
+  if (onTimeout === 'hibernate') return TimeoutAction.HIBERNATE;
+  throw new WrennError('invalid_argument', '--on-timeout is `destroy` or `hibernate`.', {
+    field: '--on-timeout',
+  });
 }
 
 function checkSnapshot(options: MachineOptions): void {

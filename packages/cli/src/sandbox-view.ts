@@ -1,6 +1,6 @@
 /** A sandbox as people and scripts see it. */
 import { durationMs, timestampMs } from '@bufbuild/protobuf/wkt';
-import { type RateLimits, type Sandbox, SandboxState } from '@wrenn/protocol/agent';
+import { type RateLimits, type Sandbox, SandboxState, TimeoutAction } from '@wrenn/protocol/agent';
 import { formatDuration, formatRate } from './output.ts';
 
 const STATES: Readonly<Record<SandboxState, string>> = {
@@ -22,6 +22,12 @@ interface RateLimitsView {
   readonly diskOperationsPerSecond: number | undefined;
 }
 
+interface NetworkView {
+  readonly allowInternetAccess: boolean;
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
+}
+
 export interface SandboxView {
   readonly id: string;
   readonly template: string;
@@ -37,6 +43,8 @@ export interface SandboxView {
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAt: string | undefined;
   readonly endsAt: string | undefined;
+  readonly onTimeout: 'destroy' | 'hibernate';
+  readonly network: NetworkView;
   readonly address: string;
   readonly vmmPid: number;
   readonly driver: string;
@@ -59,6 +67,12 @@ export function viewOf(sandbox: Sandbox): SandboxView {
     metadata: sandbox.metadata,
     createdAt: time(sandbox.createdAt),
     endsAt: time(sandbox.endsAt),
+    onTimeout: sandbox.onTimeout === TimeoutAction.HIBERNATE ? 'hibernate' : 'destroy',
+    network: {
+      allowInternetAccess: sandbox.network?.allowInternetAccess ?? true,
+      allowOut: sandbox.network?.allowOut ?? [],
+      denyOut: sandbox.network?.denyOut ?? [],
+    },
     address: sandbox.address,
     vmmPid: sandbox.vmmPid,
     driver: sandbox.driver,
@@ -100,6 +114,14 @@ function limitsText(limits: RateLimitsView): string {
   ].join(', ');
 }
 
+function networkText({ allowInternetAccess, allowOut, denyOut }: NetworkView): string {
+  return [
+    ...(allowInternetAccess ? [] : ['no internet']),
+    ...(denyOut.length === 0 ? [] : [`not ${denyOut.join(', ')}`]),
+    ...(allowOut.length === 0 ? [] : [`but ${allowOut.join(', ')}`]),
+  ].join('; ');
+}
+
 /** Name and value lines for `wrenn sandbox get`. */
 export function detailRows(view: SandboxView): string[][] {
   const metadata = Object.entries(view.metadata).map(([name, value]) => `${name}=${value}`);
@@ -114,6 +136,8 @@ export function detailRows(view: SandboxView): string[][] {
     ['limits', limitsText(view.rateLimits)],
     ['created', view.createdAt ?? ''],
     ['ends', view.endsAt ?? 'never'],
+    ['then', view.endsAt === undefined || view.onTimeout === 'destroy' ? '' : 'hibernates'],
+    ['network', networkText(view.network)],
     ['address', view.address],
     ['vmm', view.vmmPid === 0 ? '' : `${view.driver}, pid ${view.vmmPid}`],
     ['metadata', metadata.join(', ')],

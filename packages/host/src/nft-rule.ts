@@ -12,7 +12,7 @@ export type NftValue =
 type NftLeft =
   | { readonly meta: { readonly key: 'iifname' | 'oifname' | 'nfproto' | 'l4proto' } }
   | { readonly payload: { readonly protocol: string; readonly field: string } }
-  | { readonly ct: { readonly key: 'state' | 'status' } }
+  | { readonly ct: { readonly key: 'state' | 'status' | 'direction' } }
   | { readonly fib: { readonly result: 'oif' | 'type'; readonly flags: readonly string[] } }
   | { readonly '&': readonly [NftLeft, NftValue] };
 
@@ -90,6 +90,10 @@ export function toSet(set: string): NftStatement {
   return is({ payload: { protocol: 'ip', field: 'daddr' } }, `@${set}`);
 }
 
+export function notToSet(set: string): NftStatement {
+  return isNot({ payload: { protocol: 'ip', field: 'daddr' } }, `@${set}`);
+}
+
 export function fromMac(mac: string): NftStatement {
   return is({ payload: { protocol: 'ether', field: 'saddr' } }, mac);
 }
@@ -116,6 +120,8 @@ export const belongsToConnection: NftStatement = {
 export const isInvalid: NftStatement = {
   match: { op: 'in', left: { ct: { key: 'state' } }, right: 'invalid' },
 };
+/** From whoever began the connection, and no answer. */
+export const isNoAnswer: NftStatement = is({ ct: { key: 'direction' } }, 'original');
 export const beginsConnection: NftStatement = {
   match: { op: 'in', left: { ct: { key: 'state' } }, right: 'new' },
 };

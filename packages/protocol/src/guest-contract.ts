@@ -6,6 +6,13 @@
 /** Where envd listens inside of the guest. */
 export const ENVD_PORT = 49983;
 
+/**
+ * The envd version that is reported to hosts and SDKs. SDKs switch features on by it: 0.6.4 is the
+ * first that has all of what envd does (closing stdin, octet-stream uploads, file metadata, entries in watch events,
+ * watching network mounts).
+ */
+export const ENVD_VERSION = '0.6.4';
+
 /** The addresses inside of every sandbox's network namespace: the same for all, see docs/decisions. */
 export const GUEST_ADDRESS = '169.254.0.21';
 export const GUEST_GATEWAY = '169.254.0.22';

@@ -139,6 +139,8 @@ const cgroupsSchema = z.strictObject({
 });
 
 const serverSchema = z.strictObject({
+  /** Whose members may use the agent's socket besides its owner: a group's number. Absent means nobody. */
+  socketGid: count(1, 2_147_483_647).optional(),
   maxConnections: count(1, 10_000).default(256),
   maxConcurrentRequests: count(1, 100_000).default(1024),
   maxMessageBytes: count(64 * 1024, 64 * 1024 * 1024).default(4 * 1024 * 1024),

@@ -5,7 +5,7 @@ import { describeSlot, type NetworkConfig, planNetwork } from './config.ts';
 import { createNetworkHost, type NetworkHost } from './host.ts';
 import { checkUnchanged, examineHost, installHostSide, removeHostSide } from './host-side.ts';
 import type { Network } from './slot.ts';
-import { setUpSlot, takeDownSlot } from './slot-kernel.ts';
+import { replaceRules, setUpSlot, takeDownSlot } from './slot-kernel.ts';
 
 /** Each waits for the kernel most of the time. */
 const LEFTOVERS_AT_ONCE = 8;
@@ -60,6 +60,13 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
         }
         await setUpSlot(plan, host, index, spec, mtu, signal);
         return describeSlot(plan, index);
+      }),
+    setEgress: (index, egress, signal) =>
+      inTurn(index, async () => {
+        if (!slots.isTaken(index)) {
+          throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
+        }
+        await replaceRules(plan, host, index, egress, signal);
       }),
     describe: (index) => describeSlot(plan, index),
     release: (index) =>

@@ -1,5 +1,5 @@
 /** What a guest may reach and what may reach it: tried with real packets, from inside. */
-import { addAddress, parseIpv4, setLink } from '@wrenn/host';
+import { addAddress, type Ipv4Range, parseIpv4, parseIpv4Range, rangeAround, setLink } from '@wrenn/host';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createNetwork } from './network.ts';
 import type { Network, NetworkSlot } from './slot.ts';
@@ -120,6 +120,45 @@ describe('from a guest', () => {
     const inside = await lab.listen(slot.netns, PORT + 2);
     await expectUnreachable(guest, both('fd00:1::1', PORT + 2));
     expect(inside.seen).toEqual([]);
+  });
+});
+
+describe('with rules of its own, a guest', () => {
+  const everywhere = parseIpv4Range('0.0.0.0/0');
+  const world10 = rangeAround(parseIpv4(WORLD.internet), 32);
+  const internet = both(WORLD.internet);
+  const set = (allowed: Ipv4Range[], refused: Ipv4Range[]) =>
+    network.setEgress(slot.index, { allowed, refused }, signal);
+  afterAll(() => set([], []));
+
+  it('reaches what is not refused, and what is allowed although it is', async () => {
+    await set([], [everywhere]);
+    await expectUnreachable(guest, [...internet, ...both(WORLD.privateNameserver, DNS)]);
+    await set([world10], [everywhere]);
+    await expectSeenAs(guest, internet, HOST_PUBLIC);
+    await set([], [world10]);
+    await expectUnreachable(guest, internet);
+    await expectSeenAs(guest, both(WORLD.privateNameserver, DNS), HOST_PUBLIC);
+    await set([], []);
+    await expectSeenAs(guest, internet, HOST_PUBLIC);
+  });
+
+  it('still answers the host, and its rules are its alone', async () => {
+    await set([], [everywhere]);
+    await expectSeenAs(lab.hostNetns, both(slot.address), '169.254.0.22');
+    await expectSeenAs(otherGuest, internet, HOST_PUBLIC);
+  });
+
+  it('is allowed nothing that is denied to all', async () => {
+    await set([everywhere], [everywhere]);
+    await expectUnreachable(guest, [...both(WORLD.privateTen), ...both(WORLD.metadata), ...both(HOST_LAN)]);
+    await expectSeenAs(guest, internet, HOST_PUBLIC);
+  });
+
+  it('has them from its first packet on when it is set up with them', async () => {
+    const egress = { allowed: [], refused: [everywhere] };
+    const closed = await network.setUp(network.reserve(), { ...OWNER, egress }, signal);
+    await expectUnreachable(await lab.plugGuest(closed), internet);
   });
 });
 

@@ -25,11 +25,16 @@ import {
   type SlotAddresses,
   UPLINK_NAME,
 } from './config.ts';
+import type { SlotEgress } from './slot.ts';
 
 /** Names of sets; their elements are read back by a later agent. */
 export const OPENED_SET = 'opened';
 export const CLOSED_SET = 'closed';
 const DENIED_SET = 'denied';
+const ALLOWED_SET = 'allowed';
+const REFUSED_SET = 'refused';
+
+const OPEN: SlotEgress = { allowed: [], refused: [] };
 
 /** Flows a sandbox may have open at once: the host's connection tracking is shared by all. */
 const MAX_CONNECTIONS = 8192;
@@ -39,14 +44,18 @@ const { raw, mangle, dstnat, filter, srcnat } = rule.NFT_PRIORITY;
 type Statements = readonly rule.NftStatement[];
 
 /** The tables in a slot's namespace. */
-export function slotTables(plan: NetworkPlan, { host, guest }: SlotAddresses): NftTable[] {
+export function slotTables(
+  plan: NetworkPlan,
+  { host, guest }: SlotAddresses,
+  { allowed, refused }: SlotEgress = OPEN,
+): NftTable[] {
   const fromGuest = rule.cameFrom(GUEST_TAP_NAME);
   const fromHost = rule.cameFrom(UPLINK_NAME);
   return [
     {
       family: 'inet',
       name: 'slot',
-      sets: [deniedSet(plan)],
+      sets: [deniedSet(plan), rangeSet(ALLOWED_SET, allowed), rangeSet(REFUSED_SET, refused)],
       chains: [
         // Nothing but IPv4, and from the guest only with the guest's own addresses.
         chain('arriving', 'filter', 'prerouting', raw, 'drop', [
@@ -59,6 +68,8 @@ export function slotTables(plan: NetworkPlan, { host, guest }: SlotAddresses): N
         ]),
         chain('forward', 'filter', 'forward', filter, 'drop', [
           rule.clampMaxSegment,
+          // Each packet, so that a connection ends when it is forbidden; answers to the host's own are none of it.
+          [fromGuest, rule.isNoAnswer, rule.toSet(REFUSED_SET), rule.notToSet(ALLOWED_SET), rule.reject],
           [rule.belongsToConnection, rule.accept],
           [rule.isInvalid, rule.drop],
           [fromHost, rule.goesTo(GUEST_TAP_NAME), rule.wasDnatted, rule.accept],
@@ -145,8 +156,11 @@ export function deniedRanges(plan: NetworkPlan): Ipv4Range[] {
 }
 
 function deniedSet(plan: NetworkPlan): NftSet {
-  const elements = deniedRanges(plan).map(rule.addressValue);
-  return { name: DENIED_SET, type: 'ipv4_addr', interval: true, elements };
+  return rangeSet(DENIED_SET, deniedRanges(plan));
+}
+
+function rangeSet(name: string, ranges: readonly Ipv4Range[]): NftSet {
+  return { name, type: 'ipv4_addr', interval: true, elements: ranges.map(rule.addressValue) };
 }
 
 function nameserverRules({ nameservers }: NetworkPlan): Statements[] {

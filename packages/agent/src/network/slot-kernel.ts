@@ -26,7 +26,7 @@ import {
 import type { NetworkHost } from './host.ts';
 import { slotTables } from './policy.ts';
 import { rateCommands } from './rates.ts';
-import type { SlotSpec } from './slot.ts';
+import type { SlotEgress, SlotSpec } from './slot.ts';
 
 /** RFC 3021: both addresses of a /31 are hosts. */
 const PAIR_PREFIX_LENGTH = 31;
@@ -50,7 +50,10 @@ export async function setUpSlot(
     await makePair(plan, host, index, mtu, signal);
     await allDone([
       fillNamespace(plan, host, index, spec, signal),
-      host.nft.createTables(slotTables(plan, slotAddresses(plan, index)), { netns: name, signal }),
+      host.nft.createTables(slotTables(plan, slotAddresses(plan, index), spec.egress), {
+        netns: name,
+        signal,
+      }),
       host.sysctl.writeIn(name, ['ipv4', 'ip_forward'], '1', signal),
       host.sysctl.write(['ipv4', 'conf', name, 'forwarding'], '1'),
     ]);
@@ -63,6 +66,18 @@ export async function setUpSlot(
     });
     throw error;
   }
+}
+
+/** In one transaction: there is no moment without rules. */
+export async function replaceRules(
+  plan: NetworkPlan,
+  { nft }: NetworkHost,
+  index: number,
+  egress: SlotEgress,
+  signal: AbortSignal,
+): Promise<void> {
+  const tables = slotTables(plan, slotAddresses(plan, index), egress);
+  await nft.replaceTables(tables, { netns: slotName(plan, index), signal });
 }
 
 function makePair(

@@ -2,6 +2,7 @@
  * A slot is one sandbox's network: a namespace with a TAP inside, a veth pair to the host, one host-side
  * address that leads to the guest, and the rules that say what the guest may reach.
  */
+import type { Ipv4Range } from '@wrenn/host';
 
 export interface NetworkSlot {
   readonly index: number;
@@ -19,6 +20,14 @@ export interface SlotSpec {
   readonly uid: number;
   readonly gid: number;
   readonly rates?: SlotRates;
+  readonly egress?: SlotEgress;
+}
+
+/** What the guest may reach of the rest of the world; addresses of the host and of private networks are out of question. */
+export interface SlotEgress {
+  /** Of these even what is in the others. */
+  readonly allowed: readonly Ipv4Range[];
+  readonly refused: readonly Ipv4Range[];
 }
 
 /** How fast the guest may be, Ethernet headers and all; undefined is as fast as it can. */
@@ -38,6 +47,8 @@ export interface Network {
   reserve(): number;
   /** Makes the slot real. On failure or abort nothing of it is left. */
   setUp(index: number, spec: SlotSpec, signal: AbortSignal): Promise<NetworkSlot>;
+  /** Replaces what the guest of a slot that is set up may reach, connections that are open too. */
+  setEgress(index: number, egress: SlotEgress, signal: AbortSignal): Promise<void>;
   /** The slot of an index already set up by an earlier agent, without touching the host. */
   describe(index: number): NetworkSlot;
   /** Takes away whatever there is of the slot, then gives the index back after a hold-off. Idempotent; not cancellable. */

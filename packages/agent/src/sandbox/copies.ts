@@ -111,8 +111,9 @@ export function createCopies(
       const snapshot = await take(sandbox, 'fork');
       forking.add(snapshot.id);
       try {
-        const { rateLimits } = source;
-        const plan = planFrom({ metadata: metadata ?? source.metadata, rateLimits, timeoutMs }, snapshot);
+        const { rateLimits, onTimeout, egress } = source;
+        const inherited = { metadata: metadata ?? source.metadata, rateLimits, onTimeout, egress };
+        const plan = planFrom({ ...inherited, timeoutMs }, snapshot);
         const made = await Promise.allSettled(
           Array.from({ length: count }, () => roster.make(orderOf(deps, plan))),
         );

@@ -2,6 +2,7 @@
  * From nothing to a guest that answers, step by step; each registers what takes it away before it acts. A sandbox
  * boots, goes on as a copy from where a snapshot was taken, or goes on where it has hibernated itself.
  */
+
 import { randomBytes } from 'node:crypto';
 import { guestCommandLine, WrennError } from '@wrenn/protocol';
 import type { EnvdClient, GuestInit } from '../envd-client/client.ts';
@@ -11,6 +12,7 @@ import type { Snapshot } from '../storage/snapshots.ts';
 import type { Microvm, MicrovmHandle, MicrovmSpec, SnapshotFiles } from '../vmm/driver.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
 import type { CreateStep, SandboxDeps } from './deps.ts';
+import { slotEgress } from './egress.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
 import { driveRateLimit, slotRates } from './rate-limits.ts';
@@ -80,8 +82,8 @@ async function allOf<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
 }
 
 export function setUpSlot({ deps, record, signal, timed }: CreateContext): Promise<NetworkSlot> {
-  const { id, uid, slotIndex, rateLimits } = record();
-  const spec = { uid, gid: uid, rates: slotRates(rateLimits) };
+  const { id, uid, slotIndex, rateLimits, egress } = record();
+  const spec = { uid, gid: uid, rates: slotRates(rateLimits), egress: slotEgress(egress) };
   return timed.run('network', id, signal, () => deps.network.setUp(slotIndex, spec, signal));
 }
 

@@ -16,6 +16,8 @@ const record: JournalRecord = {
   vcpus: 1,
   memoryMib: 512,
   diskMib: 1024,
+  onTimeout: 'destroy',
+  egress: { allowInternetAccess: true, allowOut: [], denyOut: [] },
   rateLimits: { diskBytesPerSecond: 2_000_000 },
   envs: { A: 'b' },
   metadata: {},

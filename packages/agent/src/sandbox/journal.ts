@@ -32,6 +32,15 @@ const rateLimitsSchema = z
   })
   .default({});
 
+/** What it may reach; absent in journals of agents that knew no such rules. */
+const egressSchema = z
+  .strictObject({
+    allowInternetAccess: z.boolean(),
+    allowOut: z.array(z.string().max(64)).max(1024),
+    denyOut: z.array(z.string().max(64)).max(1024),
+  })
+  .default({ allowInternetAccess: true, allowOut: [], denyOut: [] });
+
 export const journalSchema = z.strictObject({
   version: z.literal(1),
   id: z.string().regex(/^[a-z0-9]{20}$/),
@@ -51,6 +60,9 @@ export const journalSchema = z.strictObject({
   createdAtMs: whole,
   /** When it is to be destroyed; null for never. */
   endsAtMs: whole.nullable(),
+  /** What happens then. */
+  onTimeout: z.enum(['destroy', 'hibernate']).default('destroy'),
+  egress: egressSchema,
   slotIndex: whole,
   uid: whole,
   accessToken: z.string().min(1).max(256),

@@ -108,6 +108,53 @@ describe('the life of a sandbox', () => {
     expectNothingLeft(world);
   });
 
+  it('hibernates when its time is up, where that was wished, and has no end then', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create({ ...request, timeoutMs: 20, onTimeout: 'hibernate' });
+    await until(() => manager.get(id).state === 'hibernated');
+    expect(manager.get(id)).toMatchObject({ onTimeout: 'hibernate', endsAtMs: undefined });
+    await manager.resume(id);
+    expect(manager.get(id)).toMatchObject({ state: 'running', endsAtMs: undefined });
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
+  it('runs on when its time is up and it cannot hibernate', async () => {
+    const { world, manager } = await start();
+    let tried = 0;
+    world.disturb = async (operation) => {
+      if (operation !== 'snapshot') return;
+      tried++;
+      throw new WrennError('disk_full', 'no room');
+    };
+    const { id } = await manager.create({ ...request, timeoutMs: 20, onTimeout: 'hibernate' });
+    await until(() => tried > 0 && manager.get(id).state === 'running');
+    expect(manager.get(id).endsAtMs).toBeLessThan(Date.now());
+    world.disturb = async () => {};
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
+  it('has the rules of its network that were asked for, and gets others', async () => {
+    const { world, manager } = await start();
+    const egress = { allowInternetAccess: false, allowOut: ['192.0.2.7'], denyOut: ['198.51.100.0/24'] };
+    const { id } = await manager.create({ ...request, egress });
+    expect(manager.get(id).egress).toEqual(egress);
+    const open = { allowInternetAccess: true, allowOut: [], denyOut: [] };
+    expect((await manager.setEgress(id, open)).egress).toEqual(open);
+    for (const wrong of ['example.org', '192.0.2.1/24', '::1', '0.0.0.0/33', '']) {
+      expect(await codeOf(manager.setEgress(id, { ...open, denyOut: [wrong] })), wrong).toBe(
+        'invalid_argument',
+      );
+    }
+    expect(manager.get(id).egress).toEqual(open);
+    expect(manager.access(id)).toEqual({ address: manager.get(id).address, accessToken: expect.any(String) });
+    await manager.pause(id);
+    expect(manager.access(id).address).toBeUndefined();
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
   it('keeps running when a pause fails', async () => {
     const { world, manager } = await start();
     const { id } = await manager.create(request);

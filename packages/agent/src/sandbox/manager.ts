@@ -2,18 +2,27 @@
 import { newSandboxId, WrennError } from '@wrenn/protocol';
 import { withinMs } from '../signals/signals.ts';
 import type { Snapshot } from '../storage/snapshots.ts';
+import type { TemplateSummary } from '../storage/storage.ts';
 import { followConsole } from './console.ts';
 import { createCopies, type ForkRequest } from './copies.ts';
 import { createStopwatch, type Start } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
+import { checkEgress, type EgressPolicy } from './egress.ts';
 import { type ExecInput, type ExecOutput, type ExecRequest, exec } from './exec.ts';
 import { checkUser, createGuestFiles, type GuestFiles } from './guest.ts';
 import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf } from './roster.ts';
-import type { Sandbox, SandboxView } from './sandbox.ts';
+import type { Sandbox, SandboxAccess, SandboxView } from './sandbox.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createWarmTemplates } from './warm.ts';
+
+/** With what a sandbox of it gets that asks for nothing else. */
+export interface TemplateView extends TemplateSummary {
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly diskMib: number;
+}
 
 export interface SandboxManager {
   /**
@@ -37,11 +46,16 @@ export interface SandboxManager {
   fork(id: string, request: ForkRequest): Promise<SandboxView[]>;
   /** Makes the snapshot that sandboxes of a template and size start from, unless it is there. */
   warmTemplate(request: CreateRequest): Promise<Snapshot>;
+  listTemplates(): Promise<TemplateView[]>;
   /** Those that were asked for, newest first. */
   listSnapshots(): Snapshot[];
   /** Throws `snapshot_not_found`, and `snapshot_in_use` while sandboxes that were created from it are there. */
   deleteSnapshot(id: string): Promise<void>;
   setTimeout(id: string, timeoutMs: number | undefined): Promise<SandboxView>;
+  /** Replaces what it may reach. */
+  setEgress(id: string, egress: EgressPolicy): Promise<SandboxView>;
+  /** What speaks to its guest directly. */
+  access(id: string): SandboxAccess;
   /** Settles when nothing of it is left. */
   destroy(id: string): Promise<void>;
   /** See exec.ts. `signal` is the caller's: when it aborts, the command is killed. */
@@ -119,11 +133,12 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   const fromPool = async ({ spec, template, timed }: Order): Promise<Sandbox | undefined> => {
     const sandbox = pool.take(template, spec);
     if (sandbox === undefined) return undefined;
-    const { envs, metadata, timeoutMs } = spec;
+    const { envs, metadata, timeoutMs, onTimeout, egress } = spec;
     const createdAtMs = Date.now();
     const endsAtMs = timeoutMs === undefined ? undefined : createdAtMs + timeoutMs;
     try {
-      await sandbox.claim({ envs, metadata, createdAtMs, endsAtMs, phases: timed.phases });
+      const wishes = { envs, metadata, createdAtMs, endsAtMs, onTimeout, egress };
+      await sandbox.claim({ ...wishes, phases: timed.phases });
       return sandbox;
     } catch (err) {
       log.warn({ sandboxId: sandbox.id, err }, 'a sandbox of the pool was of no use');
@@ -220,6 +235,11 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     },
     snapshot: (id) => copies.take(find(id), 'user'),
     fork: async (id, request) => (await copies.fork(find(id), request)).map((copy) => copy.view()),
+    listTemplates: async () => {
+      const { vcpus, memoryMib, diskMib } = config.defaults;
+      const templates = await deps.storage.listTemplates();
+      return templates.map((template) => ({ ...template, vcpus, memoryMib, diskMib }));
+    },
     listSnapshots: copies.list,
     deleteSnapshot: copies.delete,
     warmTemplate: async (request) => {
@@ -232,6 +252,12 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       await sandbox.setTimeout(timeoutMs);
       return sandbox.view();
     },
+    setEgress: async (id, egress) => {
+      const sandbox = find(id);
+      await sandbox.setEgress(checkEgress(egress));
+      return sandbox.view();
+    },
+    access: (id) => find(id).access(),
     destroy: async (id) => find(id).destroy(),
     exec: async function* (id, request, signal, inputs) {
       const sandbox = find(id);

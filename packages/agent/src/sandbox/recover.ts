@@ -7,6 +7,7 @@ import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
 import { createStopwatch, initGuest, processesOf, removeCgroup } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
+import { slotEgress } from './egress.ts';
 import { endReason } from './end-reason.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
@@ -166,6 +167,7 @@ async function toSandbox(
     else await sandbox.fail(lostBecause);
     return sandbox.view().state === 'failed' ? sandbox : undefined;
   }
+  await restoreRules(deps, record);
   const actual = await actualState(deps, record, holdings);
   const adopted = { ...record, state: actual };
   if (actual !== record.state) await deps.journal.write(adopted);
@@ -233,6 +235,14 @@ async function actualState(
     deps.log.warn({ sandboxId: id, err }, 'an adopted VMM does not say whether it runs');
     return state === 'paused' ? 'paused' : 'running';
   }
+}
+
+/** The last change to them may have been written down and not yet made. */
+async function restoreRules(deps: SandboxDeps, { id, slotIndex, egress }: JournalRecord): Promise<void> {
+  const { adoptMs } = deps.config.timeouts;
+  await withDeadline('Setting the rules', adoptMs, undefined, (signal) =>
+    deps.network.setEgress(slotIndex, slotEgress(egress), signal),
+  ).catch((err: unknown) => deps.log.error({ sandboxId: id, err }, 'a sandbox still has its earlier rules'));
 }
 
 /** Its environment and clock may be stale; nobody waits for the answer. */

@@ -2,12 +2,14 @@
  * All sandboxes of this agent, by id: who is there, who holds what of the host's, whether one more may be, and how
  * one is made. What is done with them is others' business.
  */
+
 import { randomBytes } from 'node:crypto';
 import { newSandboxId, parseSandboxId, WrennError } from '@wrenn/protocol';
 import type { Template } from '../storage/storage.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
 import { type CreateContext, createStopwatch, type Start, type Stopwatch } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
+import { copyOf } from './egress.ts';
 import type { JournalRecord } from './journal.ts';
 import { createRetained } from './retained.ts';
 import { createSandbox, type Sandbox, type SandboxParts, type SandboxView } from './sandbox.ts';
@@ -140,6 +142,8 @@ export function createRoster(deps: SandboxDeps, onChange: () => void): Roster {
       metadata: { ...spec.metadata },
       createdAtMs,
       endsAtMs: spec.timeoutMs === undefined ? null : createdAtMs + spec.timeoutMs,
+      onTimeout: spec.onTimeout,
+      egress: copyOf(spec.egress),
       slotIndex,
       uid: config.uidBase + slotIndex,
       accessToken: randomBytes(ACCESS_TOKEN_BYTES).toString('hex'),

@@ -11,11 +11,13 @@ import { type CleanupFailure, type CleanupStack, createCleanupStack } from './cl
 import { type CreateContext, createSteps, type Start, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
+import { copyOf, type EgressPolicy, slotEgress } from './egress.ts';
 import { endReason, explainFailure, panicOf } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
 import { createOperationQueue } from './operation-queue.ts';
+import type { TimeoutAction } from './spec.ts';
 import { assertFollows, assertPossible, type Operation, type SandboxState } from './states.ts';
 import { createTransitions } from './transitions.ts';
 
@@ -32,6 +34,8 @@ export interface SandboxView {
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly endsAtMs: number | undefined;
+  readonly onTimeout: TimeoutAction;
+  readonly egress: EgressPolicy;
   /** Where the host reaches the guest. */
   readonly address: string | undefined;
   readonly vmmPid: number | undefined;
@@ -41,6 +45,13 @@ export interface SandboxView {
   /** It is the agent's own, and in no list. */
   readonly isOwn: boolean;
   readonly phases: readonly Phase[];
+}
+
+/** As secret as the sandbox. */
+export interface SandboxAccess {
+  /** Undefined while it does not run. */
+  readonly address: string | undefined;
+  readonly accessToken: string;
 }
 
 export interface Sandbox {
@@ -59,6 +70,9 @@ export interface Sandbox {
   copyTo(draft: SnapshotDraft): Promise<JournalRecord>;
   /** From now; undefined means never. */
   setTimeout(timeoutMs: number | undefined): Promise<void>;
+  /** One that hibernates has it from when it wakes. */
+  setEgress(egress: EgressPolicy): Promise<void>;
+  access(): SandboxAccess;
   /** Pre-empts whatever is going on. Calls at the same time share one outcome. */
   destroy(): Promise<void>;
   /** Ends it as failed: takes everything away and keeps the reason. Never rejects. */
@@ -77,6 +91,8 @@ export interface Claim {
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly endsAtMs: number | undefined;
+  readonly onTimeout: TimeoutAction;
+  readonly egress: EgressPolicy;
   readonly phases: readonly Phase[];
 }
 
@@ -109,6 +125,7 @@ export interface SandboxParts {
   readonly onWaking: (id: string) => void;
 }
 
+const SLEEP_RETRY_MS = 60_000;
 const CONSOLE_LINES_KEPT = 50;
 const CONSOLE_LINES_LOGGED = 20;
 const CONSOLE_TIMEOUT_MS = 1_000;
@@ -140,9 +157,21 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   /** Aborts when the sandbox ends or hibernates: commands and transfers in it end with it. */
   let life = newLife();
   const timer = createDeadline(() => {
-    log.info({ sandboxId: id }, 'the time to live is over');
+    log.info({ sandboxId: id, onTimeout: record.onTimeout }, 'the time to live is over');
+    if (record.onTimeout === 'hibernate') return sleepOrTryAgain();
     destroy().catch((err: unknown) => log.error({ sandboxId: id, err }, 'an expired sandbox remains'));
   });
+
+  /** What is to sleep is never destroyed for want of room; it runs on, and is tried again. */
+  const sleepOrTryAgain = (): void => {
+    hibernate().catch((err: unknown) => {
+      if (ending !== undefined) return;
+      log.error({ sandboxId: id, err }, 'a sandbox whose time is over could not hibernate');
+      // It may have been given more time meanwhile.
+      if (record.endsAtMs === null || record.endsAtMs > Date.now()) return;
+      timer.set(Date.now() + SLEEP_RETRY_MS);
+    });
+  };
 
   const save = async (change: Partial<JournalRecord>): Promise<void> => {
     const next = { ...record, ...change };
@@ -163,6 +192,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     metadata: record.metadata,
     createdAtMs: record.createdAtMs,
     endsAtMs: record.endsAtMs ?? undefined,
+    onTimeout: record.onTimeout,
+    egress: record.egress,
     address: holdings?.slot.address,
     vmmPid: state === 'failed' ? undefined : record.handle?.pid,
     driver: record.handle?.driver ?? deps.driver.name,
@@ -328,6 +359,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     });
   };
 
+  const hibernate = (): Promise<void> => operate('hibernate', transitions.hibernate);
+
   if (parts.holdings !== undefined) hold(parts.holdings);
 
   return {
@@ -359,7 +392,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       operate('resume', (signal) =>
         state === 'hibernated' ? transitions.wake(signal) : transitions.changeTo('running', signal),
       ),
-    hibernate: () => operate('hibernate', transitions.hibernate),
+    hibernate,
     copyTo: async (draft) => {
       await operate('snapshot', (signal) => transitions.copyTo(draft, signal));
       return record;
@@ -372,6 +405,20 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         await save({ endsAtMs: endsAtMs ?? null });
         timer.set(endsAtMs);
       });
+    },
+    setEgress: async (egress) => {
+      assertPossible({ id, state, reason }, 'setEgress');
+      await queue.run(async (signal) => {
+        assertPossible({ id, state, reason }, 'setEgress');
+        const { slotIndex } = record;
+        await save({ egress: copyOf(egress) });
+        if (holdings !== undefined) await deps.network.setEgress(slotIndex, slotEgress(egress), signal);
+      });
+    },
+    access: () => {
+      assertPossible({ id, state, reason }, 'access');
+      const { accessToken } = record;
+      return { address: state === 'running' ? holdings?.slot.address : undefined, accessToken };
     },
     destroy,
     fail: (why) => end(why),

@@ -2,6 +2,7 @@
 import { WrennError } from '@wrenn/protocol';
 import type { RateLimits } from '../config/rate-limits.ts';
 import type { AgentConfig } from '../config/schema.ts';
+import { checkEgress, type EgressPolicy, OPEN_EGRESS } from './egress.ts';
 import { checkRateLimits } from './rate-limits.ts';
 
 /** As asked for; undefined means the default. */
@@ -16,9 +17,13 @@ export interface CreateRequest {
   readonly rateLimits?: RateLimits | undefined;
   readonly envs?: Readonly<Record<string, string>> | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** Until the sandbox is destroyed; undefined means never. */
+  /** Until `onTimeout` happens; undefined means never. */
   readonly timeoutMs?: number | undefined;
+  readonly onTimeout?: TimeoutAction | undefined;
+  readonly egress?: EgressPolicy | undefined;
 }
+
+export type TimeoutAction = 'destroy' | 'hibernate';
 
 export interface SandboxSpec {
   readonly template: string;
@@ -29,6 +34,8 @@ export interface SandboxSpec {
   readonly envs: Readonly<Record<string, string>>;
   readonly metadata: Readonly<Record<string, string>>;
   readonly timeoutMs: number | undefined;
+  readonly onTimeout: TimeoutAction;
+  readonly egress: EgressPolicy;
 }
 
 /** What the machine has. */
@@ -57,6 +64,8 @@ export function checkRequest(request: CreateRequest, config: AgentConfig, host: 
     envs: request.envs ?? {},
     metadata: request.metadata ?? {},
     timeoutMs: request.timeoutMs,
+    onTimeout: request.onTimeout ?? 'destroy',
+    egress: checkEgress(request.egress ?? OPEN_EGRESS),
   };
   checkVcpus(spec.vcpus, limits, host);
   checkMemory(spec.memoryMib, limits, host);

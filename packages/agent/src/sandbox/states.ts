@@ -42,7 +42,15 @@ const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
 };
 
 /** What is asked of a sandbox; `use` is commands and files. Destroying is possible in every state. */
-export type Operation = 'pause' | 'resume' | 'hibernate' | 'snapshot' | 'setTimeout' | 'use';
+export type Operation =
+  | 'pause'
+  | 'resume'
+  | 'hibernate'
+  | 'snapshot'
+  | 'setTimeout'
+  | 'setEgress'
+  | 'access'
+  | 'use';
 
 const POSSIBLE_IN: Readonly<Record<Operation, readonly SandboxState[]>> = {
   pause: ['running'],
@@ -50,6 +58,8 @@ const POSSIBLE_IN: Readonly<Record<Operation, readonly SandboxState[]>> = {
   hibernate: ['running', 'paused'],
   snapshot: ['running', 'paused'],
   setTimeout: ['creating', 'running', 'paused'],
+  setEgress: ['running', 'paused', 'hibernated'],
+  access: ['running', 'paused', 'hibernating', 'hibernated', 'resuming'],
   use: ['running'],
 };
 
@@ -59,6 +69,8 @@ const VERBS: Readonly<Record<Operation, string>> = {
   hibernate: 'hibernate',
   snapshot: 'be copied',
   setTimeout: 'be given a timeout',
+  setEgress: 'be given other rules',
+  access: 'be reached',
   use: 'be used',
 };
 

@@ -8,6 +8,7 @@ import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
 import { bringUp, type CreateContext, createStopwatch, initGuest, setUpSlot } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
+import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
 import { assertRestorable, fillDraft, toldIfFull, writeHibernation } from './hibernation.ts';
 import type { JournalRecord } from './journal.ts';
@@ -101,7 +102,7 @@ export function createTransitions(core: SandboxCore): Transitions {
 
   const takeOver = async (claim: Claim, signal: AbortSignal): Promise<void> => {
     const held = core.holdings();
-    const { envs, metadata, createdAtMs, endsAtMs, phases } = claim;
+    const { envs, metadata, createdAtMs, endsAtMs, onTimeout, egress, phases } = claim;
     const startedAt = performance.now();
     await core.save({
       purpose: 'user',
@@ -110,8 +111,12 @@ export function createTransitions(core: SandboxCore): Transitions {
       metadata: { ...metadata },
       createdAtMs,
       endsAtMs: endsAtMs ?? null,
+      onTimeout,
+      egress: copyOf(egress),
       phases: phases.map((phase) => ({ ...phase })),
     });
+    // Made without any rules of its own.
+    if (!isOpen(egress)) await deps.network.setEgress(core.record().slotIndex, slotEgress(egress), signal);
     await resumeMicrovm(held, signal);
     core.thawed();
     await initGuest(held.guest, { envs: core.record().envs }, signal);

@@ -11,6 +11,7 @@ import type { Snapshot } from '../storage/snapshots.ts';
 import type { Template } from '../storage/storage.ts';
 import type { Copies } from './copies.ts';
 import type { SandboxDeps } from './deps.ts';
+import { OPEN_EGRESS } from './egress.ts';
 import { collect, exec } from './exec.ts';
 import { createGuestFiles } from './guest.ts';
 import { orderOf, type Roster } from './roster.ts';
@@ -73,7 +74,9 @@ export function createWarmTemplates(
       envs: {},
       metadata: {},
       timeoutMs: undefined,
-    };
+      onTimeout: 'destroy',
+      egress: OPEN_EGRESS,
+    } as const;
     const order = orderOf(deps, { spec, template, start: { kind: 'boot' }, purpose: 'own' });
     const startedAt = performance.now();
     const sandbox = await roster.make(order);

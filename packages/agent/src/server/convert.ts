@@ -1,7 +1,7 @@
 /** Protos to inner types and back. A request that means nothing is refused here, once. */
 import { create } from '@bufbuild/protobuf';
 import { type Duration, DurationSchema, type Timestamp, timestampFromMs } from '@bufbuild/protobuf/wkt';
-import { WrennError } from '@wrenn/protocol';
+import { ENVD_VERSION, WrennError } from '@wrenn/protocol';
 import {
   type CreateSandboxRequest,
   type ExecRequest_Start,
@@ -11,6 +11,7 @@ import {
   FileEntry_Type,
   type FileEntry as FileEntryProto,
   FileEntrySchema,
+  type NetworkPolicy as NetworkPolicyProto,
   type RateLimits as RateLimitsProto,
   RateLimitsSchema,
   type Sandbox as SandboxProto,
@@ -18,10 +19,15 @@ import {
   SandboxState as SandboxStateProto,
   type Snapshot as SnapshotProto,
   SnapshotSchema,
+  type Template as TemplateProto,
+  TemplateSchema,
+  TimeoutAction as TimeoutActionProto,
 } from '@wrenn/protocol/agent';
 import { RATE_NAMES, type RateLimits } from '../config/rate-limits.ts';
+import type { EgressPolicy } from '../sandbox/egress.ts';
 import type { ExecInput, ExecOutput, ExecRequest } from '../sandbox/exec.ts';
 import type { FileEntry } from '../sandbox/guest.ts';
+import type { TemplateView } from '../sandbox/manager.ts';
 import type { SandboxView } from '../sandbox/sandbox.ts';
 import type { CreateRequest } from '../sandbox/spec.ts';
 import type { SandboxState } from '../sandbox/states.ts';
@@ -57,6 +63,17 @@ export function toCreateRequest(request: CreateSandboxRequest): CreateRequest {
     envs: request.envs,
     metadata: request.metadata,
     timeoutMs: toMs(request.timeout, 'timeout'),
+    onTimeout: request.onTimeout === TimeoutActionProto.HIBERNATE ? 'hibernate' : 'destroy',
+    egress: request.network === undefined ? undefined : toEgress(request.network),
+  };
+}
+
+/** What is absent has its default. */
+export function toEgress(policy: NetworkPolicyProto | undefined): EgressPolicy {
+  return {
+    allowInternetAccess: policy?.allowInternetAccess ?? true,
+    allowOut: policy?.allowOut ?? [],
+    denyOut: policy?.denyOut ?? [],
   };
 }
 
@@ -107,6 +124,12 @@ export function toSandboxProto(view: SandboxView): SandboxProto {
     vmmPid: view.vmmPid ?? 0,
     driver: view.driver,
     snapshotId: view.snapshotId ?? '',
+    network: {
+      allowInternetAccess: view.egress.allowInternetAccess,
+      allowOut: [...view.egress.allowOut],
+      denyOut: [...view.egress.denyOut],
+    },
+    onTimeout: view.onTimeout === 'hibernate' ? TimeoutActionProto.HIBERNATE : TimeoutActionProto.DESTROY,
     phases: view.phases.map(({ name, durationMs }) => ({ name, duration: toDuration(durationMs) })),
   });
 }
@@ -121,6 +144,19 @@ export function toSnapshotProto(snapshot: Snapshot): SnapshotProto {
     diskMib: snapshot.diskMib,
     createdAt: timestampFromMs(snapshot.createdAtMs),
     driver: snapshot.vmm.driver,
+  });
+}
+
+export function toTemplateProto(template: TemplateView): TemplateProto {
+  return create(TemplateSchema, {
+    name: template.name,
+    buildId: template.buildId,
+    createdAt: timestampFromMs(template.builtAtMs),
+    sizeBytes: BigInt(template.sizeBytes),
+    vcpus: template.vcpus,
+    memoryMib: template.memoryMib,
+    diskMib: template.diskMib,
+    envdVersion: ENVD_VERSION,
   });
 }
 

@@ -1,8 +1,8 @@
 /**
- * Connect RPC over HTTP/2 on a unix socket that its owner alone may open. What is on the other side may be
+ * Connect RPC over HTTP/2 on a unix socket that its owner and one group at most may open. What is on the other side may be
  * anything: messages, streams, requests and connections are bounded, and junk ends its connection, not us.
  */
-import { chmod, rm } from 'node:fs/promises';
+import { chmod, lchown, rm } from 'node:fs/promises';
 import {
   createServer,
   type Http2Server,
@@ -90,7 +90,7 @@ export async function listen(options: ListenOptions): Promise<Listening> {
     session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
   });
 
-  await bind(server, socketPath);
+  await bind(server, socketPath, limits.socketGid);
   return {
     activity: () => ({ lastAtMs, requests }),
     close: async (graceMs) => {
@@ -169,8 +169,8 @@ function dropRest(request: Http2ServerRequest): void {
   request.resume();
 }
 
-/** Nobody but the owner can open it, at no time: the mask is set while it is made. */
-async function bind(server: Http2Server, socketPath: string): Promise<void> {
+/** Nobody but the owner and the group can open it, at no time: the mask is set while it is made. */
+async function bind(server: Http2Server, socketPath: string, gid: number | undefined): Promise<void> {
   const mask = process.umask(0o177);
   try {
     await new Promise<void>((resolve, reject) => {
@@ -183,7 +183,8 @@ async function bind(server: Http2Server, socketPath: string): Promise<void> {
   } finally {
     process.umask(mask);
   }
-  await chmod(socketPath, 0o600);
+  if (gid !== undefined) await lchown(socketPath, process.geteuid?.() ?? 0, gid);
+  await chmod(socketPath, gid === undefined ? 0o600 : 0o660);
 }
 
 /** Whether anybody listens there. */

@@ -1,7 +1,7 @@
 /** The three services, each method a few lines: parse, ask the manager, answer. */
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ConnectRouter } from '@connectrpc/connect';
-import { WrennError } from '@wrenn/protocol';
+import { ENVD_VERSION, WrennError } from '@wrenn/protocol';
 import {
   AgentService,
   type ExecRequest,
@@ -14,6 +14,7 @@ import type { FileTarget } from '../sandbox/guest.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
 import {
   toCreateRequest,
+  toEgress,
   toExecInput,
   toExecRequest,
   toExecResponse,
@@ -21,6 +22,7 @@ import {
   toMs,
   toSandboxProto,
   toSnapshotProto,
+  toTemplateProto,
 } from './convert.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -86,6 +88,14 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     setSandboxTimeout: async ({ id, timeout }) => ({
       sandbox: toSandboxProto(await manager.setTimeout(id, toMs(timeout, 'timeout'))),
     }),
+    updateSandboxNetwork: async ({ id, network }) => ({
+      sandbox: toSandboxProto(await manager.setEgress(id, toEgress(network))),
+    }),
+    getSandboxAccess: ({ id }) => {
+      const { address, accessToken } = manager.access(id);
+      return { address: address ?? '', envdAccessToken: accessToken, envdVersion: ENVD_VERSION };
+    },
+    listTemplates: async () => ({ templates: (await manager.listTemplates()).map(toTemplateProto) }),
     streamLogs: async function* ({ id, follow }, { signal }) {
       const encoder = new TextEncoder();
       for await (const text of manager.logs(id, follow, signal)) yield { data: encoder.encode(text) };

@@ -3,7 +3,7 @@
  * packages/images) and layers (private, sparse).
  */
 
-import { findTemplate } from '@wrenn/images';
+import { findTemplate, listTemplates } from '@wrenn/images';
 import { createLayers } from './layers.ts';
 
 export interface Template {
@@ -17,9 +17,19 @@ export interface Template {
   readonly initrdPath: string;
 }
 
+/** A template that there is, in its current build. */
+export interface TemplateSummary {
+  readonly name: string;
+  readonly buildId: string;
+  readonly sizeBytes: number;
+  readonly builtAtMs: number;
+}
+
 export interface Storage {
   /** Throws `template_not_found` (with the names there are) or `not_set_up`. Checks sizes against the manifest. */
   resolveTemplate(nameOrBuildId: string): Promise<Template>;
+  /** By name. */
+  listTemplates(): Promise<TemplateSummary[]>;
   /**
    * Makes the private layer of a sandbox: a sparse ext4 file of `sizeMib`, owned by the VMM.
    * Refuses early with `disk_full` when the file system could not hold it with the reserve to spare.
@@ -51,6 +61,12 @@ export function createStorage({ imagesDir, layersDir, diskReserveMib }: StorageO
   const layers = createLayers(layersDir, diskReserveMib);
   return {
     resolveTemplate: (nameOrBuildId) => findTemplate(imagesDir, nameOrBuildId),
+    listTemplates: async () => {
+      const templates = await listTemplates(imagesDir);
+      return templates.map(({ name, buildId, sizeBytes, builtAt }) => {
+        return { name, buildId, sizeBytes, builtAtMs: Date.parse(builtAt) };
+      });
+    },
     createLayer: layers.create,
     copyLayer: layers.copy,
   };

@@ -4,7 +4,7 @@ import type { AgentClient } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
-import { createRequest, type MachineOptions, timeoutOf } from '../options.ts';
+import { createRequest, type MachineOptions, type NetworkOptions, networkOf, timeoutOf } from '../options.ts';
 import { createProgress, formatTable, printable, printJson } from '../output.ts';
 import { detailRows, LIST_HEADER, listRow, type SandboxView, viewOf } from '../sandbox-view.ts';
 import { parseCount, parseDurationMs } from '../values.ts';
@@ -14,7 +14,7 @@ export interface OutputOptions {
 }
 
 export async function createSandbox(
-  options: MachineOptions & OutputOptions & { timeout?: string },
+  options: MachineOptions & NetworkOptions & OutputOptions & { timeout?: string },
 ): Promise<void> {
   const request = createRequest(options, timeoutOf(options));
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
@@ -118,6 +118,16 @@ export async function setTimeoutOfSandbox(
     duration === 'never' ? {} : { timeout: durationFromMs(parseDurationMs(duration, 'duration')) };
   await withAgent(async (client) => {
     show((await client.sandboxes.setSandboxTimeout({ id, ...timeout })).sandbox, options);
+  });
+}
+
+export async function setNetworkOfSandbox(
+  id: string,
+  options: NetworkOptions & OutputOptions,
+): Promise<void> {
+  const network = networkOf(options);
+  await withAgent(async (client) => {
+    show((await client.sandboxes.updateSandboxNetwork({ id, network })).sandbox, options);
   });
 }
 

@@ -285,6 +285,9 @@ function fakeNetwork(world: Ledger): Network {
       world.slots.set(index, 'up');
       return slot(index);
     },
+    setEgress: async (index) => {
+      if (world.slots.get(index) !== 'up') world.violations.push(`slot ${index} was not set up`);
+    },
     describe: slot,
     release: async (index) => {
       await world.disturb('release');
@@ -304,6 +307,7 @@ function fakeStorage(world: Ledger): Storage {
       const paths = { rootfsPath: '/base', guestImagePath: '/guest', kernelPath: '/k', initrdPath: '/i' };
       return { name, buildId: 'build-1', ...paths };
     },
+    listTemplates: async () => [{ name: 'base', buildId: 'build-1', sizeBytes: 1, builtAtMs: 1 }],
     createLayer: async (path, _sizeMib, _owner, signal) => {
       await world.disturb('createLayer', signal);
       throwIfAborted(signal);

@@ -10,13 +10,13 @@
  * was set back since the snapshot would be told that all is well, and the clone would still be its parent.
  */
 
+import { ENVD_VERSION } from '@wrenn/protocol';
 import { ACCESS_TOKEN_HEADER } from '../auth.ts';
 import type { EnvdContext } from '../context.ts';
 import type { Identity } from '../identity/identity.ts';
 import { type IdentityRequest, parseIdentity } from '../identity/parse-identity.ts';
 import { logError } from '../log.ts';
 import { variableProblem } from '../process/environment.ts';
-import { ENVD_VERSION } from '../version.ts';
 import { parseObject, readText } from './body.ts';
 import { errorJson, noContent } from './respond.ts';
 
