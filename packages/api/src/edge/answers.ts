@@ -1,0 +1,62 @@
+/** What the edge says itself, in the words that SDKs look for; people with a browser get a page. */
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http';
+import type { Http2ServerResponse } from 'node:http2';
+
+export interface EdgeAnswer {
+  readonly status: number;
+  readonly body: {
+    readonly sandboxId: string;
+    readonly message: string;
+    readonly port?: number;
+    readonly code: number;
+  };
+}
+
+export const notFound = (sandboxId: string): EdgeAnswer =>
+  answer(502, sandboxId, 'The sandbox was not found');
+export const portClosed = (sandboxId: string, port: number): EdgeAnswer =>
+  answer(502, sandboxId, 'The sandbox is running but port is not open', port);
+export const lateAnswer = (sandboxId: string, port: number): EdgeAnswer =>
+  answer(504, sandboxId, 'The sandbox did not take the connection in time', port);
+export const needsToken = (sandboxId: string): EdgeAnswer =>
+  answer(403, sandboxId, 'This sandbox is reached with the header e2b-traffic-access-token only');
+export const noSuchPath = (sandboxId: string): EdgeAnswer => answer(404, sandboxId, 'There is no such path');
+export const tooMany = (sandboxId: string): EdgeAnswer =>
+  answer(429, sandboxId, 'This sandbox has too many connections open');
+export const tooSlow = (sandboxId: string): EdgeAnswer => answer(408, sandboxId, 'The request took too long');
+
+function answer(code: number, sandboxId: string, message: string, port?: number): EdgeAnswer {
+  return { status: code, body: { sandboxId, message, ...(port === undefined ? {} : { port }), code } };
+}
+
+/** Headers and body as they are written. */
+export function renderAnswer(
+  { status, body }: EdgeAnswer,
+  headers: IncomingHttpHeaders,
+): { headers: Record<string, string | number>; text: string } {
+  const asPage = /\btext\/html\b/.test(headers.accept ?? '');
+  const text = asPage ? page(body.message, status) : JSON.stringify(body);
+  const type = asPage ? 'text/html; charset=utf-8' : 'application/json';
+  const base = {
+    'Content-Type': type,
+    'Content-Length': Buffer.byteLength(text),
+    'Cache-Control': 'no-store',
+  };
+  return { headers: status === 429 ? { ...base, 'Retry-After': 1 } : base, text };
+}
+
+export function sendAnswer(
+  response: ServerResponse | Http2ServerResponse,
+  what: EdgeAnswer,
+  asked: IncomingHttpHeaders,
+): void {
+  const { headers, text } = renderAnswer(what, asked);
+  (response as ServerResponse).writeHead(what.status, headers);
+  (response as ServerResponse).end(text);
+}
+
+/** `message` is one of the texts above: nothing of a request is in it. */
+function page(message: string, status: number): string {
+  const style = 'font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:20vh auto;padding:0 1rem';
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>${status}</title><body style="${style}"><h1>${status}</h1><p>${message}.</p></body></html>\n`;
+}

@@ -1,0 +1,282 @@
+/** The edge: requests for a port of a sandbox, passed on to the guest as they come. See README.md. */
+import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Duplex } from 'node:stream';
+import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
+import { refusal } from './access.ts';
+import { addressOf, type EdgeAddress } from './address.ts';
+import {
+  type EdgeAnswer,
+  lateAnswer,
+  notFound,
+  portClosed,
+  renderAnswer,
+  sendAnswer,
+  tooMany,
+  tooSlow,
+} from './answers.ts';
+import { type ConnectionLimits, createConnections, reset } from './connections.ts';
+import { requestHeaders, responseHeaders } from './headers.ts';
+
+export interface EdgeOptions {
+  /** Sandboxes are `<port>-<id>.<domain>`. */
+  readonly domain: string;
+  /** For the guest to take a connection. */
+  readonly connectTimeoutMs?: number;
+  /** For the next piece of a request's body. Answers may be silent for as long as they like. */
+  readonly bodyIdleTimeoutMs?: number;
+  readonly limits?: ConnectionLimits;
+}
+
+type Request = IncomingMessage | Http2ServerRequest;
+type Response = ServerResponse | Http2ServerResponse;
+
+export interface Edge {
+  /** Undefined for what is not the edge's. */
+  addressOf(request: Request): EdgeAddress | undefined;
+  handle(address: EdgeAddress, request: Request, response: Response): Promise<void>;
+  upgrade(address: EdgeAddress, request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void>;
+  /** For /metrics. */
+  counts(): { readonly open: number; readonly requests: number; readonly refused: number };
+  close(): void;
+}
+
+const DEFAULT_LIMITS: ConnectionLimits = { perSandbox: 1024, total: 8192, idleMs: 60_000 };
+// biome-ignore lint/suspicious/noTemplateCurlyInString: it is what callers write
+const PORT_PLACEHOLDER = '${PORT}';
+const REPEATABLE: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS']);
+
+export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge {
+  const { domain, connectTimeoutMs = 5_000, bodyIdleTimeoutMs = 120_000 } = options;
+  const connections = createConnections(options.limits ?? DEFAULT_LIMITS);
+  const stopListening = directory.onGone(connections.cutAll);
+  let [requests, refused] = [0, 0];
+
+  /** The target, or what is said instead. */
+  const admit = async (
+    { sandboxId, port }: EdgeAddress,
+    request: Request,
+    signal: AbortSignal,
+  ): Promise<EdgeTarget | EdgeAnswer> => {
+    requests += 1;
+    const target = await directory.find(sandboxId, signal).catch(() => undefined);
+    if (target === undefined) return notFound(sandboxId);
+    return refusal(target, port, request.url ?? '', request.headers) ?? target;
+  };
+
+  const open = (
+    target: EdgeTarget,
+    port: number,
+    request: Request,
+    extra: Readonly<Record<string, string>> = {},
+  ) => {
+    const message = request as IncomingMessage;
+    const asked = authorityOf(message);
+    const host = target.maskRequestHost?.replaceAll(PORT_PLACEHOLDER, String(port)) ?? asked;
+    const socket = message.socket;
+    return httpRequest({
+      agent: connections.agentOf(target.sandboxId),
+      host: target.address,
+      port,
+      method: message.method,
+      path: message.url,
+      setHost: false,
+      headers: {
+        ...requestHeaders(message, {
+          host,
+          askedHost: asked,
+          clientAddress: socket?.remoteAddress,
+          isTls: socket !== undefined && 'encrypted' in socket,
+        }),
+        ...extra,
+      },
+    });
+  };
+
+  const handle: Edge['handle'] = async (address, request, response) => {
+    const asked = request.headers;
+    const gone = new AbortController();
+    response.once('close', () => gone.abort());
+    const say = (what: EdgeAnswer): void => {
+      refused += 1;
+      if (response.headersSent) cutClient();
+      else sendAnswer(response, what, asked);
+      // The rest of a body that nobody wants would hold the connection up.
+      if (!request.complete) request.unpipe?.();
+      request.resume();
+    };
+    const cutClient = (): void => {
+      if ('stream' in response) response.stream?.close(2);
+      else reset(request.socket);
+    };
+    const admitted = await admit(address, request, gone.signal);
+    if (gone.signal.aborted) return;
+    if ('status' in admitted) return say(admitted);
+
+    const { sandboxId, port } = { ...address, sandboxId: admitted.sandboxId };
+    let upstream: ReturnType<typeof open> | undefined;
+    const over = connections.open(sandboxId, () => {
+      upstream?.destroy();
+      cutClient();
+    });
+    if (over === undefined) return say(tooMany(sandboxId));
+    response.once('close', () => {
+      over();
+      upstream?.destroy();
+    });
+
+    const attempt = (isLast: boolean): void => {
+      const outgoing = open(admitted, port, request);
+      upstream = outgoing;
+      const isLate = deadlineFor(outgoing, connectTimeoutMs);
+      outgoing.once('response', (answer) => {
+        passAnswer(answer, response, cutClient);
+      });
+      outgoing.once('information', ({ statusCode }) => {
+        if (statusCode === 102 && 'writeProcessing' in response) response.writeProcessing();
+      });
+      outgoing.once('error', (error) => {
+        if (gone.signal.aborted || outgoing !== upstream) return;
+        // The guest closed an idle connection at the moment of its next use: nothing of it was read.
+        const isStale = outgoing.reusedSocket && codeOf(error) === 'ECONNRESET' && !response.headersSent;
+        if (isStale && !isLast && REPEATABLE.has(request.method ?? '')) return attempt(true);
+        if (response.headersSent) return cutClient();
+        say(isLate() ? lateAnswer(sandboxId, port) : portClosed(sandboxId, port));
+      });
+      if (isLast) outgoing.end();
+      else passBody(request, outgoing, bodyIdleTimeoutMs, () => say(tooSlow(sandboxId)));
+    };
+    attempt(false);
+  };
+
+  const upgrade: Edge['upgrade'] = async (address, request, socket, head) => {
+    const gone = new AbortController();
+    socket.once('close', () => gone.abort());
+    socket.on('error', () => socket.destroy());
+    const say = (what: EdgeAnswer): void => {
+      refused += 1;
+      const { headers, text } = renderAnswer(what, request.headers);
+      const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+      socket.end([`HTTP/1.1 ${what.status} -`, ...lines, 'Connection: close', '', text].join('\r\n'));
+    };
+    const admitted = await admit(address, request, gone.signal);
+    if (gone.signal.aborted) return;
+    if ('status' in admitted) return say(admitted);
+    const { sandboxId } = admitted;
+    const wanted = { Connection: 'Upgrade', Upgrade: request.headers.upgrade ?? 'websocket' };
+    const outgoing = open(admitted, address.port, request, wanted);
+    const over = connections.open(sandboxId, () => {
+      outgoing.destroy();
+      reset(request.socket);
+    });
+    if (over === undefined) {
+      outgoing.on('error', () => {}).destroy();
+      return say(tooMany(sandboxId));
+    }
+    socket.once('close', () => {
+      over();
+      outgoing.destroy();
+    });
+    const isLate = deadlineFor(outgoing, connectTimeoutMs);
+    outgoing.once('error', () => {
+      if (gone.signal.aborted) return;
+      say(isLate() ? lateAnswer(sandboxId, address.port) : portClosed(sandboxId, address.port));
+    });
+    // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
+    outgoing.once('response', (answer) => {
+      socket.write(headOf(answer, { Connection: 'close' }));
+      answer.pipe(socket);
+      answer.once('error', () => reset(request.socket));
+    });
+    outgoing.once('upgrade', (answer, guest, guestHead) => {
+      socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
+      if (guestHead.length > 0) socket.write(guestHead);
+      if (head.length > 0) guest.write(head);
+      guest.on('error', () => reset(request.socket));
+      guest.once('close', () => socket.destroy());
+      socket.once('close', () => guest.destroy());
+      guest.pipe(socket);
+      socket.pipe(guest);
+    });
+    outgoing.end();
+  };
+
+  return {
+    addressOf: (request) => addressOf({ host: authorityOf(request), headers: request.headers }, domain),
+    handle,
+    upgrade,
+    counts: () => ({ open: connections.count(), requests, refused }),
+    close: () => {
+      stopListening();
+      connections.close();
+    },
+  };
+}
+
+function authorityOf(request: Request): string | undefined {
+  const authority = request.headers[':authority'];
+  return typeof authority === 'string' ? authority : request.headers.host;
+}
+
+/** Ends a request that the guest's side has not taken in time; the result tells whether it did. */
+function deadlineFor(outgoing: ReturnType<typeof httpRequest>, timeoutMs: number): () => boolean {
+  let isLate = false;
+  outgoing.once('socket', (socket) => {
+    if (!socket.connecting) return;
+    const timer = setTimeout(() => {
+      isLate = true;
+      outgoing.destroy();
+    }, timeoutMs);
+    const stop = (): void => clearTimeout(timer);
+    socket.once('connect', stop).once('close', stop);
+  });
+  return () => isLate;
+}
+
+/** With back-pressure, and no longer than the client keeps on sending. */
+function passBody(
+  request: Request,
+  outgoing: ReturnType<typeof httpRequest>,
+  idleMs: number,
+  onIdle: () => void,
+): void {
+  const timer = setTimeout(() => {
+    outgoing.destroy();
+    onIdle();
+  }, idleMs);
+  const stop = (): void => clearTimeout(timer);
+  request.on('data', () => timer.refresh());
+  request.once('end', stop).once('close', stop);
+  outgoing.once('close', stop);
+  request.once('error', () => outgoing.destroy());
+  request.pipe(outgoing);
+}
+
+function passAnswer(answer: IncomingMessage, response: Response, cutClient: () => void): void {
+  const plain = response as ServerResponse;
+  plain.writeHead(answer.statusCode ?? 502, responseHeaders(answer));
+  plain.flushHeaders?.();
+  let isWhole = false;
+  answer.once('end', () => {
+    isWhole = true;
+    if (Object.keys(answer.trailers).length > 0 && !('stream' in response))
+      plain.addTrailers(answer.trailers as never);
+  });
+  answer.once('error', cutClient);
+  answer.once('close', () => {
+    if (!isWhole) cutClient();
+  });
+  answer.pipe(plain);
+}
+
+function headOf(answer: IncomingMessage, own: Readonly<Record<string, string>>): string {
+  const headers = { ...responseHeaders(answer), ...own };
+  const lines = Object.entries(headers).flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : [value]).map((each) => `${name}: ${each}`),
+  );
+  return [`HTTP/1.1 ${answer.statusCode} ${answer.statusMessage}`, ...lines, '', ''].join('\r\n');
+}
+
+function codeOf(error: Error): string {
+  return 'code' in error && typeof error.code === 'string' ? error.code : '';
+}

@@ -1,0 +1,69 @@
+/** What of a message's headers goes on to the other side. */
+import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
+
+/** RFC 9110, 7.6.1: of one connection alone. `Transfer-Encoding` is Node's business on both sides. */
+const HOP_BY_HOP: ReadonlySet<string> = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'http2-settings',
+]);
+/** For the edge, and no business of the guest's. */
+const OF_THE_EDGE: ReadonlySet<string> = new Set([
+  'e2b-traffic-access-token',
+  'forwarded',
+  'x-forwarded-for',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+]);
+
+export interface ForwardedRequest {
+  /** What the guest sees, and what the client asked for. */
+  readonly host: string | undefined;
+  readonly askedHost: string | undefined;
+  readonly clientAddress: string | undefined;
+  readonly isTls: boolean;
+}
+
+/** In the client's order and spelling. */
+export function requestHeaders(message: IncomingMessage, how: ForwardedRequest): OutgoingHttpHeaders {
+  const headers = passedOn(
+    message,
+    (name) => name === 'host' || name.startsWith(':') || OF_THE_EDGE.has(name),
+  );
+  if (how.host !== undefined) headers.Host = how.host;
+  headers['X-Forwarded-Proto'] = how.isTls ? 'https' : 'http';
+  if (how.askedHost !== undefined) headers['X-Forwarded-Host'] = how.askedHost;
+  if (how.clientAddress !== undefined) headers['X-Forwarded-For'] = how.clientAddress;
+  return headers;
+}
+
+export function responseHeaders(message: IncomingMessage): OutgoingHttpHeaders {
+  return passedOn(message, () => false);
+}
+
+function passedOn(message: IncomingMessage, isDropped: (name: string) => boolean): OutgoingHttpHeaders {
+  const named = new Set(
+    (message.headers.connection ?? '').split(',').map((name) => name.trim().toLowerCase()),
+  );
+  const headers: Record<string, string[]> = {};
+  const spelling = new Map<string, string>();
+  for (let index = 0; index + 1 < message.rawHeaders.length; index += 2) {
+    const [raw = '', value = ''] = message.rawHeaders.slice(index, index + 2);
+    const name = raw.toLowerCase();
+    if (HOP_BY_HOP.has(name) || named.has(name) || isDropped(name)) continue;
+    // A body's length is what its framing says, which only one header may.
+    const key = spelling.get(name) ?? raw;
+    spelling.set(name, key);
+    headers[key] = [...(headers[key] ?? []), value];
+  }
+  return Object.fromEntries(
+    Object.entries(headers).map(([name, values]) => [name, values.length === 1 ? (values[0] ?? '') : values]),
+  );
+}
