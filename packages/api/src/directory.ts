@@ -13,6 +13,8 @@ export interface EdgeTarget {
 export interface EdgeDirectory {
   /** Undefined for one that is unknown, gone or asleep. */
   find(sandboxId: string, signal: AbortSignal): Promise<EdgeTarget | undefined>;
+  /** A port was refused: whether the guest lets the world reach one that is open on its loopback alone from now on. */
+  expose(target: EdgeTarget, port: number, signal: AbortSignal): Promise<boolean>;
   /** Calls back when a sandbox cannot be reached any more; returns how to stop that. */
   onGone(listener: (sandboxId: string) => void): () => void;
 }

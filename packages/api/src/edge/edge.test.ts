@@ -21,6 +21,7 @@ let front: Server;
 let edge: Edge;
 let target: EdgeTarget | undefined;
 let goneListener: (sandboxId: string) => void;
+let exposing: ((port: number) => Promise<boolean>) | undefined;
 let serve: (incoming: IncomingMessage, outgoing: ServerResponse) => void;
 
 const portOf = (server: Server): number => (server.address() as AddressInfo).port;
@@ -31,6 +32,7 @@ const listening = async (server: Server): Promise<Server> => {
 };
 
 beforeEach(async () => {
+  exposing = undefined;
   serve = (_, outgoing) => outgoing.end('hello');
   guest = await listening(createServer((incoming, outgoing) => serve(incoming, outgoing)));
   guestSockets = new Set();
@@ -41,6 +43,7 @@ beforeEach(async () => {
   target = { sandboxId: ID, address: '127.0.0.1', trafficToken: undefined, maskRequestHost: undefined };
   const directory: EdgeDirectory = {
     find: async (id) => (id === ID ? target : undefined),
+    expose: async (_, port) => (await exposing?.(port)) ?? false,
     onGone: (listener) => {
       goneListener = listener;
       return () => {};
@@ -149,6 +152,25 @@ describe('a request', () => {
     const dead = await answerOf(ask('/', { method: 'POST' }), 'a body that nobody reads');
     expect(dead.status).toBe(502);
     expect(JSON.parse(dead.body)).toEqual({ sandboxId: ID, message: 'The sandbox was not found', code: 502 });
+  });
+
+  it('reaches a port that the guest opens only when it is asked, with its body', async () => {
+    const closed = await listening(createServer());
+    const port = portOf(closed);
+    closed.close();
+    let late: Server | undefined;
+    exposing = async (wanted) => {
+      late = createServer((incoming, outgoing) => incoming.pipe(outgoing));
+      late.listen(wanted, '127.0.0.1');
+      await once(late, 'listening');
+      return true;
+    };
+    const answer = await answerOf(ask('/', { method: 'POST', to: port }), 'the body');
+    expect(answer).toMatchObject({ status: 200, body: 'the body' });
+    late?.closeAllConnections();
+    late?.close();
+    exposing = async () => true;
+    expect(await answerOf(ask('/', { to: 1 }))).toMatchObject({ status: 502 });
   });
 
   it('that says two things about its length is refused, and the guest sees nothing of it', async () => {

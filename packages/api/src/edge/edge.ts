@@ -28,6 +28,12 @@ export interface EdgeOptions {
   readonly limits?: ConnectionLimits;
 }
 
+/** What was done about a request that could not be passed on. */
+interface Tried {
+  readonly again: boolean;
+  readonly exposing: boolean;
+}
+
 type Request = IncomingMessage | Http2ServerRequest;
 type Response = ServerResponse | Http2ServerResponse;
 
@@ -63,6 +69,9 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     if (target === undefined) return notFound(sandboxId);
     return refusal(target, port, request.url ?? '', request.headers) ?? target;
   };
+
+  const expose = (target: EdgeTarget, port: number, signal: AbortSignal): Promise<boolean> =>
+    directory.expose(target, port, signal).catch(() => false);
 
   const open = (
     target: EdgeTarget,
@@ -125,28 +134,29 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       upstream?.destroy();
     });
 
-    const attempt = (isLast: boolean): void => {
+    const attempt = (tried: Tried): void => {
       const outgoing = open(admitted, port, request);
       upstream = outgoing;
-      const isLate = deadlineFor(outgoing, connectTimeoutMs);
-      outgoing.once('response', (answer) => {
-        passAnswer(answer, response, cutClient);
-      });
-      outgoing.once('information', ({ statusCode }) => {
-        if (statusCode === 102 && 'writeProcessing' in response) response.writeProcessing();
-      });
-      outgoing.once('error', (error) => {
+      const isLate = whenConnected(outgoing, connectTimeoutMs, () =>
+        passBody(request, outgoing, bodyIdleTimeoutMs, () => say(tooSlow(sandboxId))),
+      );
+      outgoing.once('response', (answer) => passAnswer(answer, response, cutClient));
+      outgoing.once('error', async (error) => {
         if (gone.signal.aborted || outgoing !== upstream) return;
-        // The guest closed an idle connection at the moment of its next use: nothing of it was read.
-        const isStale = outgoing.reusedSocket && codeOf(error) === 'ECONNRESET' && !response.headersSent;
-        if (isStale && !isLast && REPEATABLE.has(request.method ?? '')) return attempt(true);
         if (response.headersSent) return cutClient();
+        const code = codeOf(error);
+        // The guest closed an idle connection at the moment of its next use: nothing of the request was read.
+        const isStale = outgoing.reusedSocket && code === 'ECONNRESET';
+        if (isStale && !tried.again && isRepeatable(request)) return attempt({ ...tried, again: true });
+        if (code === 'ECONNREFUSED' && !tried.exposing) {
+          const isExposed = await expose(admitted, port, gone.signal);
+          if (gone.signal.aborted) return;
+          if (isExposed) return attempt({ ...tried, exposing: true });
+        }
         say(isLate() ? lateAnswer(sandboxId, port) : portClosed(sandboxId, port));
       });
-      if (isLast) outgoing.end();
-      else passBody(request, outgoing, bodyIdleTimeoutMs, () => say(tooSlow(sandboxId)));
     };
-    attempt(false);
+    attempt({ again: false, exposing: false });
   };
 
   const upgrade: Edge['upgrade'] = async (address, request, socket, head) => {
@@ -164,41 +174,47 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     if ('status' in admitted) return say(admitted);
     const { sandboxId } = admitted;
     const wanted = { Connection: 'Upgrade', Upgrade: request.headers.upgrade ?? 'websocket' };
-    const outgoing = open(admitted, address.port, request, wanted);
+    let upstream: ReturnType<typeof open> | undefined;
     const over = connections.open(sandboxId, () => {
-      outgoing.destroy();
+      upstream?.destroy();
       reset(request.socket);
     });
-    if (over === undefined) {
-      outgoing.on('error', () => {}).destroy();
-      return say(tooMany(sandboxId));
-    }
+    if (over === undefined) return say(tooMany(sandboxId));
     socket.once('close', () => {
       over();
-      outgoing.destroy();
+      upstream?.destroy();
     });
-    const isLate = deadlineFor(outgoing, connectTimeoutMs);
-    outgoing.once('error', () => {
-      if (gone.signal.aborted) return;
-      say(isLate() ? lateAnswer(sandboxId, address.port) : portClosed(sandboxId, address.port));
-    });
-    // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
-    outgoing.once('response', (answer) => {
-      socket.write(headOf(answer, { Connection: 'close' }));
-      answer.pipe(socket);
-      answer.once('error', () => reset(request.socket));
-    });
-    outgoing.once('upgrade', (answer, guest, guestHead) => {
-      socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
-      if (guestHead.length > 0) socket.write(guestHead);
-      if (head.length > 0) guest.write(head);
-      guest.on('error', () => reset(request.socket));
-      guest.once('close', () => socket.destroy());
-      socket.once('close', () => guest.destroy());
-      guest.pipe(socket);
-      socket.pipe(guest);
-    });
-    outgoing.end();
+    const attempt = (isLast: boolean): void => {
+      const outgoing = open(admitted, address.port, request, wanted);
+      upstream = outgoing;
+      const isLate = whenConnected(outgoing, connectTimeoutMs, () => outgoing.end());
+      outgoing.once('error', async (error) => {
+        if (gone.signal.aborted) return;
+        if (codeOf(error) === 'ECONNREFUSED' && !isLast) {
+          const isExposed = await expose(admitted, address.port, gone.signal);
+          if (gone.signal.aborted) return;
+          if (isExposed) return attempt(true);
+        }
+        say(isLate() ? lateAnswer(sandboxId, address.port) : portClosed(sandboxId, address.port));
+      });
+      // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
+      outgoing.once('response', (answer) => {
+        socket.write(headOf(answer, { Connection: 'close' }));
+        answer.pipe(socket);
+        answer.once('error', () => reset(request.socket));
+      });
+      outgoing.once('upgrade', (answer, guest, guestHead) => {
+        socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
+        if (guestHead.length > 0) socket.write(guestHead);
+        if (head.length > 0) guest.write(head);
+        guest.on('error', () => reset(request.socket));
+        guest.once('close', () => socket.destroy());
+        socket.once('close', () => guest.destroy());
+        guest.pipe(socket);
+        socket.pipe(guest);
+      });
+    };
+    attempt(false);
   };
 
   return {
@@ -218,19 +234,31 @@ function authorityOf(request: Request): string | undefined {
   return typeof authority === 'string' ? authority : request.headers.host;
 }
 
-/** Ends a request that the guest's side has not taken in time; the result tells whether it did. */
-function deadlineFor(outgoing: ReturnType<typeof httpRequest>, timeoutMs: number): () => boolean {
+/**
+ * Goes on once there is a connection: what is sent before would be lost with one that is refused. Ends a request that
+ * the guest's side has not taken in time; the result tells whether it did.
+ */
+function whenConnected(
+  outgoing: ReturnType<typeof httpRequest>,
+  timeoutMs: number,
+  goOn: () => void,
+): () => boolean {
   let isLate = false;
   outgoing.once('socket', (socket) => {
-    if (!socket.connecting) return;
+    if (!socket.connecting) return goOn();
     const timer = setTimeout(() => {
       isLate = true;
       outgoing.destroy();
     }, timeoutMs);
     const stop = (): void => clearTimeout(timer);
-    socket.once('connect', stop).once('close', stop);
+    socket.once('connect', goOn).once('connect', stop).once('close', stop);
   });
   return () => isLate;
+}
+
+function isRepeatable({ method, headers }: Request): boolean {
+  const hasBody = headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined;
+  return REPEATABLE.has(method ?? '') && !hasBody;
 }
 
 /** With back-pressure, and no longer than the client keeps on sending. */

@@ -6,6 +6,7 @@ describe('parseFlags', () => {
     expect(parseFlags([])).toEqual({
       host: '0.0.0.0',
       port: 49983,
+      exposeHost: '169.254.0.21',
       defaultUser: 'user',
       setClock: false,
       ownMachine: false,
@@ -16,6 +17,7 @@ describe('parseFlags', () => {
     expect(parseFlags(args)).toEqual({
       host: '::',
       port: 0,
+      exposeHost: '169.254.0.21',
       defaultUser: 'root',
       setClock: true,
       ownMachine: true,

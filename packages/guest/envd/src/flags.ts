@@ -1,21 +1,23 @@
 /** The command line: `--name value` or `--name`, nothing else. (node:util's parser costs 2 ms of start-up.) */
+import { ENVD_PORT, GUEST_ADDRESS } from '@wrenn/protocol';
 
 export interface Flags {
   readonly host: string;
   readonly port: number;
+  /** This machine's address for the outside. */
+  readonly exposeHost: string;
   readonly defaultUser: string;
   readonly setClock: boolean;
   /** Whether requests may change the machine: its name, its identity, its page cache. */
   readonly ownMachine: boolean;
 }
 
-const DEFAULT_PORT = 49983;
-
 /** The flags, or what is wrong with them. */
 export function parseFlags(args: readonly string[]): Flags | string {
   const flags = {
     host: '0.0.0.0',
-    port: DEFAULT_PORT,
+    port: ENVD_PORT,
+    exposeHost: GUEST_ADDRESS,
     defaultUser: 'user',
     setClock: false,
     ownMachine: false,
@@ -40,6 +42,9 @@ export function parseFlags(args: readonly string[]): Flags | string {
       case '--port':
         if (!/^\d{1,5}$/.test(value) || Number(value) > 65535) return `${value} is not a port`;
         flags.port = Number(value);
+        break;
+      case '--expose-host':
+        flags.exposeHost = value;
         break;
       case '--default-user':
         flags.defaultUser = value;

@@ -30,6 +30,9 @@ export function createRoutes(flags: Flags): Routes {
   const init = createInit(context, { setClock: flags.setClock, identity });
   const metrics = createMetrics(context.libc);
   const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
+  const expose = lazily(async () =>
+    (await import('./ports/expose.ts')).createExpose(flags.exposeHost, flags.port),
+  );
   const rpcs = lazily(async () => (await import('./rpc-routes.ts')).createAllRpcRoutes(context));
   const parts = [rpcs, files];
   const quiesce = createQuiesce({
@@ -52,6 +55,8 @@ export function createRoutes(flags: Flags): Routes {
         return init(request);
       case 'POST /quiesce':
         return quiesce(request);
+      case 'POST /expose':
+        return (await expose())(request);
       case 'GET /envs':
         return envs(context.settings);
       case 'GET /metrics':
