@@ -27,6 +27,7 @@ export const ERROR_KINDS = {
   memory_exceeds_host: 'invalid',
   vcpus_exceed_host: 'invalid',
 
+  api_key_not_found: 'not_found',
   file_not_found: 'not_found',
   process_not_found: 'not_found',
   sandbox_not_found: 'not_found',
@@ -35,10 +36,12 @@ export const ERROR_KINDS = {
   user_not_found: 'not_found',
 
   agent_already_running: 'conflict',
+  name_taken: 'conflict',
   sandbox_failed: 'conflict',
   sandbox_wrong_state: 'conflict',
   snapshot_in_use: 'conflict',
   snapshot_incompatible: 'conflict',
+  store_in_use: 'conflict',
 
   disk_full: 'exhausted',
   memory_exhausted: 'exhausted',
@@ -55,6 +58,7 @@ export const ERROR_KINDS = {
   missing_program: 'unavailable',
   network_conflict: 'unavailable',
   not_set_up: 'unavailable',
+  store_unavailable: 'unavailable',
 
   boot_timeout: 'timeout',
   deadline_exceeded: 'timeout',
@@ -62,6 +66,8 @@ export const ERROR_KINDS = {
   cancelled: 'cancelled',
 
   file_access_denied: 'denied',
+  not_permitted: 'denied',
+  unauthenticated: 'denied',
 
   command_failed: 'internal',
   guest_protocol: 'internal',

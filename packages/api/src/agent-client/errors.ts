@@ -1,0 +1,37 @@
+/** What the agent's client throws, as the error that the agent meant: its code and hint travel in an ErrorDetail. */
+import { Code, ConnectError } from '@connectrpc/connect';
+import { ERROR_KINDS, type ErrorCode, WrennError } from '@wrenn/protocol';
+import { ErrorDetailSchema } from '@wrenn/protocol/agent';
+
+export function fromAgentError(thrown: unknown): WrennError {
+  if (thrown instanceof WrennError) return thrown;
+  const error = ConnectError.from(thrown);
+  const [detail] = error.findDetails(ErrorDetailSchema);
+  if (detail !== undefined && isErrorCode(detail.code)) {
+    return new WrennError(detail.code, error.rawMessage, {
+      ...(detail.hint === '' ? {} : { hint: detail.hint }),
+      ...(detail.field === '' ? {} : { field: detail.field }),
+      cause: error,
+    });
+  }
+  switch (error.code) {
+    case Code.Canceled:
+      return new WrennError('cancelled', 'The request was cancelled.', { cause: error });
+    case Code.DeadlineExceeded:
+      return new WrennError('deadline_exceeded', 'The host agent did not answer in time.', { cause: error });
+    case Code.Unavailable:
+      return new WrennError('agent_not_running', 'The host agent cannot be reached.', { cause: error });
+    case Code.InvalidArgument:
+      return new WrennError('invalid_argument', error.rawMessage, { cause: error });
+    case Code.NotFound:
+      return new WrennError('sandbox_not_found', error.rawMessage, { cause: error });
+    case Code.FailedPrecondition:
+      return new WrennError('sandbox_wrong_state', error.rawMessage, { cause: error });
+    default:
+      return new WrennError('internal', 'The host agent failed.', { cause: error });
+  }
+}
+
+function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(ERROR_KINDS, code);
+}

@@ -1,0 +1,117 @@
+/** The API put together: opened by `listen`, and closed within a bound whatever is under way. */
+import { createAgent } from './agent-client/index.ts';
+import type { ApiConfig } from './config/schema.ts';
+import type { EdgeDirectory } from './directory.ts';
+import type { Logger } from './log.ts';
+import { createRest } from './rest/index.ts';
+import type { OpenApiDocument } from './rest/openapi.ts';
+import { createCreations } from './sandboxes/creations.ts';
+import { createEdgeDirectory } from './sandboxes/edge-directory.ts';
+import { createLimits } from './sandboxes/limits.ts';
+import { createMetricsHistory } from './sandboxes/metrics.ts';
+import { createSandboxService } from './sandboxes/service.ts';
+import { createTemplates } from './sandboxes/templates.ts';
+import { createUpkeep } from './sandboxes/upkeep.ts';
+import { createWaker } from './sandboxes/waker.ts';
+import { createWatcher } from './sandboxes/watcher.ts';
+import type { Store } from './store/index.ts';
+
+export interface Api {
+  /** Throws where no agent answers or the address is taken. */
+  listen(): Promise<{ readonly host: string; readonly port: number }>;
+  /** Requests under way have a while to end; sandboxes stay. Closes the store, too. Idempotent. */
+  close(): Promise<void>;
+  readonly directory: EdgeDirectory;
+  readonly document: OpenApiDocument;
+}
+
+export interface ApiDeps {
+  /** The API's from now on. */
+  readonly store: Store;
+  readonly log: Logger;
+  readonly version: string;
+  /** Where guest agents listen; another one in tests. */
+  readonly envdPort?: number;
+}
+
+const DRAIN_MS = 6000;
+const SETTLE_MS = 2000;
+
+export function createApi(config: ApiConfig, { store, log, version, envdPort }: ApiDeps): Api {
+  const agent = createAgent(config.agent);
+  const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
+  const waker = createWaker({ agent, store: store.sandboxes, watcher });
+  const creations = createCreations(agent, store.sandboxes, log);
+  const metrics = createMetricsHistory({
+    agent,
+    watcher,
+    intervalMs: config.sandboxes.metricsIntervalMs,
+    envdPort,
+  });
+  const upkeep = createUpkeep({ agent, store: store.sandboxes, watcher, waker, creations, log });
+  const templates = createTemplates(agent, store);
+  const service = createSandboxService({
+    agent,
+    store,
+    config: config.sandboxes,
+    limits: createLimits(),
+    creations,
+    watcher,
+    waker,
+    templates,
+    metrics,
+  });
+  const rest = createRest({ config, store, service, templates, watcher, log, version });
+  let closing: Promise<void> | undefined;
+
+  const shutDown = async (): Promise<void> => {
+    const { server } = rest;
+    const drained = server.close();
+    const cut = setTimeout(() => server.server.closeAllConnections(), DRAIN_MS);
+    try {
+      await drained;
+    } finally {
+      clearTimeout(cut);
+    }
+    await Promise.all([watcher.stop(), metrics.stop()]);
+    // What still waits for the agent is let go; a creation that ends unheard of is swept by the next API.
+    await within(SETTLE_MS, Promise.all([upkeep.settle(), rest.settle()]));
+    agent.close();
+    await within(SETTLE_MS, store.close());
+  };
+
+  return {
+    listen: async () => {
+      await agent.ping();
+      await upkeep.recover();
+      await rest.server.listen({ host: config.listen.host, port: config.listen.port });
+      watcher.start();
+      metrics.start();
+      const address = rest.server.server.address();
+      const port = typeof address === 'object' && address !== null ? address.port : config.listen.port;
+      return { host: config.listen.host, port };
+    },
+    close: async () => {
+      closing ??= shutDown();
+      await closing;
+    },
+    directory: createEdgeDirectory({
+      agent,
+      store: store.sandboxes,
+      watcher,
+      waker,
+      config: config.sandboxes,
+      envdPort,
+    }),
+    document: rest.document,
+  };
+}
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work.catch(() => {}), late]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,90 @@
+/** What one key may have at once and how fast. In memory: a restart forgives the rate, never the number. */
+import { WrennError } from '@wrenn/protocol';
+import type { Caller } from './caller.ts';
+
+/** An error that says when to come again; rest/ makes a Retry-After of it. */
+export interface Retryable {
+  readonly retryAfterMs: number;
+}
+
+export interface Limits {
+  /**
+   * Makes room for so many new sandboxes or throws `too_many_sandboxes` or `too_many_requests`. The room is held
+   * until the returned function is called, which is when they are in the list that `live` counts.
+   */
+  admit(caller: Caller, count: number, live: () => Promise<number>): Promise<() => void>;
+}
+
+const MINUTE_MS = 60_000;
+/** Where places become free when somebody else lets go, nobody knows when. */
+const PLACE_RETRY_MS = 5000;
+const MAX_BUCKETS = 10_000;
+
+interface Bucket {
+  tokens: number;
+  at: number;
+}
+
+export function createLimits(now: () => number = () => performance.now()): Limits {
+  const buckets = new Map<string, Bucket>();
+  const reserved = new Map<string, number>();
+
+  const take = ({ keyId, limits }: Caller, count: number): void => {
+    const perMinute = limits.createsPerMinute;
+    const bucket = buckets.get(keyId) ?? { tokens: perMinute, at: now() };
+    bucket.tokens = Math.min(perMinute, bucket.tokens + ((now() - bucket.at) * perMinute) / MINUTE_MS);
+    bucket.at = now();
+    buckets.delete(keyId);
+    buckets.set(keyId, bucket);
+    const [oldest] = buckets.keys();
+    if (buckets.size > MAX_BUCKETS && oldest !== undefined) buckets.delete(oldest);
+    if (bucket.tokens < count) {
+      const retryAfterMs = ((count - bucket.tokens) * MINUTE_MS) / perMinute;
+      throw retryable(
+        'too_many_requests',
+        `This API key may create ${perMinute} sandboxes a minute.`,
+        retryAfterMs,
+      );
+    }
+    bucket.tokens -= count;
+  };
+
+  return {
+    admit: async (caller, count, live) => {
+      take(caller, count);
+      const { keyId, limits } = caller;
+      const held = reserved.get(keyId) ?? 0;
+      // Before anything is waited for, so that those who come at the same time see each other.
+      reserved.set(keyId, held + count);
+      let released = false;
+      const release = (): void => {
+        if (released) return;
+        released = true;
+        const left = (reserved.get(keyId) ?? 0) - count;
+        if (left > 0) reserved.set(keyId, left);
+        else reserved.delete(keyId);
+      };
+      try {
+        if ((await live()) + held + count > limits.maxSandboxes) {
+          throw retryable(
+            'too_many_sandboxes',
+            `This API key may have ${limits.maxSandboxes} running sandboxes at once.`,
+            PLACE_RETRY_MS,
+          );
+        }
+        return release;
+      } catch (error) {
+        release();
+        throw error;
+      }
+    },
+  };
+}
+
+export function retryable(
+  code: 'too_many_requests' | 'too_many_sandboxes',
+  message: string,
+  retryAfterMs: number,
+): WrennError & Retryable {
+  return Object.assign(new WrennError(code, message), { retryAfterMs });
+}

@@ -1,0 +1,355 @@
+/** What can be done with sandboxes, for one caller at a time: another team's does not exist for them. */
+import { randomBytes } from 'node:crypto';
+import { WrennError } from '@wrenn/protocol';
+import type { Agent, AgentAccess, AgentSandbox } from '../agent-client/index.ts';
+import type { ApiConfig } from '../config/schema.ts';
+import type { Store } from '../store/index.ts';
+import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
+import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
+import { type Creations, RESERVED_METADATA } from './creations.ts';
+import type { Limits } from './limits.ts';
+import { LOG_TAIL_BYTES, type LogLine, parseConsole } from './logs.ts';
+import type { MetricPoint, MetricsHistory } from './metrics.ts';
+import type { Templates } from './templates.ts';
+import type { Waker } from './waker.ts';
+import type { Watcher } from './watcher.ts';
+
+export interface CreateRequest {
+  readonly template: string;
+  readonly timeoutMs: number;
+  readonly envs: Readonly<Record<string, string>>;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly network: NetworkSettings;
+  readonly autoPause: boolean;
+  readonly autoResume: boolean;
+  readonly vcpus: number | undefined;
+  readonly memoryMib: number | undefined;
+}
+
+/** A sandbox as its owner sees it. */
+export interface SandboxView {
+  readonly record: SandboxRecord | NewSandboxRecord;
+  readonly sandbox: AgentSandbox;
+  readonly state: 'running' | 'paused';
+}
+
+export interface AccessibleSandbox extends SandboxView {
+  readonly access: AgentAccess;
+}
+
+export interface SandboxService {
+  create(caller: Caller, request: CreateRequest): Promise<AccessibleSandbox>;
+  get(caller: Caller, id: string): Promise<AccessibleSandbox>;
+  list(caller: Caller): Promise<readonly SandboxView[]>;
+  /** Never shortens its time; wakes it if it is paused, and says so. */
+  connect(
+    caller: Caller,
+    id: string,
+    timeoutMs: number,
+  ): Promise<AccessibleSandbox & { readonly resumed: boolean }>;
+  /** As connect, but refused where it runs. */
+  resume(caller: Caller, id: string, timeoutMs: number): Promise<AccessibleSandbox>;
+  pause(caller: Caller, id: string): Promise<void>;
+  kill(caller: Caller, id: string): Promise<void>;
+  setTimeout(caller: Caller, id: string, timeoutMs: number): Promise<void>;
+  /** Extends its time, never shortens it. */
+  refresh(caller: Caller, id: string, timeoutMs: number): Promise<void>;
+  updateNetwork(caller: Caller, id: string, network: NetworkSettings): Promise<void>;
+  fork(caller: Caller, id: string, count: number, timeoutMs: number): Promise<readonly AccessibleSandbox[]>;
+  snapshot(caller: Caller, id: string, name: string | undefined): ReturnType<Templates['addSnapshot']>;
+  logs(caller: Caller, id: string): Promise<readonly LogLine[]>;
+  metrics(caller: Caller, id: string, from?: Date, to?: Date): Promise<readonly MetricPoint[]>;
+}
+
+export interface ServiceDeps {
+  readonly agent: Agent;
+  readonly store: Store;
+  readonly config: ApiConfig['sandboxes'];
+  readonly limits: Limits;
+  readonly creations: Creations;
+  readonly watcher: Watcher;
+  readonly waker: Waker;
+  readonly templates: Templates;
+  readonly metrics: MetricsHistory;
+}
+
+const TRAFFIC_TOKEN_BYTES = 24;
+
+export function createSandboxService(deps: ServiceDeps): SandboxService {
+  const { agent, store, config, limits, creations, watcher, waker, templates, metrics } = deps;
+
+  const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
+    const record = await store.sandboxes.get(sandboxIdOf(text));
+    if (record === undefined || record.teamId !== caller.teamId) throw noSandbox(text);
+    return record;
+  };
+
+  const look = async (caller: Caller, text: string) => {
+    const record = await own(caller, text);
+    const sandbox = await agent.get(record.id);
+    if (sandbox.state === 'failed' || sandbox.state === 'destroying') throw noSandbox(text);
+    return { record, sandbox };
+  };
+
+  /** Those of the key that hold the host's memory. */
+  const liveOf =
+    ({ keyId, teamId }: Caller) =>
+    async () => {
+      const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
+      const states = new Map(sandboxes.map(({ id, state }) => [id, state]));
+      return records.filter((record) => {
+        const state = states.get(record.id);
+        return record.keyId === keyId && state !== undefined && state !== 'hibernated' && state !== 'failed';
+      }).length;
+    };
+
+  const checkTimeout = (timeoutMs: number): void => {
+    if (timeoutMs <= config.maxTimeoutS * 1000) return;
+    throw new WrennError('invalid_argument', `timeout: at most ${config.maxTimeoutS} seconds.`, {
+      field: 'timeout',
+    });
+  };
+
+  const checkMetadata = (metadata: Readonly<Record<string, string>>): void => {
+    const entries = Object.entries(metadata);
+    const bytes = entries.reduce(
+      (sum, [key, value]) => sum + Buffer.byteLength(key) + Buffer.byteLength(value),
+      0,
+    );
+    const wrong =
+      entries.length > config.maxMetadataEntries
+        ? `at most ${config.maxMetadataEntries} entries`
+        : bytes > config.maxMetadataBytes
+          ? `at most ${config.maxMetadataBytes} bytes`
+          : entries.some(([key]) => key.startsWith(RESERVED_METADATA))
+            ? `keys that begin with ${RESERVED_METADATA} are Wrenn's own`
+            : undefined;
+    if (wrong !== undefined) {
+      throw new WrennError('invalid_argument', `metadata: ${wrong}.`, { field: 'metadata' });
+    }
+  };
+
+  const checkSize = ({ limits: most }: Caller, vcpus: number, memoryMib: number): void => {
+    if (vcpus > most.maxVcpus) {
+      throw new WrennError('invalid_argument', `cpuCount: this API key may have ${most.maxVcpus} at most.`, {
+        field: 'cpuCount',
+      });
+    }
+    if (memoryMib > most.maxMemoryMib) {
+      throw new WrennError(
+        'invalid_argument',
+        `memoryMB: this API key may have ${most.maxMemoryMib} at most.`,
+        {
+          field: 'memoryMB',
+        },
+      );
+    }
+  };
+
+  /** Sets its time to what it is from now, or only to more. */
+  const give = async (record: SandboxRecord, timeoutMs: number): Promise<AgentSandbox> => {
+    const sandbox = await agent.setTimeout(record.id, Math.max(1, timeoutMs));
+    watcher.note(sandbox);
+    await store.sandboxes.setTimeout(
+      record.id,
+      timeoutMs,
+      sandbox.endsAt ?? new Date(Date.now() + timeoutMs),
+    );
+    return sandbox;
+  };
+  const extend = async (
+    record: SandboxRecord,
+    sandbox: AgentSandbox,
+    timeoutMs: number,
+  ): Promise<AgentSandbox> => {
+    const longer = sandbox.endsAt === undefined || sandbox.endsAt.getTime() < Date.now() + timeoutMs;
+    return longer ? await give(record, timeoutMs) : sandbox;
+  };
+
+  const connect = async (caller: Caller, id: string, timeoutMs: number) => {
+    checkTimeout(timeoutMs);
+    const { record, sandbox } = await look(caller, id);
+    const underWay = waker.waking(record.id);
+    const paused = sandbox.state === 'hibernated' || sandbox.state === 'paused';
+    if (underWay === undefined && !paused) {
+      if (sandbox.state !== 'running') throw inTransition(sandbox);
+      const extended = await extend(record, sandbox, timeoutMs);
+      return { ...(await accessible(record, extended)), resumed: false };
+    }
+    const woken = await (underWay ?? waker.wake(record.id, timeoutMs));
+    const extended = await extend(record, woken, timeoutMs);
+    metrics.kick(extended);
+    return { ...(await accessible(record, extended)), resumed: true };
+  };
+
+  const accessible = async (record: SandboxRecord | NewSandboxRecord, sandbox: AgentSandbox) => ({
+    record,
+    sandbox,
+    state: stateOf(sandbox),
+    access: await agent.access(sandbox.id),
+  });
+
+  return {
+    create: async (caller, request) => {
+      checkTimeout(request.timeoutMs);
+      checkMetadata(request.metadata);
+      const origin = await templates.resolve(caller, request.template);
+      if ('snapshotId' in origin.from && (request.vcpus ?? request.memoryMib) !== undefined) {
+        throw new WrennError('invalid_argument', 'cpuCount, memoryMB: a snapshot has its own.', {
+          field: 'cpuCount',
+        });
+      }
+      checkSize(caller, request.vcpus ?? origin.vcpus, request.memoryMib ?? origin.memoryMib);
+      const release = await limits.admit(caller, 1, liveOf(caller));
+      try {
+        let made: { sandbox: AgentSandbox; record: NewSandboxRecord; access: AgentAccess } | undefined;
+        await creations.run(caller.teamId, async (marks) => {
+          const { template: _, ...asked } = request;
+          const sandbox = await agent.create({
+            ...asked,
+            from: origin.from,
+            metadata: { ...request.metadata, ...marks },
+            timeoutMs: Math.max(1, request.timeoutMs),
+            onTimeout: request.autoPause ? 'hibernate' : 'destroy',
+          });
+          const record = toRecord(caller, sandbox, request);
+          made = { sandbox, record, access: await agent.access(sandbox.id) };
+          return [record];
+        });
+        if (made === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
+        watcher.note(made.sandbox);
+        metrics.kick(made.sandbox);
+        if (origin.template !== undefined) await store.templates.countSpawn(origin.template, new Date());
+        return { ...made, state: 'running' };
+      } finally {
+        release();
+      }
+    },
+    get: async (caller, id) => {
+      const { record, sandbox } = await look(caller, id);
+      return await accessible(record, sandbox);
+    },
+    list: async (caller) => {
+      const [records, sandboxes] = await Promise.all([store.sandboxes.live(caller.teamId), agent.list()]);
+      const known = new Map(sandboxes.map((sandbox) => [sandbox.id, sandbox]));
+      return records.flatMap((record) => {
+        const sandbox = known.get(record.id);
+        if (sandbox === undefined || sandbox.state === 'failed' || sandbox.state === 'destroying') return [];
+        return [{ record, sandbox, state: stateOf(sandbox) }];
+      });
+    },
+    connect,
+    resume: async (caller, id, timeoutMs) => {
+      const { sandbox } = await look(caller, id);
+      if (sandbox.state === 'running') throw conflict('The sandbox is running already.');
+      return await connect(caller, id, timeoutMs);
+    },
+    pause: async (caller, id) => {
+      const { record, sandbox } = await look(caller, id);
+      if (sandbox.state === 'hibernated' || sandbox.state === 'paused')
+        throw conflict('The sandbox is paused already.');
+      if (sandbox.state !== 'running' || waker.waking(record.id) !== undefined) throw inTransition(sandbox);
+      await agent.hibernate(record.id);
+      watcher.noteGone(record.id, false);
+    },
+    kill: async (caller, id) => {
+      const record = await own(caller, id);
+      await agent.destroy(record.id);
+      await store.sandboxes.markEnded([record.id], new Date());
+      watcher.noteGone(record.id, true);
+    },
+    setTimeout: async (caller, id, timeoutMs) => {
+      checkTimeout(timeoutMs);
+      const { record } = await look(caller, id);
+      await give(record, timeoutMs);
+    },
+    refresh: async (caller, id, timeoutMs) => {
+      checkTimeout(timeoutMs);
+      const { record, sandbox } = await look(caller, id);
+      await extend(record, sandbox, timeoutMs);
+    },
+    updateNetwork: async (caller, id, network) => {
+      const { record } = await look(caller, id);
+      await agent.updateNetwork(record.id, network);
+      // Egress alone is replaced: who may come in was settled at the creation.
+      const { allowPublicTraffic, maskRequestHost } = record.network;
+      await store.sandboxes.setNetwork(record.id, { ...network, allowPublicTraffic, maskRequestHost });
+    },
+    fork: async (caller, id, count, timeoutMs) => {
+      checkTimeout(timeoutMs);
+      if (count > config.maxForks) {
+        throw new WrennError('invalid_argument', `count: at most ${config.maxForks}.`, { field: 'count' });
+      }
+      const { record, sandbox } = await look(caller, id);
+      if (sandbox.state !== 'running') throw inTransition(sandbox);
+      checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
+      const release = await limits.admit(caller, count, liveOf(caller));
+      try {
+        const made: AccessibleSandbox[] = [];
+        await creations.run(caller.teamId, async (marks) => {
+          const metadata = { ...record.metadata, ...marks };
+          const copies = await agent.fork(record.id, { count, timeoutMs: Math.max(1, timeoutMs), metadata });
+          for (const copy of copies) {
+            const copied = toRecord(caller, copy, { ...record, timeoutMs });
+            made.push(await accessible(copied, copy));
+          }
+          return made.map((one) => one.record);
+        });
+        for (const one of made) watcher.note(one.sandbox);
+        return made;
+      } finally {
+        release();
+      }
+    },
+    snapshot: async (caller, id, name) => {
+      const { record, sandbox } = await look(caller, id);
+      if (sandbox.state === 'hibernating' || sandbox.state === 'resuming') throw inTransition(sandbox);
+      return await templates.addSnapshot(caller, record.id, name);
+    },
+    logs: async (caller, id) => {
+      const { record } = await look(caller, id);
+      return parseConsole(await agent.logs(record.id, LOG_TAIL_BYTES), record.createdAt);
+    },
+    metrics: async (caller, id, from, to) => {
+      const { record, sandbox } = await look(caller, id);
+      if (!watcher.view.has(record.id)) watcher.note(sandbox);
+      return await metrics.read(record.id, from, to);
+    },
+  };
+}
+
+type Settings = Pick<
+  CreateRequest,
+  'template' | 'metadata' | 'network' | 'autoPause' | 'autoResume' | 'timeoutMs'
+>;
+
+function toRecord(caller: Caller, sandbox: AgentSandbox, settings: Settings): NewSandboxRecord {
+  const { template, metadata, network, autoPause, autoResume, timeoutMs } = settings;
+  return {
+    id: sandbox.id,
+    teamId: caller.teamId,
+    keyId: caller.keyId,
+    template,
+    metadata,
+    trafficToken:
+      network.allowPublicTraffic === false ? randomBytes(TRAFFIC_TOKEN_BYTES).toString('hex') : undefined,
+    network,
+    autoPause,
+    autoResume,
+    timeoutMs,
+    createdAt: sandbox.createdAt,
+    endsAt: sandbox.endsAt ?? new Date(sandbox.createdAt.getTime() + timeoutMs),
+  };
+}
+
+export function stateOf({ state }: AgentSandbox): 'running' | 'paused' {
+  return state === 'hibernated' || state === 'hibernating' || state === 'paused' ? 'paused' : 'running';
+}
+
+function inTransition({ state }: AgentSandbox): WrennError {
+  return conflict(`The sandbox is ${state}: try again when that is done.`);
+}
+
+function conflict(message: string): WrennError {
+  return new WrennError('sandbox_wrong_state', message);
+}

@@ -1,0 +1,188 @@
+/** What sandboxes are made of: the agent's templates with what the store knows of them, and a team's snapshots. */
+import { createHash } from 'node:crypto';
+import { WrennError } from '@wrenn/protocol';
+import type { Agent, AgentTemplate } from '../agent-client/index.ts';
+import type { Store } from '../store/index.ts';
+import type { SnapshotRecord, TemplateTag, TemplateUse } from '../store/templates.ts';
+import type { Caller } from './caller.ts';
+
+export interface TemplateView extends AgentTemplate {
+  readonly aliases: readonly string[];
+  readonly use: TemplateUse;
+}
+
+export interface Origin {
+  readonly from: { readonly template: string } | { readonly snapshotId: string };
+  /** What its use is counted under; undefined for a snapshot. */
+  readonly template: string | undefined;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+}
+
+export interface Templates {
+  /** What a sandbox is asked to be made from: a template, an alias, a build, or a snapshot, each with a tag. */
+  resolve(caller: Caller, name: string): Promise<Origin>;
+  list(caller: Caller): Promise<readonly TemplateView[]>;
+  get(caller: Caller, name: string): Promise<TemplateView>;
+  tags(caller: Caller, name: string): Promise<readonly TemplateTag[]>;
+  setPublic(caller: Caller, name: string, isPublic: boolean): Promise<TemplateView>;
+  /** Of a template or, for its team, a snapshot. */
+  remove(caller: Caller, name: string): Promise<void>;
+  assignTags(caller: Caller, target: string, tags: readonly string[]): Promise<string>;
+  removeTags(caller: Caller, name: string, tags: readonly string[]): Promise<void>;
+  addSnapshot(caller: Caller, sandboxId: string, name: string | undefined): Promise<SnapshotRecord>;
+  snapshots(caller: Caller): Promise<readonly SnapshotRecord[]>;
+}
+
+const DEFAULT_TAG = 'default';
+const NEVER_USED: TemplateUse = {
+  public: true,
+  spawnCount: 0,
+  lastSpawnedAt: undefined,
+  updatedAt: undefined,
+};
+
+export function createTemplates(agent: Agent, store: Store): Templates {
+  const views = async (caller: Caller): Promise<readonly TemplateView[]> => {
+    const [templates, uses, aliases] = await Promise.all([
+      agent.templates(),
+      store.templates.uses(),
+      store.templates.aliases(),
+    ]);
+    return templates
+      .map((template) => ({
+        ...template,
+        aliases: [...aliases].filter(([, name]) => name === template.name).map(([alias]) => alias),
+        use: uses.get(template.name) ?? NEVER_USED,
+      }))
+      .filter(({ use }) => use.public || caller.admin);
+  };
+
+  const find = async (caller: Caller, name: string): Promise<TemplateView> => {
+    const found = (await views(caller)).find(
+      (view) => view.name === name || view.buildId === name || view.aliases.includes(name),
+    );
+    if (found === undefined) throw noTemplate(name);
+    return found;
+  };
+
+  const findSnapshot = async (caller: Caller, name: string, tag: string) =>
+    (await store.snapshots.get(caller.teamId, name)) ??
+    (await store.snapshots.byName(caller.teamId, `${name}:${tag}`));
+
+  const taggedBuild = async ({ name, buildId }: TemplateView, tag: string): Promise<string> => {
+    if (tag === DEFAULT_TAG) return buildId;
+    const found = (await store.templates.tags(name)).find((known) => known.tag === tag);
+    if (found === undefined) throw noTemplate(`${name}:${tag}`);
+    return found.buildId;
+  };
+
+  const shared = (caller: Caller): void => {
+    if (caller.admin) return;
+    throw new WrennError('not_permitted', 'Templates are shared by all: only an admin key may change them.');
+  };
+
+  return {
+    resolve: async (caller, text) => {
+      const { name, tag } = splitTag(text);
+      const snapshot = await findSnapshot(caller, name, tag);
+      if (snapshot !== undefined) {
+        const known = (await agent.snapshots()).find(({ id }) => id === snapshot.id);
+        if (known === undefined) throw noTemplate(text);
+        const { vcpus, memoryMib } = known;
+        return { from: { snapshotId: snapshot.id }, template: undefined, vcpus, memoryMib };
+      }
+      const view = await find(caller, name);
+      const { vcpus, memoryMib } = view;
+      const template = tag === DEFAULT_TAG ? view.name : await taggedBuild(view, tag);
+      return { from: { template }, template: view.name, vcpus, memoryMib };
+    },
+    list: views,
+    get: find,
+    tags: async (caller, name) => {
+      const { name: template, buildId, createdAt } = await find(caller, name);
+      return [{ tag: DEFAULT_TAG, buildId, createdAt }, ...(await store.templates.tags(template))];
+    },
+    setPublic: async (caller, name, isPublic) => {
+      const view = await find(caller, name);
+      shared(caller);
+      await store.templates.setPublic(view.name, isPublic);
+      return view;
+    },
+    remove: async (caller, text) => {
+      const { name, tag } = splitTag(text);
+      const snapshot = await findSnapshot(caller, name, tag);
+      if (snapshot !== undefined) {
+        await agent.deleteSnapshot(snapshot.id).catch((error: unknown) => {
+          // What the agent does not have any more is deleted.
+          if (!(error instanceof WrennError) || error.code !== 'snapshot_not_found') throw error;
+        });
+        await store.snapshots.remove(snapshot.id);
+        return;
+      }
+      const view = await find(caller, name);
+      throw new WrennError(
+        'not_permitted',
+        `The template ${view.name} is the host's, and is not deleted here.`,
+      );
+    },
+    assignTags: async (caller, target, tags) => {
+      const { name, tag } = splitTag(target);
+      const view = await find(caller, name);
+      shared(caller);
+      if (tags.includes(DEFAULT_TAG)) {
+        throw new WrennError('invalid_argument', '`default` is always the newest build.', { field: 'tags' });
+      }
+      const buildId = await taggedBuild(view, tag);
+      await store.templates.setTags(view.name, tags, buildId);
+      return buildId;
+    },
+    removeTags: async (caller, name, tags) => {
+      const view = await find(caller, name);
+      shared(caller);
+      if ((await store.templates.removeTags(view.name, tags)) === 0)
+        throw noTemplate(`${name}:${tags.join(',')}`);
+    },
+    addSnapshot: async (caller, sandboxId, name) => {
+      const { id, createdAt } = await agent.snapshot(sandboxId);
+      const names = name === undefined ? [] : [fullName(name)];
+      const snapshot = { id, teamId: caller.teamId, sandboxId, createdAt, names };
+      try {
+        await store.snapshots.add(snapshot);
+      } catch (error) {
+        await agent.deleteSnapshot(id).catch(() => {});
+        throw error;
+      }
+      return { ...snapshot, number: 0n };
+    },
+    snapshots: (caller) => store.snapshots.list(caller.teamId),
+  };
+}
+
+/** `name:tag`, with the tag `default` where there is none. */
+export function splitTag(text: string): { readonly name: string; readonly tag: string } {
+  const at = text.lastIndexOf(':');
+  if (at === -1) return { name: text, tag: DEFAULT_TAG };
+  return { name: text.slice(0, at), tag: text.slice(at + 1) || DEFAULT_TAG };
+}
+
+export function fullName(text: string): string {
+  const { name, tag } = splitTag(text);
+  return `${name}:${tag}`;
+}
+
+/** SDKs take build ids for UUIDs: the same one always for the same build. */
+export function buildUuid(buildId: string): string {
+  const hex = createHash('sha256').update(buildId).digest('hex');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
+}
+
+function noTemplate(name: string): WrennError {
+  return new WrennError(
+    'template_not_found',
+    `Template ${JSON.stringify(name.slice(0, 128))} was not found.`,
+    {
+      field: 'templateID',
+    },
+  );
+}

@@ -1,0 +1,38 @@
+/** The API's truth: keys, owners, names. One interface over PostgreSQL, embedded or a server's. */
+import { sql } from 'kysely';
+import type { ApiConfig } from '../config/schema.ts';
+import { createKeyStore, type KeyStore } from './keys.ts';
+import { type OpenDatabase, openDatabase } from './open.ts';
+import { createSandboxStore, type SandboxStore } from './sandboxes.ts';
+import {
+  createSnapshotStore,
+  createTemplateStore,
+  type SnapshotStore,
+  type TemplateStore,
+} from './templates.ts';
+
+export interface Store {
+  readonly keys: KeyStore;
+  readonly sandboxes: SandboxStore;
+  readonly snapshots: SnapshotStore;
+  readonly templates: TemplateStore;
+  /** Throws where the database does not answer. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Throws `store_in_use` where another process has the embedded one, `store_unavailable` where none answers. */
+export async function openStore(config: ApiConfig['store']): Promise<Store> {
+  return createStore(await openDatabase(config));
+}
+
+export function createStore({ db, close }: OpenDatabase): Store {
+  return {
+    keys: createKeyStore(db),
+    sandboxes: createSandboxStore(db),
+    snapshots: createSnapshotStore(db),
+    templates: createTemplateStore(db),
+    ping: async () => void (await sql`SELECT 1`.execute(db)),
+    close,
+  };
+}

@@ -1,0 +1,85 @@
+/** Opens the database, embedded or a server's, and brings its tables up to date. */
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { PGlite } from '@electric-sql/pglite';
+import { WrennError } from '@wrenn/protocol';
+import { Kysely, PostgresDialect } from 'kysely';
+import pg from 'pg';
+import type { ApiConfig } from '../config/schema.ts';
+import { lockStore } from './lock.ts';
+import { migrate } from './migrations.ts';
+import { createPgliteDialect } from './pglite-dialect.ts';
+import type { Database } from './schema.ts';
+
+const CONNECT_TIMEOUT_MS = 5000;
+const STATEMENT_TIMEOUT_MS = 15_000;
+
+export interface OpenDatabase {
+  readonly db: Kysely<Database>;
+  readonly close: () => Promise<void>;
+}
+
+export async function openDatabase(config: ApiConfig['store']): Promise<OpenDatabase> {
+  const opened =
+    config.databaseUrl === undefined
+      ? await openEmbedded(config.dataDir)
+      : openServer(config.databaseUrl, config.maxConnections);
+  try {
+    await migrate(opened.db);
+    return opened;
+  } catch (error) {
+    await opened.close().catch(() => {});
+    throw new WrennError('store_unavailable', 'The database cannot be used.', {
+      hint:
+        config.databaseUrl === undefined
+          ? `Its files are in ${config.dataDir}.`
+          : 'Check DATABASE_URL, and that its user may create tables.',
+      cause: error,
+    });
+  }
+}
+
+/** 8-byte integers as text with both drivers, whatever their values. */
+const INT8_OID = 20;
+
+async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
+  await mkdir(dirname(dataDir), { recursive: true, mode: 0o700 });
+  const unlock = await lockStore(`${dataDir}.lock`);
+  try {
+    const client = await PGlite.create({
+      dataDir,
+      // A query is answered after its pages have been written, not before.
+      relaxedDurability: false,
+      parsers: { [INT8_OID]: (value: string) => value },
+    });
+    const db = new Kysely<Database>({ dialect: createPgliteDialect(client) });
+    const close = async () => {
+      try {
+        await db.destroy();
+      } finally {
+        await unlock();
+      }
+    };
+    return { db, close };
+  } catch (error) {
+    await unlock();
+    throw new WrennError('store_unavailable', 'The embedded store cannot be opened.', {
+      hint: `Its files are in ${dataDir}; restore them from a copy if they are damaged.`,
+      cause: error,
+    });
+  }
+}
+
+function openServer(connectionString: string, maxConnections: number): OpenDatabase {
+  const pool = new pg.Pool({
+    connectionString,
+    max: maxConnections,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    query_timeout: STATEMENT_TIMEOUT_MS,
+  });
+  // A connection that breaks while idle is replaced; without a listener it would end the process.
+  pool.on('error', () => {});
+  const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
+  return { db, close: async () => await db.destroy() };
+}

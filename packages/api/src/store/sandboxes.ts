@@ -1,0 +1,138 @@
+/** What the API knows of sandboxes and the agent does not: whose they are, and how the edge treats them. */
+import type { Kysely, Selectable } from 'kysely';
+import { z } from 'zod';
+import type { Database } from './schema.ts';
+
+/** As the owner set it; what a field means is said in rest/schemas. */
+export const networkSettingsSchema = z.strictObject({
+  allowInternetAccess: z.boolean().optional(),
+  allowOut: z.array(z.string()).optional(),
+  denyOut: z.array(z.string()).optional(),
+  allowPublicTraffic: z.boolean().optional(),
+  maskRequestHost: z.string().optional(),
+});
+export type NetworkSettings = z.infer<typeof networkSettingsSchema>;
+
+export interface SandboxRecord {
+  readonly id: string;
+  /** Of creation: later ones have higher numbers. */
+  readonly number: bigint;
+  readonly teamId: string;
+  readonly keyId: string;
+  /** As it was asked for. */
+  readonly template: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly trafficToken: string | undefined;
+  readonly network: NetworkSettings;
+  readonly autoPause: boolean;
+  readonly autoResume: boolean;
+  /** That was asked for last; what a resume by traffic gives again. */
+  readonly timeoutMs: number;
+  readonly createdAt: Date;
+  readonly endsAt: Date;
+}
+
+export type NewSandboxRecord = Omit<SandboxRecord, 'number'>;
+
+export interface SandboxStore {
+  /** Notes that a sandbox is about to be made, before the agent is asked. */
+  begin(creationId: string, teamId: string): Promise<void>;
+  /** Keeps what came of it; nothing where the creation failed. */
+  finish(creationId: string, records: readonly NewSandboxRecord[]): Promise<void>;
+  /** Those that were begun and not finished. */
+  unfinished(): Promise<readonly string[]>;
+  get(id: string): Promise<SandboxRecord | undefined>;
+  /** Those that have not ended, of one team or of all. */
+  live(teamId?: string): Promise<readonly SandboxRecord[]>;
+  setTimeout(id: string, timeoutMs: number, endsAt: Date): Promise<void>;
+  setNetwork(id: string, network: NetworkSettings): Promise<void>;
+  markEnded(ids: readonly string[], at: Date): Promise<void>;
+}
+
+export function createSandboxStore(db: Kysely<Database>): SandboxStore {
+  return {
+    begin: async (id, teamId) => {
+      await db.insertInto('creations').values({ id, team_id: teamId, created_at: new Date() }).execute();
+    },
+    finish: async (id, records) => {
+      await db.transaction().execute(async (transaction) => {
+        if (records.length > 0)
+          await transaction.insertInto('sandboxes').values(records.map(toRow)).execute();
+        await transaction.deleteFrom('creations').where('id', '=', id).execute();
+      });
+    },
+    unfinished: async () => {
+      const rows = await db.selectFrom('creations').select('id').execute();
+      return rows.map(({ id }) => id);
+    },
+    get: async (id) => {
+      const row = await db
+        .selectFrom('sandboxes')
+        .selectAll()
+        .where('id', '=', id)
+        .where('ended_at', 'is', null)
+        .executeTakeFirst();
+      return row === undefined ? undefined : toRecord(row);
+    },
+    live: async (teamId) => {
+      let query = db.selectFrom('sandboxes').selectAll().where('ended_at', 'is', null);
+      if (teamId !== undefined) query = query.where('team_id', '=', teamId);
+      return (await query.orderBy('number', 'desc').execute()).map(toRecord);
+    },
+    setTimeout: async (id, timeoutMs, endsAt) => {
+      const change = { timeout_ms: String(timeoutMs), ends_at: endsAt };
+      await db.updateTable('sandboxes').set(change).where('id', '=', id).execute();
+    },
+    setNetwork: async (id, network) => {
+      await db
+        .updateTable('sandboxes')
+        .set({ network: JSON.stringify(network) })
+        .where('id', '=', id)
+        .execute();
+    },
+    markEnded: async (ids, at) => {
+      if (ids.length === 0) return;
+      await db
+        .updateTable('sandboxes')
+        .set({ ended_at: at })
+        .where('id', 'in', ids)
+        .where('ended_at', 'is', null)
+        .execute();
+    },
+  };
+}
+
+function toRow(record: NewSandboxRecord) {
+  return {
+    id: record.id,
+    team_id: record.teamId,
+    key_id: record.keyId,
+    template: record.template,
+    metadata: JSON.stringify(record.metadata),
+    traffic_token: record.trafficToken ?? null,
+    network: JSON.stringify(record.network),
+    auto_pause: record.autoPause,
+    auto_resume: record.autoResume,
+    timeout_ms: String(record.timeoutMs),
+    created_at: record.createdAt,
+    ends_at: record.endsAt,
+  };
+}
+
+function toRecord(row: Selectable<Database['sandboxes']>): SandboxRecord {
+  return {
+    id: row.id,
+    number: BigInt(row.number),
+    teamId: row.team_id,
+    keyId: row.key_id,
+    template: row.template,
+    metadata: row.metadata,
+    trafficToken: row.traffic_token ?? undefined,
+    network: networkSettingsSchema.parse(row.network),
+    autoPause: row.auto_pause,
+    autoResume: row.auto_resume,
+    timeoutMs: Number(row.timeout_ms),
+    createdAt: row.created_at,
+    endsAt: row.ends_at,
+  };
+}

@@ -1,0 +1,295 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { sql } from 'kysely';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { parseApiConfig } from '../config/schema.ts';
+import { createStore, openStore, type Store } from './index.ts';
+import { type OpenDatabase, openDatabase } from './open.ts';
+import type { NewSandboxRecord } from './sandboxes.ts';
+
+const POSTGRES_BIN = '/usr/lib/postgresql/15/bin';
+const hasPostgres = existsSync(`${POSTGRES_BIN}/initdb`) && process.getuid?.() === 0;
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'wrenn-store-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+describe('the embedded store', () => {
+  let count = 0;
+  suite(() => {
+    count += 1;
+    return { dataDir: join(dir, `embedded-${count}`) };
+  });
+
+  it('is one process’s', { timeout: 60_000 }, async () => {
+    const config = parseApiConfig({ store: { dataDir: join(dir, 'owned') } }).store;
+    const store = await openStore(config);
+    await expect(openStore(config)).rejects.toMatchObject({ code: 'store_in_use' });
+    await store.close();
+    await (await openStore(config)).close();
+  });
+
+  it('has what it acknowledged after kill -9', { timeout: 60_000 }, async () => {
+    const dataDir = join(dir, 'killed');
+    const acknowledged: string[] = [];
+    for (let round = 0; round < 3; round += 1) {
+      acknowledged.push(...(await writeUntilKilled(dataDir, 15 + round * 10)));
+      const store = await openStore(parseApiConfig({ store: { dataDir } }).store);
+      const ids = new Set((await store.sandboxes.live()).map(({ id }) => id));
+      expect(acknowledged.filter((id) => !ids.has(id))).toEqual([]);
+      await store.close();
+    }
+    expect(acknowledged.length).toBeGreaterThan(70);
+  });
+});
+
+describe.skipIf(!hasPostgres)(
+  'the store on a server (needs Debian’s postgresql 15 and root to drop from)',
+  () => {
+    let server: ChildProcess;
+    let url: string;
+    let data: string;
+    let databases = 0;
+
+    beforeAll(async () => {
+      data = mkdtempSync(join(tmpdir(), 'wrenn-postgres-'));
+      expect(spawnSync('chown', ['postgres', data]).status).toBe(0);
+      const options = [
+        '-u',
+        'postgres',
+        '--',
+        `${POSTGRES_BIN}/initdb`,
+        '-D',
+        `${data}/db`,
+        '-A',
+        'trust',
+        '-N',
+      ];
+      expect(spawnSync('runuser', options).status).toBe(0);
+      const port = await freePort();
+      const settings = ['-D', `${data}/db`, '-p', String(port), '-h', '127.0.0.1', '-k', data];
+      server = spawn('runuser', ['-u', 'postgres', '--', `${POSTGRES_BIN}/postgres`, ...settings], {
+        stdio: 'ignore',
+      });
+      url = `postgres://postgres@127.0.0.1:${port}`;
+      const ready = ['-h', '127.0.0.1', '-p', String(port), '-q'];
+      for (let n = 0; spawnSync(`${POSTGRES_BIN}/pg_isready`, ready).status !== 0; n += 1) {
+        if (n > 100) throw new Error('PostgreSQL did not start.');
+        await sleep(100);
+      }
+    }, 60_000);
+
+    afterAll(() => {
+      // The server's own pid: runuser does not pass every signal on.
+      const [pid = ''] = readFileSync(`${data}/db/postmaster.pid`, 'utf8').split('\n');
+      process.kill(Number(pid), 'SIGINT');
+      return new Promise<void>((resolve) => {
+        server.once('exit', () => {
+          rmSync(data, { recursive: true, force: true });
+          resolve();
+        });
+      });
+    });
+
+    suite(() => {
+      databases += 1;
+      const created = spawnSync(`${POSTGRES_BIN}/psql`, [url, '-c', `CREATE DATABASE d${databases}`]);
+      expect(created.status).toBe(0);
+      return { databaseUrl: `${url}/d${databases}` };
+    });
+
+    it('can be opened twice', async () => {
+      const { store } = parseApiConfig({ store: { databaseUrl: `${url}/postgres` } });
+      const both = await Promise.all([openStore(store), openStore(store)]);
+      await Promise.all(both.map((one) => one.close()));
+    });
+  },
+);
+
+function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: string }): void {
+  let store: Store;
+  let opened: OpenDatabase;
+  beforeAll(async () => {
+    opened = await openDatabase(parseApiConfig({ store: place() }).store);
+    store = createStore(opened);
+  }, 60_000);
+  beforeEach(async () => {
+    const tables = 'api_keys, creations, sandboxes, snapshots, snapshot_names, templates, template_aliases';
+    await sql.raw(`TRUNCATE ${tables}, template_tags`).execute(opened.db);
+  });
+  afterAll(async () => await store.close());
+
+  it('keeps keys as hashes, and knows those that still hold', async () => {
+    const { key, secret } = await store.keys.create({ name: 'one', limits: { maxSandboxes: 2 } });
+    expect(secret).toMatch(/^e2b_[0-9a-f]{40}$/);
+    expect(secret.startsWith(key.prefix)).toBe(true);
+    expect(JSON.stringify(await store.keys.list())).not.toContain(secret);
+    expect(await store.keys.authenticate(secret)).toEqual(key);
+    expect(key.limits).toEqual({ maxSandboxes: 2 });
+    expect(
+      await store.keys.authenticate(`${secret.slice(0, -1)}${secret.endsWith('0') ? '1' : '0'}`),
+    ).toBeUndefined();
+    expect(await store.keys.authenticate('e2b_')).toBeUndefined();
+    expect((await store.keys.rename(key.id, 'two')).name).toBe('two');
+    await store.keys.markUsed(key.id, new Date(5000));
+    expect((await store.keys.list())[0]?.lastUsedAt).toEqual(new Date(5000));
+    await store.keys.revoke(key.id);
+    expect(await store.keys.authenticate(secret)).toBeUndefined();
+    await expect(store.keys.revoke('none')).rejects.toMatchObject({ code: 'api_key_not_found' });
+    const old = await store.keys.create({ name: 'old', expiresAt: new Date(Date.now() - 1) });
+    expect(await store.keys.authenticate(old.secret)).toBeUndefined();
+  });
+
+  it('keeps sandboxes with their owners, newest first, until they end', async () => {
+    await store.sandboxes.begin('c1', 't1');
+    await store.sandboxes.begin('c2', 't1');
+    expect([...(await store.sandboxes.unfinished())].sort()).toEqual(['c1', 'c2']);
+    const first = record('a', { metadata: { 'k\'"': '\u0001ü', __proto__x: 'y' }, trafficToken: 'secret' });
+    await store.sandboxes.finish('c1', [first, record('b')]);
+    await store.sandboxes.finish('c2', []);
+    expect(await store.sandboxes.unfinished()).toEqual([]);
+    const found = await store.sandboxes.get('a');
+    expect(found).toMatchObject(first);
+    await store.sandboxes.setTimeout('a', 7000, new Date(9000));
+    await store.sandboxes.setNetwork('a', { allowOut: ['1.1.1.1'] });
+    expect(await store.sandboxes.get('a')).toMatchObject({
+      timeoutMs: 7000,
+      endsAt: new Date(9000),
+      network: { allowOut: ['1.1.1.1'] },
+    });
+    await store.sandboxes.finish('c3', [record('c', { teamId: 't2' })]);
+    expect((await store.sandboxes.live()).map(({ id }) => id)).toEqual(['c', 'b', 'a']);
+    expect((await store.sandboxes.live('t1')).map(({ id }) => id)).toEqual(['b', 'a']);
+    await store.sandboxes.markEnded(['b'], new Date());
+    expect(await store.sandboxes.get('b')).toBeUndefined();
+    expect((await store.sandboxes.live('t1')).map(({ id }) => id)).toEqual(['a']);
+  });
+
+  it('undoes what fails half-way', async () => {
+    await store.sandboxes.begin('c1', 't1');
+    await expect(store.sandboxes.finish('c1', [record('a'), record('a')])).rejects.toThrow();
+    expect(await store.sandboxes.get('a')).toBeUndefined();
+    expect(await store.sandboxes.unfinished()).toEqual(['c1']);
+  });
+
+  it('serves many at once', async () => {
+    await Promise.all(
+      Array.from({ length: 40 }, async (_, n) => {
+        await store.sandboxes.begin(`c${n}`, 't');
+        await store.sandboxes.finish(`c${n}`, [record(`s${n}`)]);
+      }),
+    );
+    expect(await store.sandboxes.live()).toHaveLength(40);
+    expect(await store.sandboxes.unfinished()).toEqual([]);
+  });
+
+  it('keeps snapshots, whose names go over to the newest', async () => {
+    const base = { teamId: 't', sandboxId: 's', createdAt: new Date(1000) };
+    await store.snapshots.add({ ...base, id: 'one', names: ['n:default'] });
+    await store.snapshots.add({ ...base, id: 'two', names: ['n:default', 'm:v1'] });
+    expect((await store.snapshots.list('t')).map(({ id, names }) => [id, names])).toEqual([
+      ['two', ['m:v1', 'n:default']],
+      ['one', []],
+    ]);
+    expect((await store.snapshots.byName('t', 'n:default'))?.id).toBe('two');
+    expect(await store.snapshots.get('other', 'two')).toBeUndefined();
+    await store.snapshots.remove('two');
+    expect(await store.snapshots.byName('t', 'm:v1')).toBeUndefined();
+  });
+
+  it('counts the use of templates, and keeps their aliases and tags', async () => {
+    await store.templates.countSpawn('base', new Date(1000));
+    await store.templates.countSpawn('base', new Date(2000));
+    await store.templates.setPublic('base', false);
+    expect((await store.templates.uses()).get('base')).toMatchObject({
+      public: false,
+      spawnCount: 2,
+      lastSpawnedAt: new Date(2000),
+    });
+    await store.templates.setAlias('x', 'base');
+    await store.templates.setTags('base', ['v1', 'v2'], 'b1');
+    await store.templates.setTags('base', ['v1'], 'b2');
+    expect((await store.templates.tags('base')).map(({ tag, buildId }) => [tag, buildId])).toEqual([
+      ['v1', 'b2'],
+      ['v2', 'b1'],
+    ]);
+    expect(await store.templates.removeTags('base', ['v2', 'none'])).toBe(1);
+  });
+}
+
+function record(id: string, change: Partial<NewSandboxRecord> = {}): NewSandboxRecord {
+  return {
+    id,
+    teamId: 't1',
+    keyId: 'k',
+    template: 'base',
+    metadata: {},
+    trafficToken: undefined,
+    network: {},
+    autoPause: false,
+    autoResume: true,
+    timeoutMs: 1000,
+    createdAt: new Date(1000),
+    endsAt: new Date(2000),
+    ...change,
+  };
+}
+
+/** Another process writes sandboxes and says which are written; it is killed after so many. */
+async function writeUntilKilled(dataDir: string, count: number): Promise<string[]> {
+  const writer = join(import.meta.dirname, '../testing/store-writer.ts');
+  // Beside the package, where its dependencies are found.
+  const built = join(import.meta.dirname, `../../node_modules/.store-writer-${process.pid}.mjs`);
+  const { build } = await import('esbuild');
+  await build({
+    entryPoints: [writer],
+    outfile: built,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    packages: 'external',
+    plugins: [
+      {
+        name: 'own-packages',
+        setup: (b) => {
+          b.onResolve({ filter: /^@wrenn\/(host|protocol)$/ }, ({ path }) => ({
+            path: join(import.meta.dirname, `../../../${path.slice('@wrenn/'.length)}/src/index.ts`),
+          }));
+        },
+      },
+    ],
+  });
+  return await new Promise((resolve, reject) => {
+    const seen: string[] = [];
+    const process_ = spawn(process.execPath, [built, dataDir], { stdio: ['ignore', 'pipe', 'inherit'] });
+    let text = '';
+    process_.stdout.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+      const lines = text.split('\n');
+      text = lines.pop() ?? '';
+      seen.push(...lines);
+      if (seen.length >= count) process_.kill('SIGKILL');
+    });
+    process_.once('error', reject);
+    process_.once('close', () => rmSync(built, { force: true }));
+    process_.once('close', () =>
+      seen.length >= count ? resolve(seen) : reject(new Error('it ended early')),
+    );
+  });
+}
+
+async function freePort(): Promise<number> {
+  return await new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      const port = typeof address === 'object' && address !== null ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
+}

@@ -1,0 +1,171 @@
+/** Snapshots and their names; aliases, tags and use of templates. The images themselves are the agent's. */
+import type { Kysely } from 'kysely';
+import type { Database } from './schema.ts';
+
+export interface SnapshotRecord {
+  readonly id: string;
+  readonly number: bigint;
+  readonly teamId: string;
+  readonly sandboxId: string;
+  readonly createdAt: Date;
+  /** Each with its tag, as `mine:default`. */
+  readonly names: readonly string[];
+}
+
+export interface SnapshotStore {
+  /** A name that another snapshot of the team has goes over to this one. */
+  add(snapshot: Omit<SnapshotRecord, 'number'>): Promise<void>;
+  get(teamId: string, id: string): Promise<SnapshotRecord | undefined>;
+  byName(teamId: string, name: string): Promise<SnapshotRecord | undefined>;
+  /** Newest first. */
+  list(teamId: string): Promise<readonly SnapshotRecord[]>;
+  remove(id: string): Promise<void>;
+}
+
+export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
+  const list = async (teamId: string) => {
+    const rows = await db
+      .selectFrom('snapshots')
+      .leftJoin('snapshot_names', 'snapshot_names.snapshot_id', 'snapshots.id')
+      .selectAll('snapshots')
+      .select('snapshot_names.name')
+      .where('snapshots.team_id', '=', teamId)
+      .orderBy('snapshots.number', 'desc')
+      .orderBy('snapshot_names.name')
+      .execute();
+    const found = new Map<string, SnapshotRecord & { readonly names: string[] }>();
+    for (const row of rows) {
+      const record = found.get(row.id) ?? {
+        id: row.id,
+        number: BigInt(row.number),
+        teamId: row.team_id,
+        sandboxId: row.sandbox_id,
+        createdAt: row.created_at,
+        names: [],
+      };
+      if (row.name !== null) record.names.push(row.name);
+      found.set(row.id, record);
+    }
+    return [...found.values()];
+  };
+  return {
+    add: async ({ id, teamId, sandboxId, createdAt, names }) => {
+      await db.transaction().execute(async (transaction) => {
+        await transaction
+          .insertInto('snapshots')
+          .values({ id, team_id: teamId, sandbox_id: sandboxId, created_at: createdAt })
+          .execute();
+        for (const name of names) {
+          await transaction
+            .insertInto('snapshot_names')
+            .values({ team_id: teamId, name, snapshot_id: id })
+            .onConflict((conflict) => conflict.columns(['team_id', 'name']).doUpdateSet({ snapshot_id: id }))
+            .execute();
+        }
+      });
+    },
+    get: async (teamId, id) => (await list(teamId)).find((snapshot) => snapshot.id === id),
+    byName: async (teamId, name) => (await list(teamId)).find(({ names }) => names.includes(name)),
+    list,
+    remove: async (id) => void (await db.deleteFrom('snapshots').where('id', '=', id).execute()),
+  };
+}
+
+export interface TemplateUse {
+  readonly public: boolean;
+  readonly spawnCount: number;
+  readonly lastSpawnedAt: Date | undefined;
+  readonly updatedAt: Date | undefined;
+}
+
+export interface TemplateTag {
+  readonly tag: string;
+  readonly buildId: string;
+  readonly createdAt: Date;
+}
+
+export interface TemplateStore {
+  uses(): Promise<ReadonlyMap<string, TemplateUse>>;
+  setPublic(name: string, isPublic: boolean): Promise<void>;
+  countSpawn(name: string, at: Date): Promise<void>;
+  aliases(): Promise<ReadonlyMap<string, string>>;
+  setAlias(alias: string, template: string): Promise<void>;
+  tags(template: string): Promise<readonly TemplateTag[]>;
+  setTags(template: string, tags: readonly string[], buildId: string): Promise<void>;
+  removeTags(template: string, tags: readonly string[]): Promise<number>;
+}
+
+export function createTemplateStore(db: Kysely<Database>): TemplateStore {
+  return {
+    uses: async () => {
+      const rows = await db.selectFrom('templates').selectAll().execute();
+      return new Map(
+        rows.map((row) => [
+          row.name,
+          {
+            public: row.public,
+            spawnCount: Number(row.spawn_count),
+            lastSpawnedAt: row.last_spawned_at ?? undefined,
+            updatedAt: row.updated_at,
+          },
+        ]),
+      );
+    },
+    setPublic: async (name, isPublic) => {
+      const row = { public: isPublic, updated_at: new Date() };
+      await db
+        .insertInto('templates')
+        .values({ name, spawn_count: '0', ...row })
+        .onConflict((conflict) => conflict.column('name').doUpdateSet(row))
+        .execute();
+    },
+    countSpawn: async (name, at) => {
+      await db
+        .insertInto('templates')
+        .values({ name, public: true, spawn_count: '1', last_spawned_at: at, updated_at: at })
+        .onConflict((conflict) =>
+          conflict.column('name').doUpdateSet(({ eb, ref }) => ({
+            spawn_count: eb(ref('templates.spawn_count'), '+', '1'),
+            last_spawned_at: at,
+          })),
+        )
+        .execute();
+    },
+    aliases: async () => {
+      const rows = await db.selectFrom('template_aliases').selectAll().execute();
+      return new Map(rows.map(({ alias, template }) => [alias, template]));
+    },
+    setAlias: async (alias, template) => {
+      await db
+        .insertInto('template_aliases')
+        .values({ alias, template })
+        .onConflict((conflict) => conflict.column('alias').doUpdateSet({ template }))
+        .execute();
+    },
+    tags: async (template) => {
+      const rows = await db
+        .selectFrom('template_tags')
+        .selectAll()
+        .where('template', '=', template)
+        .orderBy('tag')
+        .execute();
+      return rows.map(({ tag, build_id: buildId, created_at: createdAt }) => ({ tag, buildId, createdAt }));
+    },
+    setTags: async (template, tags, buildId) => {
+      const row = { build_id: buildId, created_at: new Date() };
+      await db
+        .insertInto('template_tags')
+        .values(tags.map((tag) => ({ template, tag, ...row })))
+        .onConflict((conflict) => conflict.columns(['template', 'tag']).doUpdateSet(row))
+        .execute();
+    },
+    removeTags: async (template, tags) => {
+      const { numDeletedRows } = await db
+        .deleteFrom('template_tags')
+        .where('template', '=', template)
+        .where('tag', 'in', tags)
+        .executeTakeFirst();
+      return Number(numDeletedRows);
+    },
+  };
+}
