@@ -1,7 +1,10 @@
 /** The API put together: opened by `listen`, and closed within a bound whatever is under way. */
+import type { RequestListener, Server } from 'node:http';
 import { createAgent } from './agent-client/index.ts';
 import type { ApiConfig } from './config/schema.ts';
 import type { EdgeDirectory } from './directory.ts';
+import { createEdge } from './edge/edge.ts';
+import { createFront } from './front.ts';
 import type { Logger } from './log.ts';
 import { createRest } from './rest/index.ts';
 import type { OpenApiDocument } from './rest/openapi.ts';
@@ -34,6 +37,8 @@ export interface ApiDeps {
   readonly envdPort?: number;
 }
 
+/** Ends in no name that a client could ask for: sandboxes are found by headers alone then. */
+const NO_DOMAIN = 'invalid';
 const DRAIN_MS = 6000;
 const SETTLE_MS = 2000;
 
@@ -61,11 +66,22 @@ export function createApi(config: ApiConfig, { store, log, version, envdPort }: 
     templates,
     metrics,
   });
-  const rest = createRest({ config, store, service, templates, watcher, log, version });
+  const directory = createEdgeDirectory({
+    agent,
+    store: store.sandboxes,
+    watcher,
+    waker,
+    config: config.sandboxes,
+    envdPort,
+  });
+  const edge = createEdge({ domain: config.domain ?? NO_DOMAIN }, directory);
+  const front = (api: RequestListener): Server => createFront(edge, config.requests, api);
+  const rest = createRest({ config, store, service, templates, watcher, log, version, front });
   let closing: Promise<void> | undefined;
 
   const shutDown = async (): Promise<void> => {
     const { server } = rest;
+    edge.close();
     const drained = server.close();
     const cut = setTimeout(() => server.server.closeAllConnections(), DRAIN_MS);
     try {
@@ -95,14 +111,7 @@ export function createApi(config: ApiConfig, { store, log, version, envdPort }: 
       closing ??= shutDown();
       await closing;
     },
-    directory: createEdgeDirectory({
-      agent,
-      store: store.sandboxes,
-      watcher,
-      waker,
-      config: config.sandboxes,
-      envdPort,
-    }),
+    directory,
     document: rest.document,
   };
 }

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -526,5 +528,28 @@ describe('a restart', () => {
     expect((await api.call('GET', `/sandboxes/${ended}`)).status).toBe(404);
     await vi.waitFor(() => expect(api.agent.sandboxes.has(orphan)).toBe(false), 5000);
     expect(await api.store.sandboxes.get(ended)).toBeUndefined();
+  });
+});
+
+describe('the edge', () => {
+  it('has what is for a port of a sandbox, and the API has the rest', async () => {
+    const guest = createServer((incoming, outgoing) => outgoing.end(`guest ${incoming.url}`));
+    guest.listen(0, '127.0.0.1');
+    await once(guest, 'listening');
+    const address = guest.address();
+    const port = typeof address === 'object' && address !== null ? address.port : 0;
+    const { sandboxID: id } = await create();
+    const sandbox = api.agent.sandboxes.get(id);
+    if (sandbox !== undefined) sandbox.address = '127.0.0.1';
+    const headers = { 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port) };
+    const reached = await fetch(`${api.url}/v2/sandboxes`, { headers });
+    expect(await reached.text()).toBe('guest /v2/sandboxes');
+    expect((await api.call('GET', '/v2/sandboxes')).status).toBe(200);
+    const unknown = { ...headers, 'e2b-sandbox-id': 'x'.repeat(20) };
+    expect((await fetch(api.url, { headers: unknown })).status).toBe(502);
+    expect((await api.call('DELETE', `/sandboxes/${id}`)).status).toBe(204);
+    await vi.waitFor(async () => expect((await fetch(api.url, { headers })).status).toBe(502), 5000);
+    guest.closeAllConnections();
+    guest.close();
   });
 });

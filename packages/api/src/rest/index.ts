@@ -1,4 +1,5 @@
 /** All routes, and the document and page that describe them. */
+import type { RequestListener, Server } from 'node:http';
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { ApiConfig } from '../config/schema.ts';
@@ -25,6 +26,8 @@ export interface RestDeps {
   readonly watcher: Watcher;
   readonly log: Logger;
   readonly version: string;
+  /** Hands over what is for the API. */
+  readonly front: (api: RequestListener) => Server;
 }
 
 export interface Rest {
@@ -34,7 +37,16 @@ export interface Rest {
   settle(): Promise<void>;
 }
 
-export function createRest({ config, store, service, templates, watcher, log, version }: RestDeps): Rest {
+export function createRest({
+  config,
+  store,
+  service,
+  templates,
+  watcher,
+  log,
+  version,
+  front,
+}: RestDeps): Rest {
   const doorkeeper = createDoorkeeper(store.keys, config.keyLimits, log);
   const metrics = createApiMetrics(
     () => watcher.view.values(),
@@ -106,6 +118,7 @@ export function createRest({ config, store, service, templates, watcher, log, ve
     doorkeeper,
     metrics,
     log,
+    front,
   });
   return { server, document, settle: doorkeeper.settle };
 }

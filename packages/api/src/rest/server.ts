@@ -1,4 +1,5 @@
 /** Routes on Fastify: who asks, what is asked, and one form for every error, the parser's own included. */
+import type { RequestListener, Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { WrennError } from '@wrenn/protocol';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -17,10 +18,11 @@ export interface RestDeps {
   readonly doorkeeper: Doorkeeper;
   readonly metrics: ApiMetrics;
   readonly log: Logger;
+  /** The server that hands requests over; its time-outs are its own. */
+  readonly front: (api: RequestListener) => Server;
 }
 
 const PARAM_MAX_CHARS = 512;
-const CHECK_INTERVAL_MS = 1000;
 const NOBODY = {
   keyId: '',
   teamId: '',
@@ -28,17 +30,21 @@ const NOBODY = {
   limits: { maxSandboxes: 0, createsPerMinute: 1, maxVcpus: 1, maxMemoryMib: 64, maxRequestsInFlight: 1 },
 };
 
-export function createRestServer({ routes, config, doorkeeper, metrics, log }: RestDeps): FastifyInstance {
+export function createRestServer({
+  routes,
+  config,
+  doorkeeper,
+  metrics,
+  log,
+  front,
+}: RestDeps): FastifyInstance {
   const server = fastify({
     bodyLimit: config.bodyMaxBytes,
-    requestTimeout: config.requestTimeoutMs,
-    keepAliveTimeout: config.keepAliveTimeoutMs,
-    connectionTimeout: 0,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: false,
     requestIdHeader: false,
     routerOptions: { maxParamLength: PARAM_MAX_CHARS },
-    http: { headersTimeout: config.headersTimeoutMs, connectionsCheckingInterval: CHECK_INTERVAL_MS },
+    serverFactory: front,
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: (error, _request, reply) => void send(reply, answerOf(error)),
   });
