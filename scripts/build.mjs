@@ -23,6 +23,8 @@ if (process.argv.includes('--force') || newest(INPUTS) > builtAt()) {
     target: 'node20.19',
     format: 'esm',
     sourcemap: 'linked',
+    // They look for files of their own beside them.
+    external: ['@electric-sql/pglite', 'pg', 'fastify'],
     logLevel: 'warning',
     // Some dependencies are CommonJS and call `require` for Node's own modules.
     banner: {

@@ -154,6 +154,16 @@ function buildProgram(): Command {
     .option('--log-file <path>', 'write the log there instead of to stderr')
     .action(async (options) => (await import('./commands/agent.ts')).runAgentCommand(options));
   program
+    .command('up')
+    .description('run the host agent and the API in the foreground, and say what to export for the E2B SDKs')
+    .option('--new-key <name>', 'make another API key, and show it')
+    .action(async (options) => (await import('./commands/up.ts')).runUp(options));
+  program
+    .command('api')
+    .description('run the API alone, in front of an agent that runs')
+    .option('--new-key <name>', 'make another API key, and show it')
+    .action(async (options) => (await import('./commands/api.ts')).runApi(options));
+  program
     .command('demo')
     .description('boot a machine, run a command in it, destroy it, and show that nothing is left')
     .option('--template <name>', 'what to start from (default: base)')

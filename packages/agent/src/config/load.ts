@@ -16,7 +16,8 @@ const OVERRIDES = {
 
 /**
  * From the file that `WRENN_CONFIG` names (which must exist) or /etc/wrenn/config.json (which need not),
- * and the variables WRENN_DIR, WRENN_IMAGES_DIR, WRENN_SOCKET, WRENN_DRIVER and WRENN_LOG_LEVEL over it.
+ * and the variables WRENN_DIR, WRENN_IMAGES_DIR, WRENN_SOCKET, WRENN_DRIVER, WRENN_SOCKET_GID and WRENN_LOG_LEVEL
+ * over it.
  * Throws `invalid_config` with the field at fault.
  */
 export function loadConfig(env: Readonly<Record<string, string | undefined>> = process.env): AgentConfig {
@@ -31,6 +32,11 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>> = p
   if (level !== undefined) {
     const { log } = settings;
     settings.log = { ...(typeof log === 'object' ? log : {}), level };
+  }
+  const gid = nonEmpty(env.WRENN_SOCKET_GID);
+  if (gid !== undefined) {
+    const { server } = settings;
+    settings.server = { ...(typeof server === 'object' ? server : {}), socketGid: Number(gid) };
   }
   return parseConfig(settings, `the configuration (${file} and the environment)`);
 }
