@@ -51,6 +51,8 @@ export type KillStrays = (
 export interface SandboxDeps {
   readonly config: AgentConfig;
   readonly host: HostFacts;
+  /** What the host could give without swapping, now. */
+  readonly availableMemoryMib: () => Promise<number>;
   /** Runs new microVMs. */
   readonly driver: VmmDriver;
   /** Finds microVMs again that another driver may have started. */

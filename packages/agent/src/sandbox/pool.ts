@@ -2,12 +2,12 @@
  * Sandboxes that are ready before anybody asks: restored from a warm template, made machines of their own, used once,
  * and paused. A create is then a hand-over.
  *
- * They take room that others may need more: the pool is refilled only while the host has memory to spare, and gives up
- * one of its own whenever there is no room for what is asked for. With the agent they all go.
+ * They take room that others may need more: the pool is refilled only while the host has memory to spare, gives up
+ * one after the other while the host is short of it, and one whenever there is no room for what is asked for. With the
+ * agent they all go.
  */
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { availableMemoryMib } from '@wrenn/host';
 import type { Template } from '../storage/storage.ts';
 import type { SandboxDeps } from './deps.ts';
 import { orderOf, type Roster } from './roster.ts';
@@ -27,8 +27,9 @@ export interface Pool {
   stop(): void;
 }
 
-/** After a failure, and between looks at whether there is room. */
-const RETRY_MS = 5_000;
+/** Between looks at whether there is room, or too little of it. */
+const LOOK_MS = 1_000;
+const AFTER_FAILURE_MS = 5_000;
 /** Creates come first. */
 const BUSY_POLL_MS = 20;
 
@@ -87,28 +88,41 @@ export function createPool(
     return undefined;
   };
 
-  const fillOnce = async (): Promise<boolean> => {
-    for (const one of ready.filter((each) => !usable(each))) ready.splice(ready.indexOf(one), 1);
-    const next = await wanted();
-    if (next === undefined) return false;
-    if ((await availableMemoryMib()) < minAvailableMib + next.spec.memoryMib) return false;
-    await makeOne(next.template, next.spec);
+  const giveUp = async (): Promise<boolean> => {
+    const one = ready.pop();
+    if (one === undefined) return false;
+    await one.sandbox.destroy();
     return true;
+  };
+
+  /** One step; `more` where there may be another to do at once. */
+  const adjust = async (): Promise<'more' | 'done'> => {
+    for (const one of ready.filter((each) => !usable(each))) ready.splice(ready.indexOf(one), 1);
+    const availableMib = await deps.availableMemoryMib();
+    if (availableMib < minAvailableMib) {
+      const gaveUp = await giveUp();
+      if (gaveUp) log.info({ availableMib, left: ready.length }, 'memory is short: the pool gave one up');
+      return gaveUp ? 'more' : 'done';
+    }
+    const next = await wanted();
+    if (next === undefined || availableMib < minAvailableMib + next.spec.memoryMib) return 'done';
+    await makeOne(next.template, next.spec);
+    return 'more';
   };
 
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal, ref: false });
   const fill = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
       while (isBusy()) await pause(BUSY_POLL_MS);
-      const made = await fillOnce().catch((err: unknown) => {
+      const next = await adjust().catch((err: unknown) => {
         if (!stopping.signal.aborted) log.warn({ err }, 'the pool could not be filled');
-        return false;
+        return 'failed' as const;
       });
-      if (made) continue;
+      if (next === 'more') continue;
       const woken = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      await Promise.race([woken, pause(RETRY_MS)]);
+      await Promise.race([woken, pause(next === 'failed' ? AFTER_FAILURE_MS : LOOK_MS)]);
     }
   };
 
@@ -124,12 +138,7 @@ export function createPool(
       wake();
       return one?.sandbox;
     },
-    giveUp: async () => {
-      const one = ready.pop();
-      if (one === undefined) return false;
-      await one.sandbox.destroy();
-      return true;
-    },
+    giveUp,
     size: () => ready.filter(usable).length,
     stop: () => stopping.abort(),
   };

@@ -49,6 +49,8 @@ export interface FakeWorld {
   readonly violations: string[];
   readonly logged: { readonly level: string; readonly message: string; readonly fields: object }[];
   readonly counted: string[];
+  /** Of the host, for whom the pool makes room. */
+  availableMemoryMib: number;
   /** What the guest does with a command; the default prints its arguments. */
   onExec: (command: readonly string[]) => AsyncIterable<ProcessEvent>;
   readonly signalled: { readonly pid: number; readonly signal: number }[];
@@ -86,6 +88,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     violations: from?.violations ?? [],
     logged: [],
     counted: [],
+    availableMemoryMib: 8192,
     onExec: echo,
     signalled: [],
     inputs: [],
@@ -109,6 +112,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
   const deps: SandboxDeps = {
     config,
     host: { vcpus: 4, memoryMib: 8192, bootId: options.bootId ?? 'boot-1' },
+    availableMemoryMib: async () => world.availableMemoryMib,
     driver,
     driverNamed: () => driver,
     bootMicrovm,
