@@ -23,6 +23,10 @@ export const needsToken = (sandboxId: string): EdgeAnswer =>
 export const noSuchPath = (sandboxId: string): EdgeAnswer => answer(404, sandboxId, 'There is no such path');
 export const tooMany = (sandboxId: string): EdgeAnswer =>
   answer(429, sandboxId, 'This sandbox has too many connections open');
+export const badRequest = (sandboxId: string): EdgeAnswer =>
+  answer(400, sandboxId, 'The request cannot be passed on to a sandbox');
+export const badAnswer = (sandboxId: string, port: number): EdgeAnswer =>
+  answer(502, sandboxId, 'The sandbox gave an answer that is no HTTP', port);
 export const tooSlow = (sandboxId: string): EdgeAnswer => answer(408, sandboxId, 'The request took too long');
 
 function answer(code: number, sandboxId: string, message: string, port?: number): EdgeAnswer {

@@ -8,7 +8,7 @@ import {
   type Server,
   type ServerResponse,
 } from 'node:http';
-import { type AddressInfo, connect, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer as createNetServer, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
 import { createEdge, type Edge } from './edge.ts';
@@ -194,6 +194,45 @@ describe('a request', () => {
       expect(text).toMatch(/^HTTP\/1\.1 400 /);
     }
     expect(reached).toBe(0);
+  });
+
+  it('has a body that is framed, whatever its method, and so is never read as another request', async () => {
+    const seen: string[] = [];
+    serve = async (incoming, outgoing) => {
+      let body = '';
+      for await (const chunk of incoming) body += chunk;
+      seen.push(`${incoming.method} ${incoming.url} ${body}`);
+      outgoing.end();
+    };
+    const hidden = 'POST /init HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n';
+    for (const method of ['GET', 'DELETE', 'HEAD', 'OPTIONS', 'POST']) {
+      const asked = ask('/health', { method, headers: { 'transfer-encoding': 'chunked' } });
+      await answerOf(asked, hidden);
+    }
+    const upgrade = ask('/ws', {
+      headers: { connection: 'Upgrade', upgrade: 'x', 'content-length': String(hidden.length) },
+    });
+    await answerOf(upgrade, hidden);
+    expect(await answerOf(ask('/after'))).toMatchObject({ status: 200 });
+    expect(seen.every((each) => !each.startsWith('POST /init'))).toBe(true);
+    expect(seen.slice(0, 3)).toEqual(['GET', 'DELETE', 'HEAD'].map((each) => `${each} /health ${hidden}`));
+    expect(seen.at(-1)).toBe('GET /after ');
+  });
+
+  it('with an answer that nobody may be given is refused, and nothing worse comes of it', async () => {
+    for (const status of ['099', '000', '101']) {
+      const raw = await listening(
+        createNetServer((socket) =>
+          socket
+            .on('error', () => {})
+            .once('data', () =>
+              socket.end(`HTTP/1.1 ${status} X\r\nUpgrade: x\r\nContent-Length: 0\r\n\r\n`),
+            ),
+        ) as Server,
+      );
+      expect(await answerOf(ask('/', { to: portOf(raw) }))).toMatchObject({ status: 502 });
+      raw.close();
+    }
   });
 
   it('that stops in the middle of its body is given up', async () => {

@@ -1,11 +1,13 @@
 /** The edge: requests for a port of a sandbox, passed on to the guest as they come. See README.md. */
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
 import {
+  badAnswer,
+  badRequest,
   type EdgeAnswer,
   lateAnswer,
   notFound,
@@ -16,7 +18,7 @@ import {
   tooSlow,
 } from './answers.ts';
 import { type ConnectionLimits, createConnections, reset } from './connections.ts';
-import { requestHeaders, responseHeaders } from './headers.ts';
+import { hasUncountedBody, isHttp2, requestHeaders, responseHeaders } from './headers.ts';
 
 export interface EdgeOptions {
   /** Sandboxes are `<port>-<id>.<domain>`. */
@@ -77,14 +79,15 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     target: EdgeTarget,
     port: number,
     request: Request,
-    extra: Readonly<Record<string, string>> = {},
+    change?: { readonly protocol: string },
   ) => {
     const message = request as IncomingMessage;
     const asked = authorityOf(message);
     const host = target.maskRequestHost?.replaceAll(PORT_PLACEHOLDER, String(port)) ?? asked;
     const socket = message.socket;
     return httpRequest({
-      agent: connections.agentOf(target.sandboxId),
+      // What is to become another protocol is never a connection for the next request, whatever comes of it.
+      agent: change === undefined && connections.agentOf(target.sandboxId),
       host: target.address,
       port,
       method: message.method,
@@ -96,8 +99,8 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
           askedHost: asked,
           clientAddress: socket?.remoteAddress,
           isTls: socket !== undefined && 'encrypted' in socket,
+          protocol: change?.protocol,
         }),
-        ...extra,
       },
     });
   };
@@ -115,7 +118,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       request.resume();
     };
     const cutClient = (): void => {
-      if ('stream' in response) response.stream?.close(2);
+      if (isHttp2(response)) response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
       else reset(request.socket);
     };
     const admitted = await admit(address, request, gone.signal);
@@ -135,12 +138,20 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     });
 
     const attempt = (tried: Tried): void => {
-      const outgoing = open(admitted, port, request);
+      const outgoing = opened(() => open(admitted, port, request));
+      if (outgoing === undefined) {
+        say(badRequest(sandboxId));
+        return;
+      }
       upstream = outgoing;
       const isLate = whenConnected(outgoing, connectTimeoutMs, () =>
         passBody(request, outgoing, bodyIdleTimeoutMs, () => say(tooSlow(sandboxId))),
       );
-      outgoing.once('response', (answer) => passAnswer(answer, response, cutClient));
+      outgoing.once('response', (answer) => {
+        if (passAnswer(answer, response, cutClient)) return;
+        outgoing.destroy();
+        say(badAnswer(sandboxId, port));
+      });
       outgoing.once('error', async (error) => {
         if (gone.signal.aborted || outgoing !== upstream) return;
         if (response.headersSent) return cutClient();
@@ -173,7 +184,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     if (gone.signal.aborted) return;
     if ('status' in admitted) return say(admitted);
     const { sandboxId } = admitted;
-    const wanted = { Connection: 'Upgrade', Upgrade: request.headers.upgrade ?? 'websocket' };
+    const protocol = request.headers.upgrade ?? 'websocket';
     let upstream: ReturnType<typeof open> | undefined;
     const over = connections.open(sandboxId, () => {
       upstream?.destroy();
@@ -185,7 +196,11 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       upstream?.destroy();
     });
     const attempt = (isLast: boolean): void => {
-      const outgoing = open(admitted, address.port, request, wanted);
+      const outgoing = opened(() => open(admitted, address.port, request, { protocol }));
+      if (outgoing === undefined) {
+        say(badRequest(sandboxId));
+        return;
+      }
       upstream = outgoing;
       const isLate = whenConnected(outgoing, connectTimeoutMs, () => outgoing.end());
       outgoing.once('error', async (error) => {
@@ -256,9 +271,9 @@ function whenConnected(
   return () => isLate;
 }
 
-function isRepeatable({ method, headers }: Request): boolean {
-  const hasBody = headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined;
-  return REPEATABLE.has(method ?? '') && !hasBody;
+function isRepeatable(request: Request): boolean {
+  const hasBody = request.headers['content-length'] !== undefined || hasUncountedBody(request);
+  return REPEATABLE.has(request.method ?? '') && !hasBody;
 }
 
 /** With back-pressure, and no longer than the client keeps on sending. */
@@ -276,18 +291,38 @@ function passBody(
   request.on('data', () => timer.refresh());
   request.once('end', stop).once('close', stop);
   outgoing.once('close', stop);
+  // With HTTP/2 the body of a request that is given up just ends.
+  request.once('aborted', () => outgoing.destroy());
   request.once('error', () => outgoing.destroy());
   request.pipe(outgoing);
 }
 
-function passAnswer(answer: IncomingMessage, response: Response, cutClient: () => void): void {
+/** Node refuses some of what its parsers let through, and does so by throwing. */
+function opened<T>(open: () => T): T | undefined {
+  try {
+    return open();
+  } catch {
+    return undefined;
+  }
+}
+
+/** False for an answer that no client can be given; nothing is sent then. */
+function passAnswer(answer: IncomingMessage, response: Response, cutClient: () => void): boolean {
   const plain = response as ServerResponse;
-  plain.writeHead(answer.statusCode ?? 502, responseHeaders(answer));
+  const { statusCode = 0 } = answer;
+  // A change of protocol that nobody asked for would leave the client with a connection that it reads wrongly.
+  if (statusCode < 200) return false;
+  try {
+    plain.writeHead(statusCode, responseHeaders(answer, isHttp2(response)));
+  } catch {
+    for (const name of response.getHeaderNames()) response.removeHeader(name);
+    return false;
+  }
   plain.flushHeaders?.();
   let isWhole = false;
   answer.once('end', () => {
     isWhole = true;
-    if (Object.keys(answer.trailers).length > 0 && !('stream' in response))
+    if (Object.keys(answer.trailers).length > 0 && !isHttp2(response))
       plain.addTrailers(answer.trailers as never);
   });
   answer.once('error', cutClient);
@@ -295,10 +330,11 @@ function passAnswer(answer: IncomingMessage, response: Response, cutClient: () =
     if (!isWhole) cutClient();
   });
   answer.pipe(plain);
+  return true;
 }
 
 function headOf(answer: IncomingMessage, own: Readonly<Record<string, string>>): string {
-  const headers = { ...responseHeaders(answer), ...own };
+  const headers = { ...responseHeaders(answer, false), ...own };
   const lines = Object.entries(headers).flatMap(([name, value]) =>
     (Array.isArray(value) ? value : [value]).map((each) => `${name}: ${each}`),
   );

@@ -1,5 +1,6 @@
 /** What of a message's headers goes on to the other side. */
-import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 
 /** RFC 9110, 7.6.1: of one connection alone. `Transfer-Encoding` is Node's business on both sides. */
 const HOP_BY_HOP: ReadonlySet<string> = new Set([
@@ -29,6 +30,16 @@ export interface ForwardedRequest {
   readonly askedHost: string | undefined;
   readonly clientAddress: string | undefined;
   readonly isTls: boolean;
+  /** What the client wants to change to; undefined for a request as most are. */
+  readonly protocol: string | undefined;
+}
+
+type Message = IncomingMessage | Http2ServerRequest | ServerResponse | Http2ServerResponse;
+
+export function isHttp2<T extends Message>(
+  message: T,
+): message is T & (Http2ServerRequest | Http2ServerResponse) {
+  return 'stream' in message;
 }
 
 /** In the client's order and spelling. */
@@ -37,6 +48,15 @@ export function requestHeaders(message: IncomingMessage, how: ForwardedRequest):
     message,
     (name) => name === 'host' || name.startsWith(':') || OF_THE_EDGE.has(name),
   );
+  // HTTP/2 sends them one by one.
+  if (Array.isArray(headers.cookie)) headers.cookie = headers.cookie.join('; ');
+  if (how.protocol !== undefined) {
+    for (const name of Object.keys(headers)) if (/^content-length$/i.test(name)) delete headers[name];
+    Object.assign(headers, { Connection: 'Upgrade', Upgrade: how.protocol });
+  } else if (hasUncountedBody(message)) {
+    // Said here: Node sends the body of a GET without any framing otherwise, for the guest to read as its next request.
+    headers['Transfer-Encoding'] = 'chunked';
+  }
   if (how.host !== undefined) headers.Host = how.host;
   headers['X-Forwarded-Proto'] = how.isTls ? 'https' : 'http';
   if (how.askedHost !== undefined) headers['X-Forwarded-Host'] = how.askedHost;
@@ -44,8 +64,21 @@ export function requestHeaders(message: IncomingMessage, how: ForwardedRequest):
   return headers;
 }
 
-export function responseHeaders(message: IncomingMessage): OutgoingHttpHeaders {
-  return passedOn(message, () => false);
+export function responseHeaders(message: IncomingMessage, forHttp2: boolean): OutgoingHttpHeaders {
+  const headers = passedOn(message, () => false);
+  if (!forHttp2) return headers;
+  // Node does not send HTTP/2 headers twice that may be there once: it keeps the first, as for HTTP/1 when it parses.
+  for (const [name, value] of Object.entries(headers)) {
+    if (Array.isArray(value)) headers[name] = message.headers[name.toLowerCase()] ?? value;
+  }
+  return headers;
+}
+
+/** One that ends when it ends. */
+export function hasUncountedBody(message: IncomingMessage | Http2ServerRequest): boolean {
+  if (message.headers['content-length'] !== undefined) return false;
+  if (isHttp2(message)) return !message.stream.endAfterHeaders;
+  return message.headers['transfer-encoding'] !== undefined;
 }
 
 function passedOn(message: IncomingMessage, isDropped: (name: string) => boolean): OutgoingHttpHeaders {
