@@ -337,6 +337,9 @@ describe('keys', () => {
     const made = await api.call('POST', '/api-keys', { body: { name: 'k' } });
     expect(made.status).toBe(201);
     const { key, id } = made.body;
+    // PostgreSQL and JavaScript do not agree on what that would be.
+    const never = { name: 'k', expiresAt: '0000-01-01T00:00:00Z' };
+    expect((await api.call('POST', '/api-keys', { body: never })).body.message).toContain('expiresAt');
     expect((await api.call('GET', '/v2/sandboxes', { key })).status).toBe(200);
     expect(
       (await api.call('GET', '/teams', { key: null, headers: { authorization: `Bearer ${key}` } })).body[0]
@@ -439,6 +442,26 @@ describe('the server', () => {
     expect(full.status).toBe(503);
     expect(full.headers.get('retry-after')).not.toBeNull();
     expect(await api.store.sandboxes.unfinished()).toEqual([]);
+  });
+});
+
+describe('a new sandbox that cannot be reached', () => {
+  it('is nobody’s and does not stay', async () => {
+    const { sandboxID: parent } = await create();
+    const before = [...api.agent.sandboxes.keys()];
+    api.agent.failAccess = 'internal';
+    try {
+      for (const path of ['/v2/sandboxes', `/sandboxes/${parent}/fork`]) {
+        const body = path === '/v2/sandboxes' ? { templateID: 'base' } : { count: 3 };
+        expect((await api.call('POST', path, { body })).status).toBe(500);
+        expect([...api.agent.sandboxes.keys()]).toEqual(before);
+      }
+    } finally {
+      api.agent.failAccess = undefined;
+    }
+    expect(await api.store.sandboxes.unfinished()).toEqual([]);
+    expect((await api.call('GET', '/v2/sandboxes')).body).toHaveLength(1);
+    await api.call('DELETE', `/sandboxes/${parent}`);
   });
 });
 

@@ -10,6 +10,12 @@ export const seconds = z.int().min(0).max(INT32_MAX);
 export const metadata = z.record(text(1024).min(1), text(32 * 1024));
 export const envs = z.record(text(1024).regex(/^[^=]+$/, 'must be a name without ='), text(128 * 1024));
 export const dateTime = z.iso.datetime({ offset: true });
+const EPOCH_END_MS = Date.UTC(10_000, 0);
+/** A time in a request: within what PostgreSQL and JavaScript write alike. */
+export const moment = dateTime.refine((text) => {
+  const ms = Date.parse(text);
+  return ms >= 0 && ms < EPOCH_END_MS;
+}, 'must be a time between 1970 and 9999');
 
 /** A number in a query. */
 export const numberParam = (min: number, max: number) =>

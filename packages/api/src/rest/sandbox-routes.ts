@@ -5,7 +5,7 @@ import type { Caller } from '../sandboxes/caller.ts';
 import type { SandboxService, SandboxView } from '../sandboxes/service.ts';
 import type { NetworkSettings } from '../store/sandboxes.ts';
 import { toAnswer } from './errors.ts';
-import { dateTime, listParam, numberParam, text } from './fields.ts';
+import { listParam, moment, numberParam, text } from './fields.ts';
 import { pageOf, parseMetadataFilter } from './pages.ts';
 import { presentDetail, presentListed, presentMetric, presentSandbox, presentSnapshot } from './present.ts';
 import { type Answer, type Route, route } from './route.ts';
@@ -99,7 +99,7 @@ export function sandboxRoutes({ service, domain }: SandboxRoutesDeps): readonly 
           metadata: text(64 * 1024).optional(),
           state: listParam(16).optional(),
           order: z.enum(['asc', 'desc']).default('desc'),
-          startedAfter: dateTime.optional(),
+          startedAfter: moment.optional(),
           template: text(256).optional(),
           limit: numberParam(1, PAGE_MAX).default(PAGE_MAX),
           nextToken: text(256).optional(),

@@ -1,6 +1,6 @@
 /** The bodies of requests and answers, as the E2B SDKs know them. Names are E2B's; required fields are always sent. */
 import { z } from 'zod';
-import { body, dateTime, envs, metadata, seconds, text, unsupported } from './fields.ts';
+import { body, dateTime, envs, metadata, moment, seconds, text, unsupported } from './fields.ts';
 
 const int = z.int().min(-(2 ** 53) + 1);
 const names = z.record(z.string(), z.string());
@@ -94,7 +94,7 @@ export const deleteTagsBody = body({ name: z.string().regex(NAME, 'must be a nam
 export const templateUpdateBody = body({ public: z.boolean().nullish() });
 export const newKeyBody = body({
   name: text(128).min(1),
-  expiresAt: dateTime.nullish(),
+  expiresAt: moment.nullish(),
   /** Whose sandboxes it sees; absent for a team of its own. */
   teamID: text(64).min(1).nullish(),
   admin: z.boolean().nullish(),

@@ -189,6 +189,18 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     access: await agent.access(sandbox.id),
   });
 
+  /** Of one that is new: where nobody can be told how to reach it, it is of no use to anybody. */
+  const accessibleOrEnded = async (record: NewSandboxRecord, sandbox: AgentSandbox) => {
+    try {
+      return await accessible(record, sandbox);
+    } catch (error) {
+      await agent.destroy(sandbox.id).catch(() => {});
+      await store.sandboxes.markEnded([sandbox.id], new Date());
+      watcher.noteGone(sandbox.id, true);
+      throw error;
+    }
+  };
+
   return {
     create: async (caller, request) => {
       checkTimeout(request.timeoutMs);
@@ -202,7 +214,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       checkSize(caller, request.vcpus ?? origin.vcpus, request.memoryMib ?? origin.memoryMib);
       const release = await limits.admit(caller, 1, liveOf(caller));
       try {
-        let made: { sandbox: AgentSandbox; record: NewSandboxRecord; access: AgentAccess } | undefined;
+        let made: { sandbox: AgentSandbox; record: NewSandboxRecord } | undefined;
         await creations.run(caller.teamId, async (marks) => {
           const { template: _, ...asked } = request;
           const sandbox = await agent.create({
@@ -213,14 +225,14 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
             onTimeout: request.autoPause ? 'hibernate' : 'destroy',
           });
           const record = toRecord(caller, sandbox, request);
-          made = { sandbox, record, access: await agent.access(sandbox.id) };
+          made = { sandbox, record };
           return [record];
         });
         if (made === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
         watcher.note(made.sandbox);
         metrics.kick(made.sandbox);
         if (origin.template !== undefined) await store.templates.countSpawn(origin.template, new Date());
-        return { ...made, state: 'running' };
+        return await accessibleOrEnded(made.record, made.sandbox);
       } finally {
         release();
       }
@@ -285,18 +297,17 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
       const release = await limits.admit(caller, count, liveOf(caller));
       try {
-        const made: AccessibleSandbox[] = [];
+        const made: { record: NewSandboxRecord; sandbox: AgentSandbox }[] = [];
         await creations.run(caller.teamId, async (marks) => {
           const metadata = { ...record.metadata, ...marks };
           const copies = await agent.fork(record.id, { count, timeoutMs: Math.max(1, timeoutMs), metadata });
           for (const copy of copies) {
-            const copied = toRecord(caller, copy, { ...record, timeoutMs });
-            made.push(await accessible(copied, copy));
+            made.push({ record: toRecord(caller, copy, { ...record, timeoutMs }), sandbox: copy });
           }
           return made.map((one) => one.record);
         });
         for (const one of made) watcher.note(one.sandbox);
-        return made;
+        return await Promise.all(made.map((one) => accessibleOrEnded(one.record, one.sandbox)));
       } finally {
         release();
       }

@@ -34,6 +34,8 @@ export interface FakeAgent {
   address: string;
   /** Thrown by the next creation. */
   failCreate: ErrorCode | undefined;
+  /** Thrown where somebody asks how to reach a sandbox. */
+  failAccess: ErrorCode | undefined;
   /** The VMM ends by itself. */
   fail(id: string): void;
   /** Its time is over now. */
@@ -144,6 +146,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     transitionMs: 5,
     address: '127.0.0.1',
     failCreate: undefined,
+    failAccess: undefined,
     fail: (id) => {
       find(id).state = S.FAILED;
     },
@@ -268,6 +271,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
         return { sandbox };
       },
       getSandboxAccess: ({ id }) => {
+        if (fake.failAccess !== undefined) throw refuse(fake.failAccess, 'That is not to be told.');
         const { address, state } = find(id);
         if (state === S.FAILED) throw refuse('sandbox_failed', 'The sandbox has failed.');
         return { address, envdAccessToken: tokens.get(id) ?? '', envdVersion: '0.6.4' };

@@ -37,6 +37,7 @@ export interface Harness {
   readonly key: string;
   /** Lines of the log. */
   readonly logged: readonly string[];
+  forgetLog(): void;
   call(method: string, path: string, options?: CallOptions): Promise<Answer>;
   newKey(limits?: Readonly<Record<string, number>>): Promise<string>;
   /** Another API on the same store and agent, as after a restart. */
@@ -91,6 +92,7 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
     agent,
     key,
     logged,
+    forgetLog: () => void logged.splice(0),
     call: async (method, path, { key: asked = key, body, raw, headers = {} } = {}) => {
       const payload = raw ?? (body === undefined ? undefined : JSON.stringify(body));
       const answer = await fetch(`${running.url}${path}`, {
