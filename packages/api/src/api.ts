@@ -76,7 +76,17 @@ export function createApi(config: ApiConfig, { store, log, version, envdPort }: 
   });
   const edge = createEdge({ domain: config.domain ?? NO_DOMAIN }, directory);
   const front = (api: RequestListener): Server => createFront(edge, config.requests, api);
-  const rest = createRest({ config, store, service, templates, watcher, log, version, front });
+  const rest = createRest({
+    config,
+    store,
+    service,
+    templates,
+    watcher,
+    log,
+    version,
+    edge: edge.counts,
+    front,
+  });
   let closing: Promise<void> | undefined;
 
   const shutDown = async (): Promise<void> => {

@@ -1,11 +1,17 @@
 /** One server for both: what is for a sandbox's port goes to the edge, all else to the API. */
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { ApiConfig } from './config/schema.ts';
 import type { Edge } from './edge/edge.ts';
+import { rawRefusal, refuse, refuseLate } from './refusals.ts';
 
 const CHECK_INTERVAL_MS = 1000;
-const NOT_HERE = 'HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n';
-const TOO_SLOW = 'HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n';
+const NOT_HERE = rawRefusal(404, 'No protocol but HTTP is spoken here.');
 
 export function createFront(edge: Edge, config: ApiConfig['requests'], api: RequestListener): Server {
   const server = createServer(
@@ -15,14 +21,22 @@ export function createFront(edge: Edge, config: ApiConfig['requests'], api: Requ
       connectionsCheckingInterval: CHECK_INTERVAL_MS,
       // Uploads to a sandbox take as long as they take: the edge looks after them, and below the API's are looked after.
       requestTimeout: 0,
+      // Node's own answer to a request without a host has no body; the one below has.
+      requireHostHeader: false,
     },
     (request, response) => {
+      if (request.headers.host === undefined && request.httpVersion === '1.1') {
+        return refuse(response, 400, 'host: a request names the host that it is for.');
+      }
       const address = edge.addressOf(request);
       if (address !== undefined) return void edge.handle(address, request, response);
-      giveUpLate(request, config.requestTimeoutMs);
+      giveUpLate(request, response, config.requestTimeoutMs);
       api(request, response);
     },
   );
+  server.on('checkExpectation', (_request, response) => {
+    refuse(response, 417, 'expect: only 100-continue can be.');
+  });
   server.on('upgrade', (request, socket, head) => {
     const address = edge.addressOf(request);
     if (address !== undefined) void edge.upgrade(address, request, socket, head);
@@ -32,11 +46,8 @@ export function createFront(edge: Edge, config: ApiConfig['requests'], api: Requ
 }
 
 /** Ends a request to the API whose body does not come. */
-function giveUpLate(request: IncomingMessage, timeoutMs: number): void {
-  const timer = setTimeout(() => {
-    request.socket.write(TOO_SLOW);
-    request.socket.destroySoon();
-  }, timeoutMs);
+function giveUpLate(request: IncomingMessage, response: ServerResponse, timeoutMs: number): void {
+  const timer = setTimeout(() => refuseLate(request, response), timeoutMs);
   const stop = (): void => clearTimeout(timer);
   request.once('end', stop).once('close', stop);
 }

@@ -3,6 +3,7 @@ import { request as httpRequest, type IncomingMessage, type ServerResponse } fro
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
+import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
 import {
@@ -108,7 +109,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   const handle: Edge['handle'] = async (address, request, response) => {
     const asked = request.headers;
     const gone = new AbortController();
-    response.once('close', () => gone.abort());
+    whenOver(request, response, () => gone.abort());
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       if (response.headersSent) cutClient();
@@ -132,7 +133,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       cutClient();
     });
     if (over === undefined) return say(tooMany(sandboxId));
-    response.once('close', () => {
+    whenOver(request, response, () => {
       over();
       upstream?.destroy();
     });

@@ -427,9 +427,22 @@ describe('the server', () => {
     expect(page.body).toContain('/v2/sandboxes');
     expect(page.body).not.toMatch(/<script|src=|https?:\/\//);
     expect((await api.call('GET', '/health', { key: null })).status).toBe(204);
-    expect((await api.call('GET', '/metrics')).body).toContain(
-      'wrenn_api_requests_total{method="GET",route="/health"',
-    );
+    const metrics: string = (await api.call('GET', '/metrics')).body;
+    expect(metrics).toContain('wrenn_api_requests_total{method="GET",route="/health"');
+    for (const name of [
+      'agent_up 1',
+      'event_loop_delay_p99_seconds',
+      'open_files',
+      'cpu_seconds_total',
+      'info{version="',
+    ]) {
+      expect(metrics).toMatch(new RegExp(`^wrenn_api_${name.replace('{', '\\{')}`, 'm'));
+    }
+    const lines = api.logged.map((line) => JSON.parse(line)).filter(({ msg }) => msg === 'request');
+    expect(
+      lines.every(({ requestId, route }) => typeof requestId === 'string' && typeof route === 'string'),
+    ).toBe(true);
+    expect(lines.some(({ sandboxId }) => typeof sandboxId === 'string')).toBe(true);
   });
 
   it('does not tell what failed inside', async () => {

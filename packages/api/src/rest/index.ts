@@ -12,7 +12,7 @@ import { createDoorkeeper } from './auth.ts';
 import { docsPage } from './docs-page.ts';
 import { keyRoutes } from './key-routes.ts';
 import { type OpenApiDocument, openApiDocument } from './openapi.ts';
-import { createApiMetrics } from './prometheus.ts';
+import { createApiMetrics, type MetricsSources } from './prometheus.ts';
 import { type Route, route } from './route.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
 import { createRestServer } from './server.ts';
@@ -26,6 +26,8 @@ export interface RestDeps {
   readonly watcher: Watcher;
   readonly log: Logger;
   readonly version: string;
+  /** What the edge counts. */
+  readonly edge: MetricsSources['edge'];
   /** Hands over what is for the API. */
   readonly front: (api: RequestListener) => Server;
 }
@@ -45,13 +47,17 @@ export function createRest({
   watcher,
   log,
   version,
+  edge,
   front,
 }: RestDeps): Rest {
   const doorkeeper = createDoorkeeper(store.keys, config.keyLimits, log);
-  const metrics = createApiMetrics(
-    () => watcher.view.values(),
-    () => doorkeeper.inFlight,
-  );
+  const metrics = createApiMetrics({
+    version,
+    sandboxes: () => watcher.view.values(),
+    inFlight: () => doorkeeper.inFlight,
+    edge,
+    agentAnswers: () => watcher.agentAnswers,
+  });
   const described: readonly Route[] = [
     ...sandboxRoutes({ service, domain: config.domain }),
     ...templateRoutes(templates),

@@ -1,11 +1,12 @@
 /** Routes on Fastify: who asks, what is asked, and one form for every error, the parser's own included. */
 import type { RequestListener, Server } from 'node:http';
-import type { Socket } from 'node:net';
 import { WrennError } from '@wrenn/protocol';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { ZodType } from 'zod';
 import type { ApiConfig } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
+import { answerBrokenRequest } from '../refusals.ts';
+import { whenOver } from '../when-over.ts';
 import type { Doorkeeper, Visitor } from './auth.ts';
 import { DOCS_POLICY } from './docs-page.ts';
 import { invalid, toAnswer } from './errors.ts';
@@ -20,6 +21,13 @@ export interface RestDeps {
   readonly log: Logger;
   /** The server that hands requests over; its time-outs are its own. */
   readonly front: (api: RequestListener) => Server;
+}
+
+/** A key's place that a request takes. */
+interface Stay {
+  readonly visitor: Visitor;
+  isWorking: boolean;
+  isOver: boolean;
 }
 
 const PARAM_MAX_CHARS = 512;
@@ -49,7 +57,14 @@ export function createRestServer({
     frameworkErrors: (error, _request, reply) => void send(reply, answerOf(error)),
   });
   server.server.maxConnections = config.maxConnections;
-  const visitors = new WeakMap<FastifyRequest, Visitor>();
+  const stays = new WeakMap<FastifyRequest, Stay>();
+  /** The key's place is free once the work is done and nobody waits for it: going away early makes no room. */
+  const change = (request: FastifyRequest, what: Partial<Pick<Stay, 'isWorking' | 'isOver'>>): void => {
+    const stay = stays.get(request);
+    if (stay === undefined) return;
+    Object.assign(stay, what);
+    if (stay.isOver && !stay.isWorking) stay.visitor.leave();
+  };
   const secureParse = server.getDefaultJsonParser('error', 'error');
   server.removeAllContentTypeParsers();
   server.addContentTypeParser('application/json', { parseAs: 'string' }, (request, text, done) => {
@@ -59,7 +74,6 @@ export function createRestServer({
   });
 
   server.addHook('onResponse', async (request, reply) => {
-    visitors.get(request)?.leave();
     const { method, routeOptions, id: requestId } = request;
     const route = routeOptions.url ?? 'none';
     metrics.answered(route === 'none' ? 'none' : method, route, reply.statusCode, reply.elapsedTime);
@@ -68,7 +82,11 @@ export function createRestServer({
     const durationMs = Math.round(reply.elapsedTime);
     log.info({ ...fields, method, route, status: reply.statusCode, durationMs }, 'request');
   });
-  server.addHook('onRequestAbort', async (request) => visitors.get(request)?.leave());
+  // A client that does not take its answer holds neither a connection nor a key's place.
+  server.addHook('onSend', async ({ raw: request }, { raw: response }) => {
+    const timer = setTimeout(() => request.socket.destroy(), config.requestTimeoutMs);
+    whenOver(request, response, () => clearTimeout(timer));
+  });
   server.setErrorHandler((error, request, reply) => {
     const answer = answerOf(error);
     if (answer.status >= 500) {
@@ -89,22 +107,31 @@ export function createRestServer({
         reply.header('x-request-id', request.id);
         if (spec.access === 'open') return;
         const visitor = await doorkeeper.admit(request.headers);
-        visitors.set(request, visitor);
+        stays.set(request, { visitor, isWorking: false, isOver: false });
+        whenOver(request.raw, reply.raw, () => {
+          change(request, { isOver: true });
+          if (!reply.raw.writableFinished) metrics.aborted();
+        });
         if (spec.access === 'admin' && !visitor.caller.admin) {
           throw new WrennError('not_permitted', 'Only an admin key may do this.');
         }
       },
       handler: async (request, reply) => {
-        const visitor = visitors.get(request);
+        const visitor = stays.get(request)?.visitor;
         const given = request.body ?? (spec.bodyOptional === true ? {} : undefined);
-        const answer = await route.handle({
-          params: parse(spec.params, request.params),
-          query: parse(spec.query, request.query),
-          body: parse(spec.body, given),
-          caller: visitor?.caller ?? NOBODY,
-          secret: visitor?.secret ?? '',
-        });
-        return send(reply, answer);
+        change(request, { isWorking: true });
+        try {
+          const answer = await route.handle({
+            params: parse(spec.params, request.params),
+            query: parse(spec.query, request.query),
+            body: parse(spec.body, given),
+            caller: visitor?.caller ?? NOBODY,
+            secret: visitor?.secret ?? '',
+          });
+          return send(reply, answer);
+        } finally {
+          change(request, { isWorking: false });
+        }
       },
     });
   }
@@ -153,24 +180,6 @@ function messageOf(error: Error, status: number): string {
 
 function plainError(status: number, message: string): Answer {
   return { status, body: { code: status, message } };
-}
-
-/** What is not even HTTP, or comes too slowly. */
-function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const [status, message] =
-    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-      ? [408, 'The request took too long to arrive.']
-      : error.code === 'HPE_HEADER_OVERFLOW'
-        ? [431, 'The head of the request is too large.']
-        : [400, 'This is not HTTP.'];
-  const body = JSON.stringify({ code: status, message });
-  const head = `HTTP/1.1 ${status} Error\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}`;
-  socket.end(`${head}\r\nConnection: close\r\n\r\n${body}`);
-  socket.destroySoon();
 }
 
 function sandboxOf({ params }: FastifyRequest): string | undefined {

@@ -9,6 +9,8 @@ import type { Logger } from '../log.ts';
 export interface Watcher {
   /** As of the last round, and of what was noted since. */
   readonly view: ReadonlyMap<string, AgentSandbox>;
+  /** Whether it did in the last round. */
+  readonly agentAnswers: boolean;
   /** What somebody has just been told by the agent. */
   note(sandbox: AgentSandbox): void;
   /** That it does not run any more; `ended` if it never will again. */
@@ -88,6 +90,9 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
 
   return {
     view,
+    get agentAnswers() {
+      return !failing;
+    },
     note: (sandbox) => {
       view.set(sandbox.id, sandbox);
       notedIn.set(sandbox.id, rounds);

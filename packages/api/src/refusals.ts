@@ -1,0 +1,64 @@
+/** What is said before any route is asked, in the one form that every error has. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+
+const REASONS: Readonly<Record<number, string>> = {
+  400: 'Bad Request',
+  404: 'Not Found',
+  408: 'Request Timeout',
+  417: 'Expectation Failed',
+  431: 'Request Header Fields Too Large',
+};
+
+/** For a socket whose HTTP is at its end. */
+export function rawRefusal(status: number, message: string): string {
+  const body = JSON.stringify({ code: status, message });
+  return [
+    `HTTP/1.1 ${status} ${REASONS[status] ?? 'Error'}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    'Connection: close',
+    '',
+    body,
+  ].join('\r\n');
+}
+
+/** The connection ends with it: what else comes on it belongs to a request that was not understood. */
+export function refuse(response: ServerResponse, status: number, message: string): void {
+  const body = JSON.stringify({ code: status, message });
+  response.writeHead(status, {
+    'content-type': 'application/json; charset=utf-8',
+    'content-length': Buffer.byteLength(body),
+    connection: 'close',
+  });
+  response.end(body);
+}
+
+/** What is not even HTTP, or comes too slowly. */
+export function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, message] =
+    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+      ? [408, TOO_LATE]
+      : error.code === 'HPE_HEADER_OVERFLOW'
+        ? [431, 'The head of the request is too large.']
+        : [400, 'This is not HTTP.'];
+  socket.end(rawRefusal(status, message));
+  socket.destroySoon();
+}
+
+const TOO_LATE = 'The request took too long to arrive.';
+
+/** Ends a request whose body does not come in time. One that has been answered already hears nothing more. */
+export function refuseLate(request: IncomingMessage, response: ServerResponse): void {
+  if (request.complete) return;
+  if (response.headersSent) request.socket.destroy();
+  else {
+    refuse(response, 408, TOO_LATE);
+    // For the answer to be on its way; the rest of the request is not waited for.
+    response.once('finish', () => request.socket.destroySoon());
+  }
+}
