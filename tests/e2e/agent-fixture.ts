@@ -67,7 +67,7 @@ export async function prepareAgent(number: number, extra: AgentConfigInput = {})
     wrennDir: dir,
     imagesDir: wrennDirFromEnv(),
     uidBase: 1_950_000_000 + number * 1000,
-    network: { range: `10.231.${number}.0/24`, prefix, holdOffMs: 0 },
+    network: { range: `10.231.${number}.0/24`, prefix, holdOffMs: 0, ...extra.network },
     log: { level: 'debug', file: join(dir, 'agent.log') },
   };
   return {
@@ -146,12 +146,16 @@ export interface AgentProcess {
 /** Loads the configuration that WRENN_CONFIG names, and is killed where, or after how many ms, DIE_AT says. */
 const AGENT_PROGRAM = `
   import { loadConfig, runAgent } from '@wrenn/agent';
+  import { runEgressDoor, runEgressGateway } from '@wrenn/agent/egress';
+  const role = process.argv[2];
   const afterMs = Number(process.env.DIE_AT || NaN);
   if (afterMs >= 0) setTimeout(() => process.kill(process.pid, 'SIGKILL'), afterMs).unref();
   const checkpoint = (step, moment) => {
     if (moment + ' ' + step === process.env.DIE_AT) process.kill(process.pid, 'SIGKILL');
   };
-  runAgent({ config: loadConfig(), checkpoint }).catch((error) => {
+  if (role === 'egress-gateway') runEgressGateway();
+  else if (role === 'egress-door') await runEgressDoor();
+  else runAgent({ config: loadConfig(), checkpoint }).catch((error) => {
     console.error(error.message);
     process.exitCode = 1;
   });`;

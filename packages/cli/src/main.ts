@@ -154,6 +154,14 @@ function buildProgram(): Command {
     .option('--log-file <path>', 'write the log there instead of to stderr')
     .action(async (options) => (await import('./commands/agent.ts')).runAgentCommand(options));
   program
+    .command('egress-gateway', { hidden: true })
+    .description("the agent's own: leads guests to hosts that they may reach by name")
+    .action(async () => (await import('./commands/egress.ts')).runEgressGateway());
+  program
+    .command('egress-door', { hidden: true })
+    .description("the agent's own: opens a gateway's sockets in a network namespace")
+    .action(async () => await (await import('./commands/egress.ts')).runEgressDoor());
+  program
     .command('up')
     .description('run the host agent and the API in the foreground, and say what to export for the E2B SDKs')
     .option('--new-key <name>', 'make another API key, and show it')

@@ -50,7 +50,11 @@ export function gather(value: string, earlier: readonly string[] | undefined): s
 export function withNetworkOptions(command: Command): Command {
   return command
     .option('--no-internet', 'nothing outside is reached, but for what --allow-out names')
-    .option('--allow-out <range>', 'IPv4 address or range that stays open; may be repeated', gather)
+    .option(
+      '--allow-out <what>',
+      'address, range or (with --no-internet) name of a host that stays open, as 192.0.2.0/24, example.com or *.example.com; may be repeated',
+      gather,
+    )
     .option('--deny-out <range>', 'IPv4 address or range that is closed; may be repeated', gather);
 }
 

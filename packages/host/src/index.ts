@@ -3,6 +3,7 @@ export * from './cgroup.ts';
 export * from './cgroup-hierarchies.ts';
 export * from './command.ts';
 export * from './files.ts';
+export * from './host-name.ts';
 export * from './ip.ts';
 export * from './ip-command.ts';
 export * from './ipv4.ts';

@@ -10,7 +10,7 @@ export type NftValue =
   | readonly string[];
 
 type NftLeft =
-  | { readonly meta: { readonly key: 'iifname' | 'oifname' | 'nfproto' | 'l4proto' } }
+  | { readonly meta: { readonly key: 'iifname' | 'oifname' | 'nfproto' | 'l4proto' | 'skuid' } }
   | { readonly payload: { readonly protocol: string; readonly field: string } }
   | { readonly ct: { readonly key: 'state' | 'status' | 'direction' } }
   | { readonly fib: { readonly result: 'oif' | 'type'; readonly flags: readonly string[] } }
@@ -24,6 +24,7 @@ export type NftStatement =
   | { readonly masquerade: null }
   | { readonly snat: { readonly family: 'ip'; readonly addr: string } }
   | { readonly dnat: { readonly family: 'ip'; readonly addr: string } }
+  | { readonly redirect: null }
   | { readonly 'ct count': { readonly val: number; readonly inv: true } }
   | { readonly mangle: { readonly key: object; readonly value: object } };
 
@@ -43,6 +44,9 @@ export function snatTo(address: Ipv4): NftStatement {
 export function dnatTo(address: Ipv4): NftStatement {
   return { dnat: { family: 'ip', addr: formatIpv4(address) } };
 }
+
+/** To the same port of this machine's own address on the link by which it came. */
+export const redirect: NftStatement = { redirect: null };
 
 /** A link's name, or the beginning of one with `*` behind it. */
 export function cameFrom(link: string): NftStatement {
@@ -85,6 +89,10 @@ export function toAnyOf(destinations: readonly Ipv4[]): NftStatement {
   return is({ payload: { protocol: 'ip', field: 'daddr' } }, { set: destinations.map(addressValue) });
 }
 
+export function toNoneOf(destinations: readonly Ipv4[]): NftStatement {
+  return isNot({ payload: { protocol: 'ip', field: 'daddr' } }, { set: destinations.map(addressValue) });
+}
+
 /** In a named set of the same table. */
 export function toSet(set: string): NftStatement {
   return is({ payload: { protocol: 'ip', field: 'daddr' } }, `@${set}`);
@@ -111,6 +119,29 @@ export function toPort(port: number): NftStatement[] {
     is({ meta: { key: 'l4proto' } }, { set: ['tcp', 'udp'] }),
     is({ payload: { protocol: 'th', field: 'dport' } }, port),
   ];
+}
+
+export function toTcpPorts(ports: readonly number[]): NftStatement[] {
+  return [
+    is({ meta: { key: 'l4proto' } }, 'tcp'),
+    is({ payload: { protocol: 'th', field: 'dport' } }, { set: [...ports] }),
+  ];
+}
+
+/** To another port, of protocols that have ports. */
+export function toOtherPort(port: number): NftStatement[] {
+  return [
+    is({ meta: { key: 'l4proto' } }, { set: ['tcp', 'udp'] }),
+    isNot({ payload: { protocol: 'th', field: 'dport' } }, port),
+  ];
+}
+
+/** Of a protocol that has no ports. */
+export const isNeitherTcpNorUdp: NftStatement = isNot({ meta: { key: 'l4proto' } }, { set: ['tcp', 'udp'] });
+
+/** Not by a process of this user of this machine. */
+export function sentByOther(uid: number): NftStatement {
+  return isNot({ meta: { key: 'skuid' } }, uid);
 }
 
 /** Of a connection that was allowed when it began, or an error that concerns one. */

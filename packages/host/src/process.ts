@@ -80,6 +80,20 @@ export async function killProcess(identity: ProcessIdentity, signal: NodeJS.Sign
   }
 }
 
+/** Those whose real user this is. */
+export async function processesOfUser(uid: number): Promise<ProcessIdentity[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      // Identified first: if the pid changes hands afterwards, the identity is of a process that is gone.
+      const identity = await identify(pid);
+      const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+      return Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? Number.NaN) === uid ? identity : undefined;
+    }),
+  );
+  return found.filter((identity) => identity !== undefined);
+}
+
 /** The pids of the direct children, in no particular order. */
 export async function childrenOf(pid: number): Promise<number[]> {
   const entries = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);

@@ -109,6 +109,21 @@ const poolSchema = z.strictObject({
   minAvailableMib: count(0, MIB_MAX).default(1024),
 });
 
+const egressSchema = z.strictObject({
+  /** Connections through the gateway that one sandbox may have open, and requests under way in them. */
+  maxConnectionsPerSandbox: count(1, 1000).default(256),
+  /** By when a guest has said in a connection which host it wants, */
+  headMs: count(100, 600_000).default(10_000),
+  /** and in how many bytes. */
+  maxHeadBytes: count(1024, 64 * 1024).default(16 * 1024),
+  /** Asking for the host's addresses and connecting to one, together. */
+  connectMs: count(100, 600_000).default(10_000),
+  /** A connection in which nothing moves for so long is closed. */
+  idleMs: count(1000, 24 * 3_600_000).default(900_000),
+  /** What the gateway asks for names; absent means what the host uses. */
+  resolvers: z.array(ipv4).min(1).max(3).optional(),
+});
+
 const networkSchema = z.strictObject({
   /** Where the slots' host-side addresses are taken from; must not overlap with any of the machine's routes. */
   range: z.cidrv4().default('10.117.0.0/16'),
@@ -123,6 +138,8 @@ const networkSchema = z.strictObject({
   holdOffMs: count(0, 3_600_000).default(5000),
   /** Let the host's uplinks forward packets where they do not yet. */
   enableForwarding: z.boolean().default(true),
+  /** The gateway for sandboxes that may reach names of hosts. */
+  egress: egressSchema.prefault({}),
 });
 
 const cgroupsSchema = z.strictObject({

@@ -32,6 +32,8 @@ export interface NetworkConfig {
   readonly nameservers?: readonly string[] | undefined;
   /** Let the uplinks forward packets where they do not yet. Default true. */
   readonly enableForwarding?: boolean | undefined;
+  /** The egress gateway's user; undefined where there is none. */
+  readonly gatewayUid?: number | undefined;
 }
 
 export interface NetworkPlan {
@@ -44,6 +46,7 @@ export interface NetworkPlan {
   readonly holdOffMs: number;
   readonly nameservers: readonly Ipv4[];
   readonly enableForwarding: boolean;
+  readonly gatewayUid: number | undefined;
   /** The host's own table, in which the rules for all slots are. */
   readonly tableName: string;
   /** Says of the range's route whose it is. */
@@ -118,6 +121,7 @@ export function planNetwork(config: NetworkConfig): NetworkPlan {
     holdOffMs: config.holdOffMs,
     nameservers: parseField('network.nameservers', () => (config.nameservers ?? []).map(parseIpv4)),
     enableForwarding: config.enableForwarding ?? true,
+    gatewayUid: config.gatewayUid,
     tableName: `${config.prefix}${TABLE_SUFFIX}`,
     // Up to five base-36 digits: a different number for every prefix.
     routeMetric: Number.parseInt(config.prefix, 36),

@@ -1,17 +1,29 @@
 /** The slots of one agent, put together: who has which, one change to each at a time. */
+import { formatIpv4Range } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { createSlotAllocator } from './allocator.ts';
-import { describeSlot, type NetworkConfig, planNetwork } from './config.ts';
+import { describeSlot, type NetworkConfig, planNetwork, slotName } from './config.ts';
+import type { EgressGateway } from './gateway/supervisor.ts';
 import { createNetworkHost, type NetworkHost } from './host.ts';
 import { checkUnchanged, examineHost, installHostSide, removeHostSide } from './host-side.ts';
-import type { Network } from './slot.ts';
+import { deniedRanges } from './policy.ts';
+import type { Network, SlotEgress } from './slot.ts';
 import { replaceRules, setUpSlot, takeDownSlot } from './slot-kernel.ts';
 
 /** Each waits for the kernel most of the time. */
 const LEFTOVERS_AT_ONCE = 8;
 
-/** Throws `invalid_config`. Nothing on the host is touched before `start`. */
-export function createNetwork(config: NetworkConfig, host: NetworkHost = createNetworkHost()): Network {
+/** Where no guest is led, whatever its rules say. */
+export function deniedToGuests(config: NetworkConfig): string[] {
+  return deniedRanges(planNetwork(config)).map(formatIpv4Range);
+}
+
+/** Throws `invalid_config`. Nothing on the host is touched before `start`. Without a gateway no names can be allowed. */
+export function createNetwork(
+  config: NetworkConfig,
+  host: NetworkHost = createNetworkHost(),
+  gateway?: EgressGateway,
+): Network {
   const plan = planNetwork(config);
   const slots = createSlotAllocator(plan.slotCount, plan.holdOffMs, host.now);
   /** The last change to each index that is not over: the next one waits for it. */
@@ -30,6 +42,14 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
       if (changes.get(index) === mine) changes.delete(index);
     }
   };
+
+  const openDoor = async (index: number, { named }: SlotEgress, signal: AbortSignal): Promise<void> => {
+    if (named === undefined) return;
+    if (gateway === undefined) throw new WrennError('internal', 'There is no gateway for names.');
+    const { names, transmitBytesPerSecond } = named;
+    await gateway.open(slotName(plan, index), { names: [...names], transmitBytesPerSecond }, signal);
+  };
+  const closeDoor = async (index: number): Promise<void> => await gateway?.close(slotName(plan, index));
 
   return {
     start: async (inUse, signal) => {
@@ -59,6 +79,15 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
           throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
         }
         await setUpSlot(plan, host, index, spec, mtu, signal);
+        if (spec.egress?.named !== undefined) {
+          try {
+            await openDoor(index, spec.egress, signal);
+          } catch (error) {
+            await closeDoor(index);
+            await takeDownSlot(plan, host, index);
+            throw error;
+          }
+        }
         return describeSlot(plan, index);
       }),
     setEgress: (index, egress, signal) =>
@@ -66,19 +95,25 @@ export function createNetwork(config: NetworkConfig, host: NetworkHost = createN
         if (!slots.isTaken(index)) {
           throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
         }
+        // What leads to a door comes after it, and goes before it.
+        await openDoor(index, egress, signal);
         await replaceRules(plan, host, index, egress, signal);
+        if (egress.named === undefined) await closeDoor(index);
       }),
     describe: (index) => describeSlot(plan, index),
     release: (index) =>
       inTurn(index, async () => {
         // Released already, and perhaps another's by now.
         if (!slots.isTaken(index)) return;
+        // A socket keeps its namespace.
+        await closeDoor(index);
         await takeDownSlot(plan, host, index);
         slots.release(index);
       }),
     stop: async () => {
       // Without the table a slot that is left would be without its rules.
       if (slots.takenCount > 0) return;
+      await gateway?.stop();
       await removeHostSide(plan, host);
     },
   };

@@ -25,7 +25,7 @@ import {
   type SlotAddresses,
   UPLINK_NAME,
 } from './config.ts';
-import type { SlotEgress } from './slot.ts';
+import type { NamedEgress, SlotEgress } from './slot.ts';
 
 /** Names of sets; their elements are read back by a later agent. */
 export const OPENED_SET = 'opened';
@@ -38,7 +38,10 @@ const OPEN: SlotEgress = { allowed: [], refused: [] };
 
 /** Flows a sandbox may have open at once: the host's connection tracking is shared by all. */
 const MAX_CONNECTIONS = 8192;
+/** And to the gateway, which has a bound of its own below this. */
+const MAX_GATEWAY_CONNECTIONS = 1024;
 const DNS_PORT = 53;
+const NAMED_PORTS = [80, 443];
 const { raw, mangle, dstnat, filter, srcnat } = rule.NFT_PRIORITY;
 
 type Statements = readonly rule.NftStatement[];
@@ -47,7 +50,7 @@ type Statements = readonly rule.NftStatement[];
 export function slotTables(
   plan: NetworkPlan,
   { host, guest }: SlotAddresses,
-  { allowed, refused }: SlotEgress = OPEN,
+  { allowed, refused, named }: SlotEgress = OPEN,
 ): NftTable[] {
   const fromGuest = rule.cameFrom(GUEST_TAP_NAME);
   const fromHost = rule.cameFrom(UPLINK_NAME);
@@ -65,11 +68,21 @@ export function slotTables(
         // Only what the host itself sends: a late packet to the address's last owner ends here.
         chain('to_guest', 'nat', 'prerouting', dstnat, 'accept', [
           [fromHost, rule.from(host), rule.to(guest), rule.dnatTo(GUEST)],
+          // What would be refused goes to the gateway, which listens here and asks for a name.
+          ...(named === undefined
+            ? []
+            : [[fromGuest, ...isRefused, ...rule.toTcpPorts(NAMED_PORTS), rule.redirect]]),
         ]),
         chain('forward', 'filter', 'forward', filter, 'drop', [
           rule.clampMaxSegment,
           // Each packet, so that a connection ends when it is forbidden; answers to the host's own are none of it.
-          [fromGuest, rule.isNoAnswer, rule.toSet(REFUSED_SET), rule.notToSet(ALLOWED_SET), rule.reject],
+          ...exceptNameservers(plan, named).map((condition) => [
+            fromGuest,
+            rule.isNoAnswer,
+            ...isRefused,
+            ...condition,
+            rule.reject,
+          ]),
           [rule.belongsToConnection, rule.accept],
           [rule.isInvalid, rule.drop],
           [fromHost, rule.goesTo(GUEST_TAP_NAME), rule.wasDnatted, rule.accept],
@@ -87,7 +100,24 @@ export function slotTables(
           [rule.goesTo(GUEST_TAP_NAME), rule.snatTo(GATEWAY)],
         ]),
         // The namespace itself talks to nobody: only errors about the guest's own packets leave it.
-        chain('input', 'filter', 'input', filter, 'drop', []),
+        chain(
+          'input',
+          'filter',
+          'input',
+          filter,
+          'drop',
+          named === undefined
+            ? []
+            : [
+                [
+                  fromGuest,
+                  rule.beginsConnection,
+                  rule.moreConnectionsThan(MAX_GATEWAY_CONNECTIONS),
+                  rule.reject,
+                ],
+                [fromGuest, ...rule.toTcpPorts(NAMED_PORTS), rule.wasDnatted, rule.accept],
+              ],
+        ),
         chain('output', 'filter', 'output', filter, 'drop', [[rule.belongsToConnection, rule.accept]]),
       ],
     },
@@ -103,6 +133,17 @@ export function slotTables(
       ],
     },
   ];
+}
+
+const isRefused: Statements = [rule.toSet(REFUSED_SET), rule.notToSet(ALLOWED_SET)];
+
+/**
+ * What must be true besides, of what is refused, for it to be so: nothing; or, where names are allowed, that it is no
+ * question to a name server. One condition for each rule.
+ */
+function exceptNameservers({ nameservers }: NetworkPlan, named: NamedEgress | undefined): Statements[] {
+  if (named === undefined || nameservers.length === 0) return [[]];
+  return [[rule.toNoneOf(nameservers)], rule.toOtherPort(DNS_PORT), [rule.isNeitherTcpNorUdp]];
 }
 
 export interface Uplinks {
@@ -143,11 +184,24 @@ export function hostTable(plan: NetworkPlan, uplinks: Uplinks, comment: string):
         // What we let forward for the guests' sake still forwards nothing else.
         [rule.cameFromSet(OPENED_SET), rule.goesToSet(CLOSED_SET), rule.drop],
       ]),
+      // The gateway judges by itself whom it connects to; should it be broken into, it is judged here.
+      ...(plan.gatewayUid === undefined ? [] : [gatewayChain(plan.gatewayUid)]),
       chain('masquerade', 'nat', 'postrouting', srcnat, 'accept', [
         [rule.from(plan.range), rule.isForwarded, rule.goesToOther(ours), rule.masquerade],
       ]),
     ],
   };
+}
+
+function gatewayChain(uid: number): NftChain {
+  return chain('from_gateway', 'filter', 'output', filter, 'accept', [
+    [rule.sentByOther(uid), rule.accept],
+    // The machine's resolver may be anywhere, and is often the machine itself.
+    [...rule.toPort(DNS_PORT), rule.accept],
+    [rule.isNotIpv4, rule.drop],
+    [rule.toSet(DENIED_SET), rule.reject],
+    [rule.isNotUnicast, rule.reject],
+  ]);
 }
 
 /** Also the range itself, should it not be a private one: the other slots are in it. */

@@ -28,6 +28,15 @@ export interface SlotEgress {
   /** Of these even what is in the others. */
   readonly allowed: readonly Ipv4Range[];
   readonly refused: readonly Ipv4Range[];
+  /** Of the refused, what has one of these names and is asked for by it, over HTTP or TLS on their own ports. */
+  readonly named?: NamedEgress | undefined;
+}
+
+export interface NamedEgress {
+  /** As `example.com` or `*.example.com`; at least one. */
+  readonly names: readonly string[];
+  /** What the guest may send on this way, which passes none of the slot's own filters. */
+  readonly transmitBytesPerSecond?: number | undefined;
 }
 
 /** How fast the guest may be, Ethernet headers and all; undefined is as fast as it can. */

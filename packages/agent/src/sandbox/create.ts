@@ -83,7 +83,7 @@ async function allOf<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
 
 export function setUpSlot({ deps, record, signal, timed }: CreateContext): Promise<NetworkSlot> {
   const { id, uid, slotIndex, rateLimits, egress } = record();
-  const spec = { uid, gid: uid, rates: slotRates(rateLimits), egress: slotEgress(egress) };
+  const spec = { uid, gid: uid, rates: slotRates(rateLimits), egress: slotEgress(egress, rateLimits) };
   return timed.run('network', id, signal, () => deps.network.setUp(slotIndex, spec, signal));
 }
 

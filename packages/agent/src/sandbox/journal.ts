@@ -36,7 +36,7 @@ const rateLimitsSchema = z
 const egressSchema = z
   .strictObject({
     allowInternetAccess: z.boolean(),
-    allowOut: z.array(z.string().max(64)).max(1024),
+    allowOut: z.array(z.string().max(256)).max(1024),
     denyOut: z.array(z.string().max(64)).max(1024),
   })
   .default({ allowInternetAccess: true, allowOut: [], denyOut: [] });

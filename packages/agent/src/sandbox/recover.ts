@@ -238,10 +238,13 @@ async function actualState(
 }
 
 /** The last change to them may have been written down and not yet made. */
-async function restoreRules(deps: SandboxDeps, { id, slotIndex, egress }: JournalRecord): Promise<void> {
+async function restoreRules(
+  deps: SandboxDeps,
+  { id, slotIndex, egress, rateLimits }: JournalRecord,
+): Promise<void> {
   const { adoptMs } = deps.config.timeouts;
   await withDeadline('Setting the rules', adoptMs, undefined, (signal) =>
-    deps.network.setEgress(slotIndex, slotEgress(egress), signal),
+    deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal),
   ).catch((err: unknown) => deps.log.error({ sandboxId: id, err }, 'a sandbox still has its earlier rules'));
 }
 

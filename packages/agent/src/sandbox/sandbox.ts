@@ -410,9 +410,10 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       assertPossible({ id, state, reason }, 'setEgress');
       await queue.run(async (signal) => {
         assertPossible({ id, state, reason }, 'setEgress');
-        const { slotIndex } = record;
+        const { slotIndex, rateLimits } = record;
         await save({ egress: copyOf(egress) });
-        if (holdings !== undefined) await deps.network.setEgress(slotIndex, slotEgress(egress), signal);
+        if (holdings === undefined) return;
+        await deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal);
       });
     },
     access: () => {

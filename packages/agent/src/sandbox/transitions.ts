@@ -116,7 +116,10 @@ export function createTransitions(core: SandboxCore): Transitions {
       phases: phases.map((phase) => ({ ...phase })),
     });
     // Made without any rules of its own.
-    if (!isOpen(egress)) await deps.network.setEgress(core.record().slotIndex, slotEgress(egress), signal);
+    if (!isOpen(egress)) {
+      const { slotIndex, rateLimits } = core.record();
+      await deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal);
+    }
     await resumeMicrovm(held, signal);
     core.thawed();
     await initGuest(held.guest, { envs: core.record().envs }, signal);

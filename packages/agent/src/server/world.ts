@@ -2,7 +2,9 @@
 import { findBootFiles } from '@wrenn/images';
 import { createCgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig, AgentPaths } from '../config/schema.ts';
-import { createNetwork } from '../network/network.ts';
+import { createEgressGateway } from '../network/gateway/supervisor.ts';
+import { createNetwork, deniedToGuests } from '../network/network.ts';
+import type { Network } from '../network/slot.ts';
 import type { BootMicrovm } from '../sandbox/deps.ts';
 import type { Logger } from '../sandbox/log.ts';
 import { killStrays } from '../sandbox/strays.ts';
@@ -20,6 +22,9 @@ export interface WorldOptions {
   readonly log: Logger;
   readonly signal: AbortSignal;
 }
+
+/** The one below those of the slots is the probe's. */
+const GATEWAY_UID_BELOW_BASE = 2;
 
 export async function createWorld({ config, paths, log, signal }: WorldOptions): Promise<World> {
   const onWarning = (message: string, err: unknown) => log.warn({ err }, message);
@@ -66,10 +71,34 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
     bootMicrovm: boot,
     killStrays,
     cgroups,
-    network: createNetwork({
-      ...config.network,
-      owner: paths.wrennDir,
-      nameservers: config.network.nameservers ?? (await readNameservers()),
-    }),
+    network: await createGuardedNetwork(config, paths, onWarning),
   };
+}
+
+async function createGuardedNetwork(
+  { network, uidBase }: AgentConfig,
+  { wrennDir }: AgentPaths,
+  onWarning: (message: string, cause: unknown) => void,
+): Promise<Network> {
+  const { connectMs, resolvers, maxConnectionsPerSandbox: maxConnections, ...limits } = network.egress;
+  const gatewayUid = uidBase - GATEWAY_UID_BELOW_BASE;
+  const settings = {
+    ...network,
+    owner: wrennDir,
+    nameservers: network.nameservers ?? (await readNameservers()),
+    gatewayUid,
+  };
+  const gateway = createEgressGateway({
+    settings: {
+      uid: gatewayUid,
+      denied: deniedToGuests(settings),
+      ...(resolvers === undefined ? {} : { resolvers }),
+      connectMs,
+      limits: { ...limits, maxConnections },
+    },
+    // The program that runs, in another role.
+    command: (role) => [process.execPath, process.argv[1] ?? '', role],
+    onWarning,
+  });
+  return createNetwork(settings, undefined, gateway);
 }

@@ -8,9 +8,9 @@ export function fromAgentError(thrown: unknown): WrennError {
   const error = ConnectError.from(thrown);
   const [detail] = error.findDetails(ErrorDetailSchema);
   if (detail !== undefined && isErrorCode(detail.code)) {
-    return new WrennError(detail.code, error.rawMessage, {
-      ...(detail.hint === '' ? {} : { hint: detail.hint }),
-      ...(detail.field === '' ? {} : { field: detail.field }),
+    return new WrennError(detail.code, asWritten(error.rawMessage), {
+      ...(detail.hint === '' ? {} : { hint: asWritten(detail.hint) }),
+      ...(detail.field === '' ? {} : { field: asWritten(detail.field) }),
       cause: error,
     });
   }
@@ -30,6 +30,16 @@ export function fromAgentError(thrown: unknown): WrennError {
     default:
       return new WrennError('internal', 'The host agent failed.', { cause: error });
   }
+}
+
+/** Of what the API's callers know by other names than the agent does. */
+const FIELDS: Readonly<Record<string, string>> = {
+  'network.allow_out': 'network.allowOut',
+  'network.deny_out': 'network.denyOut',
+};
+
+function asWritten(text: string): string {
+  return text.replace(/network\.(allow|deny)_out/g, (field) => FIELDS[field] ?? field);
 }
 
 function isErrorCode(code: string): code is ErrorCode {

@@ -48,7 +48,7 @@ describe('sandboxes', () => {
       autoPause: true,
       autoResume: { enabled: true },
       network: {
-        allowOut: ['1.1.1.1'],
+        allowOut: ['1.1.1.1', 'example.com', '*.example.org'],
         denyOut: ['0.0.0.0/0'],
         allowPublicTraffic: false,
         // biome-ignore lint/suspicious/noTemplateCurlyInString: it is what callers write
@@ -70,8 +70,13 @@ describe('sandboxes', () => {
       state: 'running',
       metadata: { user: 'ü & co' },
       lifecycle: { autoResume: true, onTimeout: 'pause' },
-      // biome-ignore lint/suspicious/noTemplateCurlyInString: it is what callers write
-      network: { allowPublicTraffic: false, maskRequestHost: 'h:${PORT}' },
+      network: {
+        allowOut: ['1.1.1.1', 'example.com', '*.example.org'],
+        denyOut: ['0.0.0.0/0'],
+        allowPublicTraffic: false,
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: it is what callers write
+        maskRequestHost: 'h:${PORT}',
+      },
       envdAccessToken: made.envdAccessToken,
     });
     expect(Date.parse(body.endAt) - Date.parse(body.startedAt)).toBeGreaterThan(55_000);
@@ -88,6 +93,8 @@ describe('sandboxes', () => {
     [{ network: { rules: { 'a.com': [{}] } } }, 'network.rules'],
     [{ network: { egressProxy: { address: 'a:1' } } }, 'network.egressProxy'],
     [{ network: { httpsPorts: [443] } }, 'network.httpsPorts'],
+    [{ network: { allowOut: ['example.com'] } }, 'network.allowOut'],
+    [{ network: { denyOut: ['example.com'] } }, 'network.denyOut'],
     [{ somethingNew: true }, 'somethingNew'],
     [{ timeout: -1 }, 'timeout'],
     [{ timeout: 1e9 }, 'timeout'],

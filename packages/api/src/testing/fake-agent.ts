@@ -132,9 +132,19 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     tokens.set(sandbox.id, randomBytes(16).toString('hex'));
     return sandbox;
   };
-  const checkNetwork = (lists: readonly string[] = []): void => {
-    if (lists.some((entry) => !/^[a-z0-9.*/-]+$/i.test(entry))) {
-      throw refuse('invalid_argument', 'network: that is neither an address nor a domain.');
+  const checkNetwork = ({
+    allowOut = [],
+    denyOut = [],
+  }: {
+    allowOut?: string[];
+    denyOut?: string[];
+  } = {}): void => {
+    const isName = (entry: string) => /[a-z]/i.test(entry);
+    if (denyOut.some(isName) || [...allowOut, ...denyOut].some((entry) => !/^[a-z0-9.*/-]+$/i.test(entry))) {
+      throw refuse('invalid_argument', 'network.deny_out: that is no address.');
+    }
+    if (allowOut.some(isName) && !denyOut.includes('0.0.0.0/0')) {
+      throw refuse('invalid_argument', 'network.allow_out has names, and not everything else is denied.');
     }
   };
 
@@ -177,8 +187,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
         if (request.snapshotId !== '' && !snapshots.has(request.snapshotId)) {
           throw refuse('snapshot_not_found', 'There is no such snapshot.');
         }
-        checkNetwork(request.network?.allowOut);
-        checkNetwork(request.network?.denyOut);
+        checkNetwork(request.network);
         const sandbox = add(
           {
             template,
@@ -265,8 +274,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
       },
       updateSandboxNetwork: ({ id, network }) => {
         const sandbox = inState(id, S.RUNNING, S.PAUSED);
-        checkNetwork(network?.allowOut);
-        checkNetwork(network?.denyOut);
+        checkNetwork(network);
         if (network !== undefined) sandbox.network = network;
         return { sandbox };
       },

@@ -340,7 +340,8 @@ export type NetworkPolicy = Message<"wrenn.agent.v1.NetworkPolicy"> & {
   allowInternetAccess?: boolean | undefined;
 
   /**
-   * IPv4 addresses and networks in CIDR notation. What is allowed is so even if it is denied as well.
+   * IPv4 addresses, networks in CIDR notation and, where everything is denied, names of hosts, as example.com or
+   * *.example.com. What is allowed is so even if it is denied as well.
    *
    * @generated from field: repeated string allow_out = 2;
    */

@@ -1,0 +1,99 @@
+/** Requests over one connection, however they are cut up: each is judged, and the server sees those alone that may pass. */
+import { once } from 'node:events';
+import http from 'node:http';
+import net from 'node:net';
+import { parseHostPattern } from '@wrenn/host';
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { createHttpServer } from './http-passage.ts';
+import { createPassage } from './passage.ts';
+
+const LIMITS = { maxConnections: 50, headMs: 5000, maxHeadBytes: 16_384, idleMs: 5000 };
+let web: http.Server;
+let gateway: http.Server;
+const seen: string[] = [];
+
+const portOf = (server: net.Server): number => {
+  const address = server.address();
+  return typeof address === 'object' && address !== null ? address.port : 0;
+};
+
+beforeAll(async () => {
+  web = http.createServer((request, response) => {
+    let size = 0;
+    request
+      .on('data', (chunk: Buffer) => {
+        size += chunk.length;
+      })
+      .on('end', () => {
+        seen.push(`${request.method} ${request.headers.host}${request.url} ${size}`);
+        response.setHeader('x-size', size);
+        response.end(`<${request.url}>`);
+      });
+  });
+  await once(web.listen(0, '127.0.0.1'), 'listening');
+  const passage = createPassage(LIMITS, async () => {
+    const socket = net.connect({ host: '127.0.0.1', port: portOf(web), allowHalfOpen: true });
+    await once(socket, 'connect');
+    return socket;
+  });
+  passage.setPolicy({ names: [parseHostPattern('good.example')], transmitBytesPerSecond: undefined });
+  gateway = createHttpServer(passage);
+  await once(gateway.listen(0, '127.0.0.1'), 'listening');
+});
+
+afterAll(() => {
+  gateway.closeAllConnections();
+  gateway.close();
+  web.close();
+});
+
+/** Everything that came back until so many answers were there, or the connection ended. */
+async function converse(pieces: readonly Buffer[], answers: number): Promise<string> {
+  const socket = net.connect(portOf(gateway), '127.0.0.1');
+  socket.setNoDelay(true);
+  let got = '';
+  const over = new Promise<void>((resolve) => {
+    socket.on('data', (chunk) => {
+      got += chunk.toString('latin1');
+      if ((got.match(/HTTP\/1.1 \d/g) ?? []).length >= answers && /(>|\.\n|0\r\n\r\n)$/.test(got)) resolve();
+    });
+    socket.on('close', () => resolve());
+    setTimeout(resolve, 3000).unref();
+    socket.on('error', () => resolve());
+  });
+  for (const piece of pieces) {
+    socket.write(piece);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await over;
+  socket.destroy();
+  return got;
+}
+
+const good = (path: string) => `GET ${path} HTTP/1.1\r\nHost: good.example\r\n\r\n`;
+const post = (path: string) =>
+  `POST ${path} HTTP/1.1\r\nHost: good.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n`;
+const bad = (path: string) => `POST ${path} HTTP/1.1\r\nHost: bad.example\r\nContent-Length: 3\r\n\r\nabc`;
+
+it('judges each of several requests, in any pieces', async () => {
+  const text = [good('/1'), bad('/2'), post('/3'), bad('/4'), good('/5')].join('');
+  const cuts = fc.array(fc.integer({ min: 1, max: text.length - 1 }), { maxLength: 30 });
+  await fc.assert(
+    fc.asyncProperty(cuts, async (at) => {
+      seen.length = 0;
+      const ends = [...new Set([...at, text.length])].sort((a, b) => a - b);
+      const pieces = ends.map((end, n) => Buffer.from(text.slice(ends[n - 1] ?? 0, end)));
+      const got = await converse(pieces, 5);
+      expect(got.match(/HTTP\/1.1 \d+/g)).toEqual(
+        [200, 403, 200, 403, 200].map((status) => `HTTP/1.1 ${status}`),
+      );
+      expect([...seen].sort()).toEqual([
+        'GET good.example/1 0',
+        'GET good.example/5 0',
+        'POST good.example/3 5',
+      ]);
+    }),
+    { numRuns: 60 },
+  );
+});

@@ -1,0 +1,3 @@
+/** What the agent's program is besides the agent: apart from it, so that these processes load nothing else. */
+export { runEgressDoor } from './door.ts';
+export { runEgressGateway } from './process.ts';
