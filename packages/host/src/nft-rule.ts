@@ -139,9 +139,9 @@ export function toOtherPort(port: number): NftStatement[] {
 /** Of a protocol that has no ports. */
 export const isNeitherTcpNorUdp: NftStatement = isNot({ meta: { key: 'l4proto' } }, { set: ['tcp', 'udp'] });
 
-/** Not by a process of this user of this machine. */
-export function sentByOther(uid: number): NftStatement {
-  return isNot({ meta: { key: 'skuid' } }, uid);
+/** By a process of this user of this machine. What the kernel sends by itself (resets, ICMP) is of nobody, not of others. */
+export function sentBy(uid: number): NftStatement {
+  return is({ meta: { key: 'skuid' } }, uid);
 }
 
 /** Of a connection that was allowed when it began, or an error that concerns one. */

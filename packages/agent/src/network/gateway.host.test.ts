@@ -92,6 +92,14 @@ afterAll(async () => {
 const set = (names: string[], more: Partial<NamedEgress> = {}) =>
   network.setEgress(slot.index, named(names, more), signal);
 
+it('leaves alone what the machine itself sends, resets of no process among it', async () => {
+  const [loopback, lan] = await lab.probe(lab.hostNetns, [
+    { kind: 'tcp', address: '127.0.0.1', port: 9 },
+    { kind: 'tcp', address: HOST_LAN, port: 9 },
+  ]);
+  expect([loopback, lan]).toEqual([{ failed: 'ECONNREFUSED' }, { failed: 'ECONNREFUSED' }]);
+});
+
 describe('over plain HTTP a guest', () => {
   beforeEach(() => set(['example.com', '*.example.org']));
 

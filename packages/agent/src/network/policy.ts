@@ -194,14 +194,16 @@ export function hostTable(plan: NetworkPlan, uplinks: Uplinks, comment: string):
 }
 
 function gatewayChain(uid: number): NftChain {
-  return chain('from_gateway', 'filter', 'output', filter, 'accept', [
-    [rule.sentByOther(uid), rule.accept],
+  const judged: Statements[] = [
     // The machine's resolver may be anywhere, and is often the machine itself.
     [...rule.toPort(DNS_PORT), rule.accept],
     [rule.isNotIpv4, rule.drop],
     [rule.toSet(DENIED_SET), rule.reject],
     [rule.isNotUnicast, rule.reject],
-  ]);
+  ];
+  // Each names the gateway: a packet of no process at all is for none of them, whatever is asked of its user.
+  const rules = judged.map((statements) => [rule.sentBy(uid), ...statements]);
+  return chain('from_gateway', 'filter', 'output', filter, 'accept', rules);
 }
 
 /** Also the range itself, should it not be a private one: the other slots are in it. */
