@@ -130,6 +130,11 @@ function buildProgram(): Command {
   withJson(template.command('ls'))
     .description('list templates')
     .action(async (options) => (await import('./commands/template.ts')).printTemplates(options));
+  withJson(template.command('rm <name...>'))
+    .description('delete templates that no machine and no snapshot uses, with all their builds')
+    .action(async (names, options) =>
+      (await import('./commands/template.ts')).removeTemplates(names, options),
+    );
   withJson(template.command('warm <name>'))
     .description('make what its machines start from without a boot, unless it is there')
     .option('--cpus <n>', 'virtual CPUs')

@@ -6,7 +6,7 @@ import { ensureGuestImage } from './guest-image.ts';
 import { ensureKernel } from './kernel.ts';
 import { layoutOf } from './layout.ts';
 import type { OnProgress } from './progress.ts';
-import { removeLeftovers, withLock } from './publish.ts';
+import { LOCK_NAME, removeLeftovers, withLock } from './publish.ts';
 import type { TemplateName } from './recipes.ts';
 import { ensureTemplate } from './template.ts';
 
@@ -35,7 +35,7 @@ export async function ensureArtifacts(options: EnsureOptions): Promise<void> {
       message: `waiting for the set-up with pid ${pid}`,
       elapsedMs: 0,
     });
-  await withLock(join(wrennDir, 'setup.lock'), { signal, onWait }, async () => {
+  await withLock(join(wrennDir, LOCK_NAME), { signal, onWait }, async () => {
     for (const parent of [layout.kernels, layout.guests, layout.templates]) await removeLeftovers(parent);
     await ensureKernel(layout, onProgress, signal);
     await ensureGuestImage(layout, onProgress, signal);

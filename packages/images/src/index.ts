@@ -14,6 +14,7 @@ export { ensureLabImage, type LabImage } from './lab-image.ts';
 export { wrennDirFromEnv } from './layout.ts';
 export type { OnProgress, ProgressEvent } from './progress.ts';
 export { TEMPLATE_NAMES, type TemplateName } from './recipes.ts';
+export { removeTemplate } from './removal.ts';
 export {
   ensureSystemPackages,
   missingSystemPackages,

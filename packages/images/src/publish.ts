@@ -10,6 +10,8 @@ import { freeBytes, missingProgram, plainEnvironment, syncDirectory, writeFileDu
 import { WrennError } from '@wrenn/protocol';
 
 const BUILDING = '.building-';
+/** Held by whoever changes what is published. */
+export const LOCK_NAME = 'setup.lock';
 
 /**
  * Calls `build` with an empty directory next to `parent`'s others; what it returns is the name under
@@ -42,6 +44,14 @@ export async function removeLeftovers(parent: string): Promise<void> {
     if (name.startsWith(BUILDING))
       await rm(join(parent, name), { recursive: true, force: true, maxRetries: 3 });
   }
+}
+
+/** Takes a directory out of sight in one step, and then away; after a crash in between it counts as a leftover. */
+export async function retract(parent: string, name: string): Promise<void> {
+  const dying = join(parent, `${BUILDING}${randomUUID()}`);
+  await rename(join(parent, name), dying);
+  await syncDirectory(parent);
+  await rm(dying, { recursive: true, force: true, maxRetries: 3 });
 }
 
 /** Points at the current build of something. */

@@ -42,6 +42,7 @@ export const ERROR_KINDS = {
   snapshot_in_use: 'conflict',
   snapshot_incompatible: 'conflict',
   store_in_use: 'conflict',
+  template_in_use: 'conflict',
 
   disk_full: 'exhausted',
   memory_exhausted: 'exhausted',

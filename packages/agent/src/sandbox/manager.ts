@@ -15,6 +15,7 @@ import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf } from './roster.ts';
 import type { Sandbox, SandboxAccess, SandboxView } from './sandbox.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
+import { createTemplateUsers } from './template-users.ts';
 import { createWarmTemplates } from './warm.ts';
 
 /** With what a sandbox of it gets that asks for nothing else. */
@@ -47,6 +48,8 @@ export interface SandboxManager {
   /** Makes the snapshot that sandboxes of a template and size start from, unless it is there. */
   warmTemplate(request: CreateRequest): Promise<Snapshot>;
   listTemplates(): Promise<TemplateView[]>;
+  /** Throws `template_not_found`, `template_in_use`, `not_permitted`. */
+  deleteTemplate(name: string): Promise<void>;
   /** Those that were asked for, newest first. */
   listSnapshots(): Snapshot[];
   /** Throws `snapshot_not_found`, and `snapshot_in_use` while sandboxes that were created from it are there. */
@@ -106,16 +109,37 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     () => creating > 0,
   );
   const copies = createCopies(deps, roster, warm.isWanted);
+  const templates = createTemplateUsers(deps, roster);
   const pool = createPool(deps, roster, warm, () => creating > 0);
   const { find } = roster;
 
   const create = async (request: CreateRequest): Promise<SandboxView> => {
+    let release = (): void => {};
+    try {
+      return await createFrom(request, (template) => {
+        release = templates.use(template);
+      });
+    } finally {
+      release();
+    }
+  };
+
+  /** `use` is called with the template's name before anything is made of it. */
+  const createFrom = async (
+    request: CreateRequest,
+    use: (template: string) => void,
+  ): Promise<SandboxView> => {
     const id = newSandboxId();
     const timed = createStopwatch(deps);
     const plan = await timed.run('validate', id, new AbortController().signal, async () => {
-      if (request.snapshotId !== undefined) return copies.plan(request, request.snapshotId);
+      if (request.snapshotId !== undefined) {
+        const copy = copies.plan(request, request.snapshotId);
+        use(copy.template.name);
+        return copy;
+      }
       const spec = checkRequest(request, config, host);
       const template = await deps.storage.resolveTemplate(spec.template);
+      use(template.name);
       const snapshot = warm.find(template, spec);
       const start: Start = snapshot === undefined ? { kind: 'boot' } : { kind: 'copy', snapshot };
       return { spec, template, start };
@@ -240,11 +264,21 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       const templates = await deps.storage.listTemplates();
       return templates.map((template) => ({ ...template, vcpus, memoryMib, diskMib }));
     },
+    deleteTemplate: async (name) => {
+      await templates.remove(name);
+      log.info({ template: name }, 'a template was deleted');
+    },
     listSnapshots: copies.list,
     deleteSnapshot: copies.delete,
     warmTemplate: async (request) => {
       const spec = checkRequest(request, config, host);
-      return warm.make(await deps.storage.resolveTemplate(spec.template), spec);
+      const template = await deps.storage.resolveTemplate(spec.template);
+      const release = templates.use(template.name);
+      try {
+        return await warm.make(template, spec);
+      } finally {
+        release();
+      }
     },
     setTimeout: async (id, timeoutMs) => {
       const sandbox = find(id);

@@ -76,6 +76,10 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     warmTemplate: async ({ template, vcpus, memoryMib, diskMib }) => ({
       snapshot: toSnapshotProto(await manager.warmTemplate({ template, vcpus, memoryMib, diskMib })),
     }),
+    deleteTemplate: async ({ name }) => {
+      await manager.deleteTemplate(name);
+      return {};
+    },
     listSnapshots: () => ({ snapshots: manager.listSnapshots().map(toSnapshotProto) }),
     deleteSnapshot: async ({ id }) => {
       await manager.deleteSnapshot(id);

@@ -3,7 +3,9 @@
  * packages/images) and layers (private, sparse).
  */
 
-import { findTemplate, listTemplates } from '@wrenn/images';
+import { findTemplate, listTemplates, removeTemplate } from '@wrenn/images';
+import { WrennError } from '@wrenn/protocol';
+import { withDeadline } from '../signals/signals.ts';
 import { createLayers } from './layers.ts';
 
 export interface Template {
@@ -30,6 +32,8 @@ export interface Storage {
   resolveTemplate(nameOrBuildId: string): Promise<Template>;
   /** By name. */
   listTemplates(): Promise<TemplateSummary[]>;
+  /** With all of its builds. Whether anybody uses it is the caller's business. Idempotent. */
+  removeTemplate(name: string): Promise<void>;
   /**
    * Makes the private layer of a sandbox: a sparse ext4 file of `sizeMib`, owned by the VMM.
    * Refuses early with `disk_full` when the file system could not hold it with the reserve to spare.
@@ -50,14 +54,19 @@ export interface Storage {
 }
 
 export interface StorageOptions {
-  /** Where kernels and templates are; only read. */
+  readonly wrennDir: string;
+  /** Where kernels and templates are; other agents may use them too where it is not the same. */
   readonly imagesDir: string;
   readonly layersDir: string;
   /** Free space that a new layer must leave. */
   readonly diskReserveMib: number;
 }
 
-export function createStorage({ imagesDir, layersDir, diskReserveMib }: StorageOptions): Storage {
+/** A set-up that builds takes minutes: then it is refused. */
+const LOCK_MS = 10_000;
+
+export function createStorage(options: StorageOptions): Storage {
+  const { wrennDir, imagesDir, layersDir, diskReserveMib } = options;
   const layers = createLayers(layersDir, diskReserveMib);
   return {
     resolveTemplate: (nameOrBuildId) => findTemplate(imagesDir, nameOrBuildId),
@@ -66,6 +75,20 @@ export function createStorage({ imagesDir, layersDir, diskReserveMib }: StorageO
       return templates.map(({ name, buildId, sizeBytes, builtAt }) => {
         return { name, buildId, sizeBytes, builtAtMs: Date.parse(builtAt) };
       });
+    },
+    removeTemplate: async (name) => {
+      if (imagesDir !== wrennDir) {
+        throw new WrennError(
+          'not_permitted',
+          `The templates in ${imagesDir} may be in use by other agents.`,
+          {
+            hint: 'Delete it with the agent whose `wrennDir` that is.',
+          },
+        );
+      }
+      await withDeadline('Waiting for a set-up', LOCK_MS, undefined, (signal) =>
+        removeTemplate(imagesDir, name, signal),
+      );
     },
     createLayer: layers.create,
     copyLayer: layers.copy,

@@ -64,6 +64,7 @@ export interface Agent {
     },
   ): Promise<readonly AgentSandbox[]>;
   templates(): Promise<readonly AgentTemplate[]>;
+  deleteTemplate(name: string): Promise<void>;
   /** The end of the guest's console, at most so many bytes of it. */
   logs(id: string, maxBytes: number): Promise<Buffer>;
   /** Throws where no agent answers. */
@@ -134,6 +135,7 @@ export function createAgent(config: ApiConfig['agent']): Agent {
         return (await sandboxes.forkSandbox(request, long)).sandboxes.map(toSandbox);
       }),
     templates: () => meant(async () => (await sandboxes.listTemplates({}, soon)).templates.map(toTemplate)),
+    deleteTemplate: (name) => meant(async () => void (await sandboxes.deleteTemplate({ name }, long))),
     logs: (id, maxBytes) =>
       meant(async () => {
         let tail = Buffer.alloc(0);

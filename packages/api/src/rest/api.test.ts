@@ -331,11 +331,30 @@ describe('templates', () => {
     ).toEqual(['minimal']);
     expect((await api.call('GET', '/templates', { key })).body).toHaveLength(1);
     expect((await api.call('DELETE', '/templates/base', { key })).status).toBe(403);
-    // Nor may an admin: it is the host's.
-    expect((await api.call('DELETE', '/templates/minimal')).status).toBe(403);
+    // That there is one is told, so that its name is not taken for free.
+    expect((await api.call('GET', '/templates/aliases/minimal', { key })).status).toBe(403);
+    expect((await api.call('DELETE', '/templates/minimal', { key })).status).toBe(404);
     const page = await api.call('GET', '/v2/templates?limit=1');
     expect(page.body).toHaveLength(1);
     expect(page.body[0].spawnCount).toBeGreaterThan(0);
+  });
+
+  it('are deleted by an admin, when nobody uses them, with all that is known of them', async () => {
+    const { sandboxID } = await create({ templateID: 'minimal' });
+    const tags = { target: 'minimal', tags: ['v1'] };
+    expect((await api.call('POST', '/templates/tags', { body: tags })).status).toBe(201);
+    const used = await api.call('DELETE', '/templates/minimal');
+    expect(used).toMatchObject({
+      status: 409,
+      body: { code: 409, message: expect.stringContaining('1 sandbox') },
+    });
+    await api.call('DELETE', `/sandboxes/${sandboxID}`);
+    expect((await api.call('DELETE', '/templates/minimal:v1')).status).toBe(400);
+    expect((await api.call('DELETE', '/templates/minimal')).status).toBe(204);
+    expect((await api.call('DELETE', '/templates/minimal')).status).toBe(404);
+    expect((await api.call('GET', '/templates/aliases/minimal')).status).toBe(404);
+    expect(await api.store.templates.tags('minimal')).toEqual([]);
+    expect((await api.store.templates.uses()).has('minimal')).toBe(false);
   });
 });
 

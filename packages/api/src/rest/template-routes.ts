@@ -108,8 +108,8 @@ export function templateRoutes(templates: Templates): readonly Route[] {
         responses: { 200: schemas.aliasSchema },
       },
       async ({ caller, params: { alias } }) => {
-        const view = await templates.get(caller, alias);
-        return { status: 200, body: { templateID: view.name, public: view.use.public } };
+        const { id, isPublic } = await templates.exists(caller, alias);
+        return { status: 200, body: { templateID: id, public: isPublic } };
       },
     ),
     route(

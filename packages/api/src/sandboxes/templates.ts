@@ -24,6 +24,8 @@ export interface Templates {
   resolve(caller: Caller, name: string): Promise<Origin>;
   list(caller: Caller): Promise<readonly TemplateView[]>;
   get(caller: Caller, name: string): Promise<TemplateView>;
+  /** As `get`, and of a team's snapshots too; `not_permitted` where there is one that the caller may not use. */
+  exists(caller: Caller, name: string): Promise<{ readonly id: string; readonly isPublic: boolean }>;
   tags(caller: Caller, name: string): Promise<readonly TemplateTag[]>;
   setPublic(caller: Caller, name: string, isPublic: boolean): Promise<TemplateView>;
   /** Of a template or, for its team, a snapshot. */
@@ -43,25 +45,24 @@ const NEVER_USED: TemplateUse = {
 };
 
 export function createTemplates(agent: Agent, store: Store): Templates {
-  const views = async (caller: Caller): Promise<readonly TemplateView[]> => {
+  const all = async (): Promise<readonly TemplateView[]> => {
     const [templates, uses, aliases] = await Promise.all([
       agent.templates(),
       store.templates.uses(),
       store.templates.aliases(),
     ]);
-    return templates
-      .map((template) => ({
-        ...template,
-        aliases: [...aliases].filter(([, name]) => name === template.name).map(([alias]) => alias),
-        use: uses.get(template.name) ?? NEVER_USED,
-      }))
-      .filter(({ use }) => use.public || caller.admin);
+    return templates.map((template) => ({
+      ...template,
+      aliases: [...aliases].filter(([, name]) => name === template.name).map(([alias]) => alias),
+      use: uses.get(template.name) ?? NEVER_USED,
+    }));
   };
 
+  const views = async (caller: Caller): Promise<readonly TemplateView[]> =>
+    (await all()).filter(({ use }) => use.public || caller.admin);
+
   const find = async (caller: Caller, name: string): Promise<TemplateView> => {
-    const found = (await views(caller)).find(
-      (view) => view.name === name || view.buildId === name || view.aliases.includes(name),
-    );
+    const found = (await views(caller)).find(isCalled(name));
     if (found === undefined) throw noTemplate(name);
     return found;
   };
@@ -99,6 +100,16 @@ export function createTemplates(agent: Agent, store: Store): Templates {
     },
     list: views,
     get: find,
+    exists: async (caller, text) => {
+      const { name, tag } = splitTag(text);
+      const snapshot = await findSnapshot(caller, name, tag);
+      if (snapshot !== undefined) return { id: snapshot.id, isPublic: false };
+      const hidden = (await all()).find(isCalled(name));
+      if (hidden === undefined) throw noTemplate(text);
+      await taggedBuild(hidden, tag);
+      if (hidden.use.public || caller.admin) return { id: hidden.name, isPublic: hidden.use.public };
+      throw new WrennError('not_permitted', 'There is a template of this name, and it is not public.');
+    },
     tags: async (caller, name) => {
       const { name: template, buildId, createdAt } = await find(caller, name);
       return [{ tag: DEFAULT_TAG, buildId, createdAt }, ...(await store.templates.tags(template))];
@@ -121,10 +132,14 @@ export function createTemplates(agent: Agent, store: Store): Templates {
         return;
       }
       const view = await find(caller, name);
-      throw new WrennError(
-        'not_permitted',
-        `The template ${view.name} is the host's, and is not deleted here.`,
-      );
+      shared(caller);
+      if (tag !== DEFAULT_TAG) {
+        throw new WrennError('invalid_argument', 'A template is deleted as a whole; tags are taken away.', {
+          field: 'templateID',
+        });
+      }
+      await agent.deleteTemplate(view.name);
+      await store.templates.forget(view.name);
     },
     assignTags: async (caller, target, tags) => {
       const { name, tag } = splitTag(target);
@@ -157,6 +172,10 @@ export function createTemplates(agent: Agent, store: Store): Templates {
     },
     snapshots: (caller) => store.snapshots.list(caller.teamId),
   };
+}
+
+function isCalled(name: string): (view: TemplateView) => boolean {
+  return (view) => view.name === name || view.buildId === name || view.aliases.includes(name);
 }
 
 /** `name:tag`, with the tag `default` where there is none. */

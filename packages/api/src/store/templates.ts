@@ -93,6 +93,8 @@ export interface TemplateStore {
   tags(template: string): Promise<readonly TemplateTag[]>;
   setTags(template: string, tags: readonly string[], buildId: string): Promise<void>;
   removeTags(template: string, tags: readonly string[]): Promise<number>;
+  /** All that is known of it. */
+  forget(template: string): Promise<void>;
 }
 
 export function createTemplateStore(db: Kysely<Database>): TemplateStore {
@@ -166,6 +168,13 @@ export function createTemplateStore(db: Kysely<Database>): TemplateStore {
         .where('tag', 'in', tags)
         .executeTakeFirst();
       return Number(numDeletedRows);
+    },
+    forget: async (template) => {
+      await db.transaction().execute(async (transaction) => {
+        await transaction.deleteFrom('template_tags').where('template', '=', template).execute();
+        await transaction.deleteFrom('template_aliases').where('template', '=', template).execute();
+        await transaction.deleteFrom('templates').where('name', '=', template).execute();
+      });
     },
   };
 }

@@ -258,6 +258,13 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
           envdVersion: '0.6.4',
         })),
       }),
+      deleteTemplate: ({ name }) => {
+        if (!templates.has(name)) throw refuse('template_not_found', 'There is no such template.');
+        const users = [...sandboxes.values()].filter(({ template }) => template === name);
+        if (users.length > 0) throw refuse('template_in_use', `It is used by ${users.length} sandboxes.`);
+        templates.delete(name);
+        return {};
+      },
       listSnapshots: () => ({ snapshots: [...snapshots.values()].reverse() }),
       deleteSnapshot: ({ id }) => {
         if (!snapshots.delete(id)) throw refuse('snapshot_not_found', 'There is no such snapshot.');

@@ -37,6 +37,7 @@ export interface FakeWorld {
   /** Indices that are reserved, and whether their kernel objects are there. */
   readonly slots: Map<number, 'reserved' | 'up'>;
   readonly layers: Set<string>;
+  readonly removedTemplates: string[];
   /** Memory files that were written. */
   readonly snapshots: Set<string>;
   readonly manifests: Map<string, Snapshot>;
@@ -80,6 +81,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     vms: from?.vms ?? new Map(),
     slots: from?.slots ?? new Map(),
     layers: from?.layers ?? new Set(),
+    removedTemplates: from?.removedTemplates ?? [],
     snapshots: from?.snapshots ?? new Set(),
     manifests: from?.manifests ?? new Map(),
     cgroups: from?.cgroups ?? new Map(),
@@ -305,13 +307,20 @@ function fakeNetwork(world: Ledger): Network {
 function fakeStorage(world: Ledger): Storage {
   return {
     resolveTemplate: async (name) => {
-      if (name !== 'base') {
+      if (name !== 'base' || world.removedTemplates.includes(name)) {
         throw new WrennError('template_not_found', `There is no template ${name}.`, { field: 'template' });
       }
       const paths = { rootfsPath: '/base', guestImagePath: '/guest', kernelPath: '/k', initrdPath: '/i' };
       return { name, buildId: 'build-1', ...paths };
     },
-    listTemplates: async () => [{ name: 'base', buildId: 'build-1', sizeBytes: 1, builtAtMs: 1 }],
+    listTemplates: async () =>
+      world.removedTemplates.includes('base')
+        ? []
+        : [{ name: 'base', buildId: 'build-1', sizeBytes: 1, builtAtMs: 1 }],
+    removeTemplate: async (name) => {
+      await world.disturb('removeTemplate');
+      world.removedTemplates.push(name);
+    },
     createLayer: async (path, _sizeMib, _owner, signal) => {
       await world.disturb('createLayer', signal);
       throwIfAborted(signal);
