@@ -1,6 +1,6 @@
 /** Sandboxes that hibernate, are copied and forked, on real microVMs. */
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { open, readdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import {
   type AgentClient,
   createAgentClient,
@@ -8,6 +8,7 @@ import {
   type RunningAgent,
   startAgent,
 } from '@wrenn/agent';
+import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
 import { type Sandbox, SandboxState } from '@wrenn/protocol/agent';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -23,6 +24,8 @@ import {
 } from './agent-fixture.ts';
 
 const { RUNNING, HIBERNATED } = SandboxState;
+const MIB = 1024 * 1024;
+const MEMORY_BYTES = REQUEST.memoryMib * MIB;
 
 let files: TestAgentFiles;
 let agent: RunningAgent;
@@ -34,6 +37,9 @@ beforeAll(async () => {
   client = createAgentClient({ socketPath: agent.socketPath });
 });
 afterAll(async () => {
+  // Of a test that has failed.
+  const { sandboxes } = (await client?.sandboxes.listSandboxes({})) ?? { sandboxes: [] };
+  for (const { id } of sandboxes) await client.sandboxes.destroySandbox({ id }).catch(() => {});
   client?.close();
   await agent?.stop();
   await files?.remove();
@@ -49,6 +55,21 @@ const restartAgent = async (): Promise<void> => {
   await agent.stop();
   agent = await startAgent({ config: parseConfig(files.config) });
   client = createAgentClient({ socketPath: agent.socketPath });
+};
+const memoryOf = (id: string, hibernation: number): string =>
+  join(files.dir, 'sandboxes', id, `hibernation-${hibernation}`, 'memory');
+const logsOf = async (id: string): Promise<string[]> => {
+  let text = '';
+  for await (const { data } of client.sandboxes.streamLogs({ id, follow: false })) text += data;
+  return text.split('\n').map((line) => line.trim());
+};
+const isStart = (line: string): boolean => line.includes(CONSOLE_INIT_STARTED);
+const flipByte = async (path: string, at: number): Promise<void> => {
+  const file = await open(path, 'r+');
+  const byte = Buffer.alloc(1);
+  await file.read(byte, 0, 1, at);
+  await file.write(Buffer.from([(byte[0] ?? 0) ^ 0xff]), 0, 1, at);
+  await file.close();
 };
 const destroy = async (...sandboxes: Sandbox[]): Promise<void> => {
   for (const { id } of sandboxes) await client.sandboxes.destroySandbox({ id });
@@ -77,11 +98,24 @@ describe('a sandbox that hibernates', () => {
       const { sandbox: asleep } = await client.sandboxes.hibernateSandbox({ id });
       expect(asleep).toMatchObject({ state: HIBERNATED, address: '', vmmPid: 0, metadata: { kept: 'yes' } });
       expect(await heldByKernel()).toEqual([]);
-      expect(await readdir(join(files.dir, 'sandboxes', id))).toContain(`hibernation-${round}`);
+      // All of its memory the first time, and later only what that differs by.
+      const names = await readdir(join(files.dir, 'sandboxes', id));
+      const hibernations = names.filter((name) => name.startsWith('hibernation-'));
+      expect(hibernations.sort()).toEqual([...new Set(['hibernation-1', `hibernation-${round}`])]);
+      if (round > 1) expect((await stat(memoryOf(id, round))).size).toBeLessThan(MEMORY_BYTES / 8);
+      expect((await logsOf(id)).filter(isStart)).toHaveLength(1);
       expect(await codeOf(sh(sandbox, 'true'))).toBe('sandbox_wrong_state');
       if (round === 2) await restartAgent();
       const { sandbox: awake } = await client.sandboxes.resumeSandbox({ id });
       expect(awake).toMatchObject({ id, state: RUNNING });
+      // What it printed before it slept is there, and goes on.
+      await sh(sandbox, `echo round ${round} > /dev/console`);
+      const printed = async (): Promise<string[]> => {
+        const lines = (await logsOf(id)).map((line) => (isStart(line) ? 'start' : line));
+        return lines.filter((line) => /^(start|round \d)$/.test(line));
+      };
+      const expected = ['start', ...[1, 2, 3].slice(0, round).map((each) => `round ${each}`)];
+      await expect.poll(printed, { timeout: 2000 * PATIENCE }).toEqual(expected);
       const after = Number(await sh(sandbox, CHECK));
       expect(after).toBeGreaterThanOrEqual(before);
       before = after;
@@ -109,6 +143,29 @@ describe('a sandbox that hibernates', () => {
       Number(await sh(sandbox, 'tail -c +8192001 /dev/shm/page | tr -d "\\000" | wc -c')),
     ).toBeGreaterThan(1000);
     await destroy(sandbox);
+  });
+
+  it('is refused where its files are not what was written, and sleeps on until they are', async () => {
+    const sandbox = await createSandbox(client);
+    const { id } = sandbox;
+    await sh(sandbox, REMEMBER);
+    for (const number of [1, 2]) {
+      await client.sandboxes.hibernateSandbox({ id });
+      const memory = memoryOf(id, number);
+      for (const path of [memory, join(dirname(memory), 'state')]) {
+        // A page of the kernel's code in whole memory, of whatever has changed in a delta.
+        const at = path === memory && number === 1 ? 20 * MIB : 5_000;
+        await flipByte(path, at);
+        expect(await codeOf(client.sandboxes.resumeSandbox({ id })), path).toBe('snapshot_corrupt');
+        expect((await client.sandboxes.getSandbox({ id })).sandbox?.state).toBe(HIBERNATED);
+        expect(await heldByKernel()).toEqual([]);
+        await flipByte(path, at);
+      }
+      await client.sandboxes.resumeSandbox({ id });
+      expect(Number(await sh(sandbox, CHECK))).toBeGreaterThan(0);
+    }
+    await destroy(sandbox);
+    expect(await remains(files)).toEqual([]);
   });
 
   it('can hibernate while it is paused, and be destroyed while it sleeps', async () => {
@@ -151,9 +208,13 @@ describe('copies of a sandbox', () => {
     // A copy hibernates as any other.
     const [first = original] = sandboxes;
     await client.sandboxes.hibernateSandbox({ id: first.id });
+    expect((await stat(memoryOf(first.id, 1))).size).toBeLessThan(MEMORY_BYTES / 8);
+    await destroy(...all.filter(({ id }) => id !== first.id));
+    // Asleep, it is the only one that still needs the snapshot of the fork, and keeps it.
+    await restartAgent();
     await client.sandboxes.resumeSandbox({ id: first.id });
     expect(await sh(first, `${CHECK} > /dev/null; cat /root/mine`)).toBe(`${first.id}\n`);
-    await destroy(...all);
+    await destroy(first);
     expect(await remains(files)).toEqual([]);
     // It goes after the last copy, which does not wait for it.
     await until("the copies' snapshot is gone", 5000 * PATIENCE, async () => {

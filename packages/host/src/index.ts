@@ -11,5 +11,6 @@ export * from './machine.ts';
 export * from './nft.ts';
 export * as nftRule from './nft-rule.ts';
 export * from './process.ts';
+export * from './sparse.ts';
 export * from './sysctl.ts';
 export * from './tc.ts';

@@ -9,12 +9,13 @@ import type { EnvdClient, GuestInit } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import { joinSignals, throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { Snapshot } from '../storage/snapshots.ts';
-import type { Microvm, MicrovmHandle, MicrovmSpec, SnapshotFiles } from '../vmm/driver.ts';
+import type { Microvm, MicrovmHandle, MicrovmSpec, RestoreSpec } from '../vmm/driver.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
 import type { CreateStep, SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
+import { memoryHashOf, sleepingMemory } from './memory.ts';
 import { driveRateLimit, slotRates } from './rate-limits.ts';
 
 export type Start =
@@ -153,10 +154,9 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
     await deps.cgroups.enter(id, processesOf(handle));
   };
   const spec = microvmSpec(context, slot);
-  const files = snapshotOf(context);
-  if (files !== undefined) {
-    const sharedMemory = context.start.kind === 'copy';
-    microvm = await deps.driver.restore({ ...spec, snapshot: files, sharedMemory }, { signal, onSpawned });
+  const restorable = restorableOf(context);
+  if (restorable !== undefined) {
+    microvm = await deps.driver.restore({ ...spec, ...restorable }, { signal, onSpawned });
     await context.onThaw?.();
     await microvm.resume(signal);
     await timed.end('launch', id, signal);
@@ -183,18 +183,15 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
 }
 
 /** Undefined for one that boots. */
-function snapshotOf({ deps, start, record }: CreateContext): SnapshotFiles | undefined {
+function restorableOf({
+  deps,
+  start,
+  record,
+}: CreateContext): Omit<RestoreSpec, keyof MicrovmSpec> | undefined {
   if (start.kind === 'boot') return undefined;
-  if (start.kind === 'copy') return start.snapshot;
-  const { id, hibernations } = record();
-  return deps.journal.files(id).hibernation(hibernations);
-}
-
-/** The memory that a sandbox was restored from, and that what has not changed since is still taken from. */
-export function parentMemoryOf(deps: SandboxDeps, record: JournalRecord): string | undefined {
-  const { id, hibernations, snapshotId } = record;
-  if (hibernations > 0) return deps.journal.files(id).hibernation(hibernations).memoryPath;
-  return snapshotId === null ? undefined : deps.snapshots.get(snapshotId).memoryPath;
+  if (start.kind === 'wake') return sleepingMemory(deps, record());
+  const { snapshot } = start;
+  return { snapshot, memorySha256: memoryHashOf(snapshot), sharedMemory: true };
 }
 
 function microvmSpec({ deps, record }: CreateContext, slot: NetworkSlot): MicrovmSpec {

@@ -6,35 +6,56 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
-import type { Microvm, SnapshotFiles } from '../vmm/driver.ts';
-import { parentMemoryOf } from './create.ts';
+import type { Microvm, SnapshotFiles, SnapshotOptions } from '../vmm/driver.ts';
 import type { SandboxDeps } from './deps.ts';
-import type { JournalRecord } from './journal.ts';
+import type { Hibernation, JournalRecord } from './journal.ts';
+import type { Laps } from './laps.ts';
+import { type BaseMemory, baseMemoryOf, hibernationsOf } from './memory.ts';
 
 /** By when the end of a VMM is noticed (Microvm.exited). */
 const EXIT_NOTICE_MS = 1_000;
 
 /**
  * Writes the next hibernation of a paused sandbox, whole and on the disk, beside the one that it may still be running
- * from. It counts once the journal says so. On failure or abort nothing of it is left.
+ * from. It counts once the journal says so, with what is returned. On failure or abort nothing of it is left.
  */
 export async function writeHibernation(
   deps: SandboxDeps,
   record: JournalRecord,
   microvm: Microvm,
+  timed: Laps,
   signal: AbortSignal,
-): Promise<void> {
-  const { id, hibernations } = record;
-  const number = hibernations + 1;
+): Promise<Hibernation> {
+  const { id } = record;
+  const { journal } = deps;
+  const number = record.hibernations + 1;
+  // Nobody writes to it any more.
+  const layer = timed('syncLayer', () => journal.syncLayer(id));
   try {
-    const files = await deps.journal.makeHibernation(id, number);
-    await writeMemory(deps, record, microvm, files, signal);
-    await deps.journal.syncHibernation(id, number);
+    const { base, memory } = planMemory(deps, record, microvm);
+    const files = await journal.makeHibernation(id, number);
+    await timed('write', () => writeMemory(deps, record, microvm, files, memory, signal));
+    const hashes = await timed('seal', () => journal.sealHibernation(id, number));
+    await layer;
     throwIfAborted(signal);
+    if (base === undefined || memory === 'whole') return { base: number, baseSha256: null, ...hashes };
+    return { base: base.hibernation, baseSha256: base.sha256 ?? null, ...hashes };
   } catch (error) {
-    await deps.journal.removeHibernations(id, hibernations);
+    await layer.catch(() => {});
+    await journal.removeHibernations(id, hibernationsOf(record));
     throw error;
   }
+}
+
+/** What differs from what its process has mapped; all of it where there is nothing, or the VMM can do no other. */
+function planMemory(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  microvm: Microvm,
+): { readonly base: BaseMemory | undefined; readonly memory: SnapshotOptions['memory'] } {
+  const base = baseMemoryOf(deps, record);
+  const { features } = deps.driverNamed(microvm.handle.driver);
+  return { base, memory: base !== undefined && features.delta ? 'delta' : 'whole' };
 }
 
 /** Memory, state and disk of a paused sandbox, into a draft. What is committed later is committed without it. */
@@ -47,7 +68,7 @@ export async function fillDraft(
 ): Promise<void> {
   const { layer } = deps.journal.files(record.id);
   try {
-    await writeMemory(deps, record, microvm, draft, signal);
+    await writeMemory(deps, record, microvm, draft, 'whole', signal);
     await deps.storage.copyLayer(layer, draft.layerPath, undefined, signal);
   } catch (error) {
     throw toldIfFull(error);
@@ -103,13 +124,14 @@ async function writeMemory(
   record: JournalRecord,
   microvm: Microvm,
   { statePath, memoryPath }: SnapshotFiles,
+  memory: SnapshotOptions['memory'],
   signal: AbortSignal,
 ): Promise<void> {
-  const { memoryMib } = record;
-  const parentMemoryPath = parentMemoryOf(deps, record);
+  const parentMemoryPath = baseMemoryOf(deps, record)?.path;
+  const options = { memoryMib: record.memoryMib, parentMemoryPath, memory };
   try {
     await withDeadline('Writing the memory', deps.config.timeouts.snapshotMs, signal, (limited) =>
-      microvm.snapshot({ statePath, memoryPath }, { memoryMib, parentMemoryPath, signal: limited }),
+      microvm.snapshot({ statePath, memoryPath }, { ...options, signal: limited }),
     );
   } catch (error) {
     if (error instanceof WrennError) throw error;

@@ -29,6 +29,7 @@ const record: JournalRecord = {
   images: null,
   snapshotId: null,
   hibernations: 0,
+  hibernation: null,
   vmm: null,
   purpose: 'user',
   handle: {

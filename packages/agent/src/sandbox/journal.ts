@@ -4,7 +4,7 @@
  */
 import { lchown, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
+import { hashSparse, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
 import { parseSandboxId, WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
@@ -14,6 +14,7 @@ const HIBERNATION = 'hibernation-';
 
 const whole = z.int().min(0);
 const path = z.string().min(1).max(4096);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const processSchema = z.strictObject({ pid: z.int().min(1), startTime: z.string().regex(/^\d{1,20}$/) });
 const handleSchema = z.strictObject({
   driver: z.enum(['qemu', 'firecracker']),
@@ -75,6 +76,18 @@ export const journalSchema = z.strictObject({
   snapshotId: z.string().max(64).nullable().default(null),
   /** How often it has hibernated: its files are those of the last time. */
   hibernations: whole.default(0),
+  /** What they are; null if it has never hibernated, and in journals of agents that did not write it down. */
+  hibernation: z
+    .strictObject({
+      /** The hibernation whose memory is whole, and maybe this one's; 0 where that is its snapshot's. */
+      base: whole,
+      /** Of the base's memory, unless that is this one's. */
+      baseSha256: sha256.nullable(),
+      memorySha256: sha256,
+      stateSha256: sha256,
+    })
+    .nullable()
+    .default(null),
   /** What can restore its files; null if it has never hibernated. */
   vmm: z
     .strictObject({ driver: z.enum(['qemu', 'firecracker']), version: z.string().max(128) })
@@ -86,6 +99,8 @@ export const journalSchema = z.strictObject({
 });
 
 export type JournalRecord = z.output<typeof journalSchema>;
+
+export type Hibernation = NonNullable<JournalRecord['hibernation']>;
 
 export interface CorruptJournal {
   readonly id: string;
@@ -117,10 +132,12 @@ export interface Journal {
   giveTo(id: string, uid: number): Promise<void>;
   /** The directory of a hibernation, empty, whatever an earlier attempt left there. */
   makeHibernation(id: string, number: number): Promise<HibernationFiles>;
-  /** Makes a hibernation, and the layer with it, survive a power cut. */
-  syncHibernation(id: string, number: number): Promise<void>;
-  /** Removes every hibernation but the given one. */
-  removeHibernations(id: string, except: number): Promise<void>;
+  /** Makes the layer survive a power cut. */
+  syncLayer(id: string): Promise<void>;
+  /** The same for a hibernation. Returns what is in it. */
+  sealHibernation(id: string, number: number): Promise<Pick<Hibernation, 'memorySha256' | 'stateSha256'>>;
+  /** Removes every hibernation but these. */
+  removeHibernations(id: string, except: readonly number[]): Promise<void>;
   write(record: JournalRecord): Promise<void>;
   /** Removes all files of the sandbox. Idempotent. */
   remove(id: string): Promise<void>;
@@ -170,17 +187,26 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       await mkdir(made.dir, { mode: 0o700 });
       return made;
     },
-    syncHibernation: async (id, number) => {
-      const { dir, layer, hibernation } = files(id);
+    syncLayer: (id) => syncFile(files(id).layer),
+    sealHibernation: async (id, number) => {
+      const { dir, hibernation } = files(id);
       const { statePath, memoryPath, dir: own } = hibernation(number);
-      for (const path of [statePath, memoryPath, layer]) await syncFile(path);
+      // What is hashed meanwhile is still in the page cache.
+      const [memorySha256, stateSha256] = await Promise.all([
+        hashSparse(memoryPath),
+        hashSparse(statePath),
+        syncFile(statePath),
+        syncFile(memoryPath),
+      ]);
       await syncDirectory(own);
       await syncDirectory(dir);
+      return { memorySha256, stateSha256 };
     },
     removeHibernations: async (id, except) => {
       const { dir } = files(id);
+      const kept = new Set(except.map((number) => `${HIBERNATION}${number}`));
       for (const name of await namesIn(dir)) {
-        if (!name.startsWith(HIBERNATION) || name === `${HIBERNATION}${except}`) continue;
+        if (!name.startsWith(HIBERNATION) || kept.has(name)) continue;
         await rm(join(dir, name), { recursive: true, force: true });
       }
     },

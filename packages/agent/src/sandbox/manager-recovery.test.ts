@@ -57,7 +57,7 @@ describe('what an earlier agent has left', () => {
     expectNothingLeft(world);
   });
 
-  it.each(['makeHibernation', 'snapshot', 'syncHibernation'])(
+  it.each(['makeHibernation', 'syncLayer', 'snapshot', 'sealHibernation'])(
     'goes on when the agent died in the middle of its hibernation, at %s',
     async (operation) => {
       const { world: before, manager: first } = await start();

@@ -87,6 +87,7 @@ const WORTH_A_BOOT: ReadonlySet<string> = new Set([
   'guest_unreachable',
   'guest_protocol',
   'snapshot_not_found',
+  'snapshot_corrupt',
   'internal',
 ]);
 

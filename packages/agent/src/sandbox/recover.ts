@@ -10,6 +10,7 @@ import type { SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import { endReason } from './end-reason.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
+import { hibernationsOf } from './memory.ts';
 import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
 
 export type RecoveryEvents = Pick<SandboxParts, 'onGone' | 'onFailed' | 'onHibernated' | 'onWaking'>;
@@ -153,7 +154,7 @@ async function toSandbox(
   const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps), ...events };
   cleanup.register('files', () => deps.journal.remove(record.id));
   registerMachine(deps, machine, record, holdings);
-  await deps.journal.removeHibernations(record.id, record.hibernations);
+  await deps.journal.removeHibernations(record.id, hibernationsOf(record));
   if (isAsleep) {
     const asleep = { ...record, state: 'hibernated' as const, handle: null };
     if (record.state !== 'hibernated') await deps.journal.write(asleep);

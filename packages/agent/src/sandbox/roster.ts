@@ -150,6 +150,7 @@ export function createRoster(deps: SandboxDeps, onChange: () => void): Roster {
       images: { rootfsPath, guestImagePath, kernelPath, initrdPath },
       snapshotId: start.kind === 'copy' ? start.snapshot.id : null,
       hibernations: 0,
+      hibernation: null,
       vmm: null,
       handle: null,
       phases: [],

@@ -1,5 +1,6 @@
 /** One sandbox: what it holds, what may happen to it next, and how it ends. */
 import { setMaxListeners } from 'node:events';
+import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
 import type { RateLimits } from '../config/rate-limits.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
@@ -7,6 +8,7 @@ import type { NetworkSlot } from '../network/slot.ts';
 import { throwIfAborted, withinMs } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { Microvm } from '../vmm/driver.ts';
+import { readKept } from '../vmm/output.ts';
 import { type CleanupFailure, type CleanupStack, createCleanupStack } from './cleanup-stack.ts';
 import { type CreateContext, createSteps, type Start, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
@@ -319,7 +321,6 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     holdings: requireHoldings,
     hold,
     letGo: async () => {
-      lastConsole = await consoleOf(holdings?.microvm);
       holdings = undefined;
       await releaseMachines();
     },
@@ -446,6 +447,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       };
     },
     consoleTail: async (maxLines) => {
+      // Its console goes on where the file ends; every driver has it there.
+      if (state === 'hibernated' || state === 'resuming')
+        return readKept(join(journal.files(id).runDir, 'console.log'), maxLines);
       if (holdings === undefined || state === 'failed') return lastConsole.slice(-maxLines);
       return holdings.microvm.consoleTail(maxLines);
     },

@@ -12,7 +12,9 @@ import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
 import { assertRestorable, fillDraft, toldIfFull, writeHibernation } from './hibernation.ts';
 import type { JournalRecord } from './journal.ts';
+import { createLaps } from './laps.ts';
 import type { Phase } from './log.ts';
+import { hibernationsOf } from './memory.ts';
 import type { Claim, Holdings } from './sandbox.ts';
 import type { SandboxState } from './states.ts';
 
@@ -129,33 +131,48 @@ export function createTransitions(core: SandboxCore): Transitions {
     core.setTimer(endsAtMs);
   };
 
+  /** Its guest stands still and does not go on: it is at its end, and whoever asked is told why. */
+  const orEnd = async (work: Promise<void>, signal: AbortSignal): Promise<void> => {
+    try {
+      await work;
+    } catch (error) {
+      throwIfAborted(signal);
+      const failure = await explainFailure(deps, id, error);
+      core.end(`It could not be continued: ${failure.message}`);
+      throw failure;
+    }
+  };
+
   const hibernate = async (signal: AbortSignal): Promise<void> => {
     const before = core.state() === 'paused' ? 'paused' : 'running';
     const held = core.holdings();
-    await core.save({ state: 'hibernating' }).catch((error: unknown) => {
-      throw toldIfFull(error);
-    });
+    const timed = createLaps();
+    let isWritten = false;
+    // The journal says what it was until it says that it sleeps: whoever finds it half done lets it go on like that.
     core.become('hibernating');
     try {
       // So that the guest knows that nobody listens any more: these connections do not wake up with it.
       core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
-      await held.guest.waitUntilHealthy(STREAMS_END_MS, signal).catch(() => throwIfAborted(signal));
-      await pauseMicrovm(held, signal);
-      await writeHibernation(deps, core.record(), held.microvm, signal);
-      await core.save({
-        state: 'hibernated',
-        hibernations: core.record().hibernations + 1,
-        vmm: { driver: held.microvm.handle.driver, version: deps.driverVersion },
-        handle: null,
-        endsAtMs: null,
-      });
+      await timed('streams', () => held.guest.waitUntilHealthy(STREAMS_END_MS, signal)).catch(() =>
+        throwIfAborted(signal),
+      );
+      await timed('pause', () => pauseMicrovm(held, signal));
+      const hibernation = await writeHibernation(deps, core.record(), held.microvm, timed, signal);
+      isWritten = true;
+      await timed('journal', () =>
+        core.save({
+          state: 'hibernated',
+          hibernations: core.record().hibernations + 1,
+          hibernation,
+          vmm: { driver: held.microvm.handle.driver, version: deps.driverVersion },
+          handle: null,
+          endsAtMs: null,
+        }),
+      );
     } catch (error) {
       throwIfAborted(signal);
-      if (before === 'running') await resumeMicrovm(held, signal);
-      // A journal that cannot be written says `hibernating`, and whoever finds that lets it go on as well.
-      await core.save({ state: before }).catch((err: unknown) => {
-        log.warn({ sandboxId: id, err }, 'the journal still says that it hibernates');
-      });
+      if (before === 'running') await orEnd(resumeMicrovm(held, signal), signal);
+      if (isWritten) await takeBack(before);
       throwIfAborted(signal);
       core.become(before);
       if (before === 'running') await thawed(held, signal);
@@ -164,17 +181,31 @@ export function createTransitions(core: SandboxCore): Transitions {
     throwIfAborted(signal);
     core.become('hibernated');
     core.setTimer(undefined);
-    await core.letGo();
-    await journal.removeHibernations(id, core.record().hibernations).catch((err: unknown) => {
-      log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
-    });
+    await timed('release', () => core.letGo());
+    await timed('remove', () => journal.removeHibernations(id, hibernationsOf(core.record()))).catch(
+      (err: unknown) => {
+        log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
+      },
+    );
+    log.debug({ sandboxId: id, phases: timed.phases }, 'has hibernated');
     core.onHibernated(id);
+  };
+
+  /** The journal could not be written, or only that could not be made to last. First the room, which it may want. */
+  const takeBack = async (state: 'running' | 'paused'): Promise<void> => {
+    try {
+      await journal.removeHibernations(id, hibernationsOf(core.record()));
+      await core.save({ state });
+    } catch (err) {
+      log.error({ sandboxId: id, err }, 'the journal may still say that it hibernates');
+    }
   };
 
   const wake = async (signal: AbortSignal): Promise<void> => {
     assertRestorable(deps, `Sandbox ${id}`, core.record().vmm);
     core.onWaking(id);
     const machine = core.newMachine();
+    const timed = createStopwatch(deps);
     try {
       const slotIndex = deps.network.reserve();
       machine.register('slot', () => deps.network.release(slotIndex));
@@ -186,7 +217,7 @@ export function createTransitions(core: SandboxCore): Transitions {
         deps,
         start: { kind: 'wake' },
         cleanup: machine,
-        timed: createStopwatch(deps),
+        timed,
         record: core.record,
         save: core.save,
         // From here on its files and its disk are no pair any more: it cannot go back to them.
@@ -198,6 +229,7 @@ export function createTransitions(core: SandboxCore): Transitions {
       core.become('running');
       core.thawed();
       core.hold(woken);
+      log.debug({ sandboxId: id, phases: timed.phases }, 'has woken');
     } catch (error) {
       throwIfAborted(signal);
       if (core.record().state === 'running') throw await failedAwake(error);
@@ -232,7 +264,7 @@ export function createTransitions(core: SandboxCore): Transitions {
       await fillDraft(deps, core.record(), held.microvm, draft, signal);
     } finally {
       // The journal says that it runs: an agent that comes after this one would do the same.
-      if (!signal.aborted) await resumeMicrovm(held, signal);
+      if (!signal.aborted) await orEnd(resumeMicrovm(held, signal), signal);
       core.setFrozen(false);
     }
     await thawed(held, signal);

@@ -85,7 +85,7 @@ describe('a draft', () => {
     // What a caller does whatever happened.
     await draft.discard();
     expect(snapshots.get(A)).toBe(snapshot);
-    expect(snapshot).toMatchObject({ ...ABOUT, version: 1, id: A, statePath: join(dir, A, 'state') });
+    expect(snapshot).toMatchObject({ ...ABOUT, version: 2, id: A, statePath: join(dir, A, 'state') });
     expect(await readdir(dir)).toEqual([A]);
     expect((await readdir(join(dir, A))).sort()).toEqual(['layer.ext4', 'manifest.json', 'memory', 'state']);
 
@@ -198,7 +198,7 @@ describe('a snapshot that is not as its manifest says', () => {
       told: { message: /has 5242880 bytes/ },
     },
     'another version': {
-      damage: () => change((manifest) => Object.assign(manifest, { version: 2 })),
+      damage: () => change((manifest) => Object.assign(manifest, { version: 3 })),
       told: {},
     },
     'a field more': { damage: () => change((manifest) => Object.assign(manifest, { more: 1 })), told: {} },

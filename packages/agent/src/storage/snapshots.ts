@@ -13,7 +13,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
+import { hashSparse, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
@@ -27,7 +27,8 @@ const whole = z.int().min(0);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
 const manifestSchema = z.strictObject({
-  version: z.literal(1),
+  /** In the first the hash of the memory was another one, which nobody compared. */
+  version: z.union([z.literal(1), z.literal(2)]),
   id: z.string().regex(/^[a-z0-9]{20}$/),
   /** `warm`: of a template, made by the agent and replaced by it; `user`: asked for; `fork`: goes with the last copy. */
   kind: z.enum(['warm', 'user', 'fork']),
@@ -55,6 +56,7 @@ const manifestSchema = z.strictObject({
   accessToken: z.string().min(1).max(256),
   envs: z.record(z.string(), z.string()),
   stateSha256: sha256,
+  /** As `hashSparse` has it. */
   memorySha256: sha256,
 });
 
@@ -137,10 +139,10 @@ export function createSnapshots(snapshotsDir: string): Snapshots {
         async commit(about) {
           const [stateSha256, memorySha256] = await Promise.all([
             hashOf(files.statePath),
-            hashOf(files.memoryPath),
+            hashSparse(files.memoryPath),
+            ...Object.values(files).map(syncFile),
           ]);
-          const manifest: SnapshotManifest = { version: 1, id, ...about, stateSha256, memorySha256 };
-          for (const each of Object.values(files)) await syncFile(each);
+          const manifest: SnapshotManifest = { version: 2, id, ...about, stateSha256, memorySha256 };
           await writeFileDurably(join(dir, MANIFEST), `${JSON.stringify(manifest)}\n`, { mode: 0o600 });
           const committed = join(snapshotsDir, id);
           await rename(dir, committed);

@@ -2,13 +2,14 @@
  * What every driver promises, tried with real microVMs. A driver's own test file calls `describeDriverContract`;
  * nothing of the product imports this file.
  */
-import { copyFile, mkdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive, waitUntilGone } from '@wrenn/host';
 import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Microvm, MicrovmHandle, RestoreSpec, SnapshotFiles, VmmDriver } from './driver.ts';
+import { describeSnapshots } from './contract-snapshots.ts';
+import type { Microvm, MicrovmHandle, VmmDriver } from './driver.ts';
 import { createWorkbench, lastTick, type Workbench, waitForLine } from './testing/workbench.ts';
 
 export interface DriverContract {
@@ -231,103 +232,9 @@ function describeCases(contract: DriverContract): void {
     );
   });
 
-  describe.skipIf(!createDriver().features.snapshot)('a snapshot', () => {
-    const files = (name: string): SnapshotFiles => ({
-      statePath: join(bench.dir, `${name}.state`),
-      memoryPath: join(bench.dir, `${name}.memory`),
-    });
-    const spec = (name: string, sharedMemory = true): RestoreSpec => ({
-      ...bench.spec(),
-      snapshot: files(name),
-      sharedMemory,
-    });
-    const memoryMib = 128;
-    let tickAtSnapshot = -1;
-    afterEach(() => bench.killProcesses());
-
-    it(
-      'is taken of a guest that stands still, and changes nothing for it',
-      async () => {
-        const microvm = await createDriver().launch(bench.spec(), bench.options());
-        await waitForLine(microvm, TICK, bootTimeoutMs);
-        await microvm.pause(never);
-        await microvm.snapshot(files('first'), { memoryMib, parentMemoryPath: undefined, signal: never });
-        expect(await microvm.status(never)).toBe('paused');
-        await sleep(100);
-        tickAtSnapshot = await lastTick(microvm);
-        const { size, blocks } = await stat(files('first').memoryPath);
-        expect(size).toBe(memoryMib * 1024 * 1024);
-        // The guest has used some of its memory, and not all of it.
-        expect(blocks * 512).toBeGreaterThan(4 * 1024 * 1024);
-        expect(blocks * 512).toBeLessThan(size);
-        await microvm.resume(never);
-        await expect.poll(() => lastTick(microvm), { timeout: 5_000 }).toBeGreaterThan(tickAtSnapshot);
-        await microvm.kill();
-        await nothingLeft();
-      },
-      TEST_MS,
-    );
-
-    it(
-      'is where each microVM that is restored from it goes on, whatever the others do',
-      async () => {
-        for (const name of ['a', 'b']) {
-          const clone = await createDriver().restore(spec('first'), bench.options());
-          expect(bench.spawned.at(-1), name).toEqual(clone.handle);
-          expect(await clone.status(never)).toBe('paused');
-          await clone.resume(never);
-          const line = await waitForLine(clone, TICK, bootTimeoutMs);
-          const [first = ''] = (await clone.consoleTail(500)).filter((each) => TICK.test(each));
-          expect(Number(first.slice(5)), line).toBeGreaterThan(tickAtSnapshot);
-          expect(Number(first.slice(5)), line).toBeLessThan(tickAtSnapshot + 5);
-          await expect.poll(() => lastTick(clone), { timeout: 5_000 }).toBeGreaterThan(tickAtSnapshot + 3);
-          await clone.kill();
-          await nothingLeft();
-        }
-      },
-      TEST_MS,
-    );
-
-    it(
-      'can be taken of one that was restored, also once adopted, and be its own',
-      async () => {
-        const parent = await createDriver().restore(spec('first'), bench.options());
-        await parent.resume(never);
-        await waitForLine(parent, TICK, bootTimeoutMs);
-        parent.detach();
-        const adopted = await createDriver().adopt(structuredClone(parent.handle), never);
-        await sleep(500);
-        await adopted.pause(never);
-        const parentMemoryPath = files('first').memoryPath;
-        await adopted.snapshot(files('second'), { memoryMib, parentMemoryPath, signal: never });
-        await sleep(100);
-        const tick = await lastTick(adopted);
-        await adopted.kill();
-        const child = await createDriver().restore(spec('second', false), bench.options());
-        await child.resume(never);
-        await waitForLine(child, TICK, bootTimeoutMs);
-        const [first = ''] = (await child.consoleTail(500)).filter((each) => TICK.test(each));
-        expect(Number(first.slice(5))).toBeGreaterThan(tick);
-        expect(Number(first.slice(5))).toBeLessThan(tick + 5);
-        await child.kill();
-        await nothingLeft();
-      },
-      TEST_MS,
-    );
-
-    it(
-      'that is no snapshot, or is missing, is refused and leaves nothing',
-      async () => {
-        await writeFile(files('torn').statePath, 'no state');
-        await copyFile(files('first').memoryPath, files('torn').memoryPath);
-        for (const name of ['torn', 'missing']) {
-          await expect(createDriver().restore(spec(name), bench.options())).rejects.toThrow();
-          await nothingLeft();
-        }
-      },
-      TEST_MS,
-    );
-  });
+  describe.skipIf(!createDriver().features.snapshot)('a snapshot', () =>
+    describeSnapshots({ createDriver, bench: () => bench, nothingLeft, bootTimeoutMs }),
+  );
 
   describe('a hostile console', () => {
     // Of a test that failed half way: the next one must not suffer from it.

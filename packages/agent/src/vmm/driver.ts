@@ -14,6 +14,8 @@ export interface DriverFeatures {
   readonly pause: boolean;
   /** The driver takes snapshots with memory and starts from them. */
   readonly snapshot: boolean;
+  /** It can write of the memory only what differs from its parent's. */
+  readonly delta: boolean;
   /** How guest code runs. */
   readonly accelerator: 'kvm' | 'tcg';
 }
@@ -84,13 +86,21 @@ export interface ExitReason {
 export interface SnapshotFiles {
   /** Processors and devices, in the VMM's own form. */
   readonly statePath: string;
-  /** The guest's memory: a sparse file of exactly its size, without what is zero. */
+  /** The guest's memory: a sparse file of exactly its size, without what is zero. Or a delta, in a form of its own. */
   readonly memoryPath: string;
 }
 
 export interface RestoreSpec extends MicrovmSpec {
   /** Root's own; the drives must be as they were then, under whatever paths. */
   readonly snapshot: SnapshotFiles;
+  /** Of its memory, as `hashSparse` has it: what is not so is refused with `snapshot_corrupt`. Undefined if not known. */
+  readonly memorySha256?: string | undefined;
+  /** The same of its state. */
+  readonly stateSha256?: string | undefined;
+  /** What its memory differs by from that in `snapshot`. Needs `features.delta`. */
+  readonly delta?: { readonly path: string; readonly sha256: string } | undefined;
+  /** It goes on where the logs in its run directory end. */
+  readonly keepsLogs?: boolean;
   /**
    * Others may be restored from the same memory, at any time: the VMM gets no way to write to it. Otherwise the
    * memory belongs to this microVM alone, and to `uid`.
@@ -108,8 +118,9 @@ export interface Microvm {
   resume(signal: AbortSignal): Promise<void>;
   /**
    * Writes the microVM, which must be paused and stays so, to files that do not exist yet. They are not flushed to
-   * the disk. `parentMemoryPath` is the memory that it was restored from, and undefined for one that booted: pages
-   * that have not changed since are taken from there. On failure or abort the files may be there in part.
+   * the disk. `parentMemoryPath` is the memory that it was restored from, without a delta, and undefined for one that
+   * booted: pages that have not changed since are taken from there, or left to it. On failure or abort the files may
+   * be there in part.
    */
   snapshot(files: SnapshotFiles, options: SnapshotOptions): Promise<void>;
   /** The last lines of the guest's console, oldest first; at most `maxLines`. */
@@ -126,6 +137,8 @@ export interface SnapshotOptions {
   /** As in the spec: what is written has this size, whatever the VMM says. */
   readonly memoryMib: number;
   readonly parentMemoryPath: string | undefined;
+  /** `delta` for only what differs from the parent, which must not change then; it needs `features.delta`. */
+  readonly memory: 'whole' | 'delta';
   readonly signal: AbortSignal;
 }
 

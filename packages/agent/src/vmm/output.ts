@@ -153,6 +153,18 @@ export function linesOf(bytes: Uint8Array, maxLines: number): string[] {
     .map((line) => printable(line.replaceAll('\t', '    ').replace(/\r+$/, ''), LINE_SHOWN_CHARS));
 }
 
+/** The last lines of a console of which nothing runs any more; none where it was not kept. */
+export async function readKept(path: string, maxLines: number): Promise<string[]> {
+  const handle = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => undefined);
+  if (handle === undefined) return [];
+  try {
+    const stats = await handle.stat();
+    return stats.isFile() && stats.nlink === 1 ? linesOf(await readEnd(handle, stats.size), maxLines) : [];
+  } finally {
+    await handle.close();
+  }
+}
+
 interface LogFile {
   append(chunk: Uint8Array): Promise<void>;
   /** May go beyond the limit, by what a stream buffers. Nothing once closed. */

@@ -17,6 +17,7 @@ import type {
   Microvm,
   MicrovmHandle,
   MicrovmSpec,
+  RestoreSpec,
   VmmDriver,
 } from '../../vmm/driver.ts';
 import type { BootMicrovm, Checkpoint, SandboxDeps } from '../deps.ts';
@@ -27,6 +28,8 @@ export interface FakeVm {
   readonly handle: MicrovmHandle;
   status: 'running' | 'paused';
   alive: boolean;
+  /** The memory file that it was restored from. */
+  readonly mappedPath: string | undefined;
   /** The VMM ends by itself. */
   die(message: string): void;
 }
@@ -40,6 +43,8 @@ export interface FakeWorld {
   readonly removedTemplates: string[];
   /** Memory files that were written. */
   readonly snapshots: Set<string>;
+  /** Those of them that are deltas, and of what. */
+  readonly deltas: Map<string, string>;
   readonly manifests: Map<string, Snapshot>;
   /** The pids in each, by the sandbox's id. */
   readonly cgroups: Map<string, number[]>;
@@ -83,6 +88,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     layers: from?.layers ?? new Set(),
     removedTemplates: from?.removedTemplates ?? [],
     snapshots: from?.snapshots ?? new Set(),
+    deltas: from?.deltas ?? new Map(),
     manifests: from?.manifests ?? new Map(),
     cgroups: from?.cgroups ?? new Map(),
     killedBecause: from?.killedBecause ?? new Map(),
@@ -164,8 +170,11 @@ function fakeDriver(world: Ledger): VmmDriver {
         alone('resume', signal, () => {
           vm.status = 'running';
         }),
-      snapshot: (files, { signal }) =>
+      snapshot: (files, { signal, memory, parentMemoryPath }) =>
         alone('snapshot', signal, () => {
+          if (parentMemoryPath !== vm.mappedPath)
+            world.violations.push(`${parentMemoryPath} for ${vm.mappedPath}`);
+          if (memory === 'delta') world.deltas.set(files.memoryPath, vm.mappedPath ?? '');
           if (vm.status !== 'paused') world.violations.push(`a snapshot of a VM that runs: ${vm.handle.pid}`);
           world.snapshots.add(files.memoryPath);
         }),
@@ -182,7 +191,7 @@ function fakeDriver(world: Ledger): VmmDriver {
   const start = async (
     operation: 'launch' | 'restore',
     status: FakeVm['status'],
-    { runDir }: MicrovmSpec,
+    { runDir, snapshot }: MicrovmSpec & Partial<RestoreSpec>,
     { signal, onSpawned }: LaunchOptions,
   ): Promise<Microvm> => {
     await world.disturb(operation, signal);
@@ -197,6 +206,7 @@ function fakeDriver(world: Ledger): VmmDriver {
       handle,
       status,
       alive: true,
+      mappedPath: snapshot?.memoryPath,
       exited,
       die: (message: string): void => {
         vm.alive = false;
@@ -217,12 +227,21 @@ function fakeDriver(world: Ledger): VmmDriver {
   };
   return {
     name: 'qemu',
-    features: { pause: true, snapshot: true, accelerator: 'tcg' },
+    features: { pause: true, snapshot: true, delta: true, accelerator: 'tcg' },
     version: async () => '0.0.0',
     launch: (spec, launchOptions) => start('launch', 'running', spec, launchOptions),
     restore: async (spec, launchOptions) => {
-      if (!world.snapshots.has(spec.snapshot.memoryPath))
+      const { snapshot, delta } = spec;
+      for (const path of [snapshot.memoryPath, ...(delta === undefined ? [] : [delta.path])]) {
+        if (world.snapshots.has(path)) continue;
+        world.violations.push(`the memory ${path} is gone`);
         throw new WrennError('file_not_found', 'No memory.');
+      }
+      if (world.deltas.has(snapshot.memoryPath)) world.violations.push('a delta was taken for whole memory');
+      if (delta !== undefined && world.deltas.get(delta.path) !== snapshot.memoryPath)
+        world.violations.push(
+          `a delta of ${world.deltas.get(delta.path)} was put upon ${snapshot.memoryPath}`,
+        );
       return start('restore', 'paused', spec, launchOptions);
     },
     adopt: async ({ pid }) => {
@@ -360,7 +379,7 @@ function fakeSnapshots(world: Ledger): Snapshots {
           await world.disturb('commit');
           const hash = '0'.repeat(64);
           const snapshot = {
-            version: 1,
+            version: 2,
             id,
             ...about,
             stateSha256: hash,
@@ -405,13 +424,16 @@ function fakeJournal(world: Ledger): Journal {
       await world.disturb('makeHibernation');
       return files(id).hibernation(number);
     },
-    syncHibernation: async () => world.disturb('syncHibernation'),
+    syncLayer: async () => world.disturb('syncLayer'),
+    sealHibernation: async () => {
+      await world.disturb('sealHibernation');
+      return { memorySha256: '1'.repeat(64), stateSha256: '2'.repeat(64) };
+    },
     removeHibernations: async (id, except) => {
       await world.disturb('removeHibernations');
+      const kept = new Set(except.map((number) => files(id).hibernation(number).memoryPath));
       for (const path of world.snapshots) {
-        if (path.startsWith(`/s/${id}/`) && path !== files(id).hibernation(except).memoryPath) {
-          world.snapshots.delete(path);
-        }
+        if (path.startsWith(`/s/${id}/`) && !kept.has(path)) world.snapshots.delete(path);
       }
     },
     write: async (record) => {

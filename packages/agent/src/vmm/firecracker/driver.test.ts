@@ -232,7 +232,7 @@ describe('a snapshot', () => {
   const taken = async () => {
     const microvm = await box.launch();
     await microvm.pause(never);
-    const options = { memoryMib: 256, parentMemoryPath: undefined, signal: never };
+    const options = { memoryMib: 256, parentMemoryPath: undefined, memory: 'whole' as const, signal: never };
     await microvm.snapshot(files('first'), options);
     expect(await microvm.status(never)).toBe('paused');
     await microvm.kill();
@@ -290,7 +290,7 @@ describe('a snapshot', () => {
     expect((await box.leftovers()).alive).toEqual([]);
 
     const running = await box.launch();
-    const options = { memoryMib: 256, parentMemoryPath: undefined, signal: never };
+    const options = { memoryMib: 256, parentMemoryPath: undefined, memory: 'whole' as const, signal: never };
     await expect(running.snapshot(files('second'), options)).rejects.toThrow(/must be paused/);
     await running.pause(never);
     await expect(running.snapshot(files('second'), { ...options, memoryMib: 128 })).rejects.toThrow(

@@ -15,6 +15,7 @@ import type {
   SnapshotFiles,
   VmmDriver,
 } from '../driver.ts';
+import { checkFile, createMemoryChecks } from '../memory/verify.ts';
 import { type OutputPaths, type OutputReader, openFifoForVmm, readOutput } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
@@ -73,6 +74,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   const machineOptions = options.machine ?? DEFAULT_MACHINE_OPTIONS;
   const watchdog = options.watchdog ?? FIRECRACKER_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
+  const checks = createMemoryChecks();
   const confine = options.launchConfined ?? launchConfined;
 
   const openOutput = async (paths: OutputPaths): Promise<OutputReader | undefined> => {
@@ -99,6 +101,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   const start = async (
     spec: MicrovmSpec,
     snapshot: SnapshotFiles | undefined,
+    oldLogs: 'not the logs' | 'logs too',
     { signal, onSpawned }: LaunchOptions,
   ): Promise<Microvm> => {
     // What is refused is refused under the names that the caller knows.
@@ -111,8 +114,8 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
     let handle: MicrovmHandle | undefined;
     try {
       releases.push(() => takeBackRunDir(spec.runDir));
-      releases.push(() => removeFiles(spec.runDir, 'logs too'));
-      await removeFiles(spec.runDir, 'logs too');
+      releases.push(() => removeFiles(spec.runDir, oldLogs));
+      await removeFiles(spec.runDir, oldLogs);
       await makeFifos([files.console.fifo, files.log.fifo], spec, signal);
       await enclosure.prepare();
       const inherited: number[] = [];
@@ -176,8 +179,11 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   };
 
   const restore = async (spec: RestoreSpec, launchOptions: LaunchOptions): Promise<Microvm> => {
+    const { snapshot, memorySha256, stateSha256, keepsLogs } = spec;
+    await checkFile(snapshot.statePath, stateSha256, launchOptions.signal);
+    await checks.check(snapshot.memoryPath, memorySha256, launchOptions.signal);
     await lendSnapshot(spec);
-    return start(spec, spec.snapshot, launchOptions);
+    return start(spec, snapshot, keepsLogs === true ? 'not the logs' : 'logs too', launchOptions);
   };
 
   const adopt = async (handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm> => {
@@ -211,9 +217,9 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
 
   return {
     name: 'firecracker',
-    features: { pause: true, snapshot: true, accelerator: 'kvm' },
+    features: { pause: true, snapshot: true, delta: false, accelerator: 'kvm' },
     version: async (signal) => (await askVersion(await findBinary(options.binary), signal)).text,
-    launch: (spec, launchOptions) => start(spec, undefined, launchOptions),
+    launch: (spec, launchOptions) => start(spec, undefined, 'logs too', launchOptions),
     restore,
     adopt,
   };

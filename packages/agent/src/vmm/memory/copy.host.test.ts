@@ -1,13 +1,22 @@
 /** The memory of a real process: perl-base, which is on every Debian, maps it; what it writes is written through /proc. */
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { type FileHandle, mkdtemp, open, readdir, readFile, readlink, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, readlink, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import type { Readable, Writable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type CopiedMemory, copyMemory, PAGE_BYTES } from './copy.ts';
+import { type CopiedMemory, copyMemory } from './copy.ts';
+import { PAGE_BYTES } from './process.ts';
+import {
+  MAP,
+  type Mapped,
+  pageOf,
+  perl,
+  put,
+  range,
+  withMapped,
+  writePages,
+  ZERO,
+} from './testing/mapped.ts';
 
 const never = new AbortController().signal;
 const MIB = 1024 * 1024;
@@ -15,19 +24,6 @@ const MIB = 1024 * 1024;
 const SIZE = 132 * MIB;
 const PAGES = SIZE / PAGE_BYTES;
 
-/** mmap(2) is 9; PROT_READ | PROT_WRITE is 3, MAP_PRIVATE 2, MAP_ANONYMOUS 32, MAP_NORESERVE 16384. Ends with its stdin. */
-const MAP = `
-use strict;
-my ($size, $path) = @ARGV;
-my ($flags, $fd) = (16418, -1);
-my $file;
-if (defined $path) { open($file, "<", $path) or die "$path: $!"; ($flags, $fd) = (2, fileno($file)); }
-my $address = syscall(9, 0, $size + 0, 3, $flags, $fd, 0);
-die "mmap: $!" if $address == -1;
-$| = 1;
-print "$address\\n";
-<STDIN>;
-`;
 /** A child that has ended, and that nobody has asked about. */
 const ZOMBIE = `
 my $pid = fork();
@@ -41,51 +37,16 @@ print "$pid\\n";
 let dir: string;
 let parentPath: string;
 let copyPath: string;
-let child: ChildProcessByStdio<Writable, Readable, null> | undefined;
 
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'wr-copy-'));
   parentPath = join(dir, 'parent');
   copyPath = join(dir, 'copy');
 });
-afterEach(async () => {
-  child?.kill('SIGKILL');
-  await rm(dir, { recursive: true });
-});
+afterEach(() => rm(dir, { recursive: true }));
 
-async function perl(program: string, ...args: string[]): Promise<{ pid: number; said: number }> {
-  child = spawn('/usr/bin/perl', ['-e', program, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
-  for await (const line of createInterface(child.stdout)) return { pid: child.pid ?? 0, said: Number(line) };
-  throw new Error('perl ended');
-}
-
-interface Mapped {
-  readonly memory: FileHandle;
-  readonly address: number;
-  copy(signal?: AbortSignal): Promise<CopiedMemory>;
-}
-
-/** The parent, if there is one, is mapped privately. */
-async function withMapped(hasParent: boolean, work: (mapped: Mapped) => Promise<void>): Promise<void> {
-  const { pid, said: address } = await perl(MAP, String(SIZE), ...(hasParent ? [parentPath] : []));
-  const memory = await open(`/proc/${pid}/mem`, 'r+');
-  const source = { pid, address, sizeBytes: SIZE };
-  const copy: Mapped['copy'] = (signal = never) =>
-    copyMemory(source, copyPath, { parentPath: hasParent ? parentPath : undefined, signal });
-  try {
-    await work({ memory, address, copy });
-  } finally {
-    await memory.close();
-    child?.kill('SIGKILL');
-  }
-}
-
-async function writePages(path: string, pages: Map<number, Buffer>): Promise<void> {
-  const file = await open(path, 'wx');
-  await file.truncate(SIZE);
-  for (const [page, bytes] of pages) await file.write(bytes, 0, PAGE_BYTES, page * PAGE_BYTES);
-  await file.close();
-}
+const copyOf = (mapped: Mapped, hasParent: boolean, signal: AbortSignal = never): Promise<CopiedMemory> =>
+  copyMemory(mapped, copyPath, { parentPath: hasParent ? parentPath : undefined, signal });
 
 /** The whole file against the pages that are not zero. */
 async function expectPages(path: string, pages: Map<number, Buffer>): Promise<void> {
@@ -95,23 +56,6 @@ async function expectPages(path: string, pages: Map<number, Buffer>): Promise<vo
 }
 const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 
-const pageOf = (seed: number): Buffer => {
-  const bytes = createHash('sha512').update(`page ${seed}`).digest();
-  return Buffer.concat(Array.from({ length: PAGE_BYTES / bytes.length }, () => bytes));
-};
-const ZERO = Buffer.alloc(PAGE_BYTES);
-const range = (from: number, count: number): number[] => Array.from({ length: count }, (_, i) => from + i);
-const put = async (
-  { memory, address }: Mapped,
-  model: Map<number, Buffer>,
-  page: number,
-  bytes: Buffer,
-): Promise<void> => {
-  await memory.write(bytes, 0, PAGE_BYTES, address + page * PAGE_BYTES);
-  if (bytes.equals(ZERO)) model.delete(page);
-  else model.set(page, bytes);
-};
-
 describe('a copy of memory that has a parent', () => {
   /** Data at both ends, alone, in a long run, and on both sides of where the look is divided; holes between. */
   const parentPages = (): Map<number, Buffer> =>
@@ -120,8 +64,8 @@ describe('a copy of memory that has a parent', () => {
   it('has what was changed, as zero what was zeroed, and the rest as it was; its parent is untouched', async () => {
     const model = parentPages();
     const before = new Map(model);
-    await writePages(parentPath, model);
-    await withMapped(true, async (mapped) => {
+    await writePages(parentPath, SIZE, model);
+    await withMapped(SIZE, parentPath, async (mapped) => {
       // Looked at, and so present in the process, but not its own.
       for (const page of [7, 1100, 2000]) {
         const at = mapped.address + page * PAGE_BYTES;
@@ -136,7 +80,7 @@ describe('a copy of memory that has a parent', () => {
       for (const page of [...zeroed, ...zeroStill]) await put(mapped, model, page, ZERO);
       // Written, and as it was before.
       await put(mapped, model, 1700 - 1, pageOf(1700 - 1));
-      const { changedPages, writtenPages } = await mapped.copy();
+      const { changedPages, writtenPages } = await copyOf(mapped, true);
       expect(writtenPages).toBe(changed.length + filled.length + 1);
       expect(changedPages).toBe(writtenPages + zeroed.length + zeroStill.length);
     });
@@ -150,23 +94,23 @@ describe('a copy of memory that has a parent', () => {
 
   it('is the parent itself where nothing has changed', async () => {
     const model = parentPages();
-    await writePages(parentPath, model);
-    await withMapped(true, async (mapped) => {
-      expect(await mapped.copy()).toEqual({ changedPages: 0, writtenPages: 0 });
+    await writePages(parentPath, SIZE, model);
+    await withMapped(SIZE, parentPath, async (mapped) => {
+      expect(await copyOf(mapped, true)).toEqual({ changedPages: 0, writtenPages: 0 });
     });
     await expectPages(copyPath, model);
   });
 
   it('goes on from copy to copy without losing what none of the later ones has changed', async () => {
     const model = parentPages();
-    await writePages(parentPath, model);
+    await writePages(parentPath, SIZE, model);
     for (let generation = 0; generation < 3; generation++) {
       copyPath = join(dir, `copy-${generation}`);
-      await withMapped(true, async (mapped) => {
+      await withMapped(SIZE, parentPath, async (mapped) => {
         const first = 1000 + generation * 50;
         for (const page of range(first, 100)) await put(mapped, model, page, pageOf(generation));
         for (const page of range(first + 80, 40)) await put(mapped, model, page, ZERO);
-        await mapped.copy();
+        await copyOf(mapped, true);
       });
       await expectPages(copyPath, model);
       parentPath = copyPath;
@@ -177,13 +121,13 @@ describe('a copy of memory that has a parent', () => {
 describe('a copy of memory without a parent', () => {
   it('has what was written, and holes for the rest', async () => {
     const model = new Map<number, Buffer>();
-    await withMapped(false, async (mapped) => {
+    await withMapped(SIZE, undefined, async (mapped) => {
       // Looked at first: the kernel's page of zeroes, shared by all.
       await mapped.memory.read(Buffer.alloc(PAGE_BYTES * 8), 0, PAGE_BYTES * 8, mapped.address);
       const written = [0, ...range(700, 600), 32_767, 32_768, PAGES - 1];
       for (const page of written) await put(mapped, model, page, pageOf(page));
       for (const page of range(800, 100)) await put(mapped, model, page, ZERO);
-      expect(await mapped.copy()).toMatchObject({ writtenPages: written.length - 100 });
+      expect(await copyOf(mapped, false)).toMatchObject({ writtenPages: written.length - 100 });
     });
     await expectPages(copyPath, model);
     const { size, blocks } = await stat(copyPath);
@@ -194,33 +138,34 @@ describe('a copy of memory without a parent', () => {
 
 describe('a copy that cannot be', () => {
   it('is refused where something has its name', async () => {
-    await withMapped(false, async (mapped) => {
-      await mapped.copy();
-      await expect(mapped.copy()).rejects.toMatchObject({ code: 'EEXIST' });
+    await withMapped(SIZE, undefined, async (mapped) => {
+      await copyOf(mapped, false);
+      await expect(copyOf(mapped, false)).rejects.toMatchObject({ code: 'EEXIST' });
     });
   });
 
   it('fails when it is aborted', async () => {
-    await writePages(parentPath, new Map([[0, pageOf(0)]]));
-    await withMapped(true, async (mapped) => {
-      await expect(mapped.copy(AbortSignal.abort())).rejects.toMatchObject({ code: 'cancelled' });
+    await writePages(parentPath, SIZE, new Map([[0, pageOf(0)]]));
+    await withMapped(SIZE, parentPath, async (mapped) => {
+      await expect(copyOf(mapped, true, AbortSignal.abort())).rejects.toMatchObject({ code: 'cancelled' });
     });
   });
 
   it('fails when the process has ended, and is never taken for one that has changed nothing', async () => {
-    await writePages(parentPath, new Map([[0, pageOf(0)]]));
-    const { said: pid } = await perl(ZOMBIE);
+    await writePages(parentPath, SIZE, new Map([[0, pageOf(0)]]));
+    const { said: pid, kill } = await perl(ZOMBIE);
     for (const parent of [parentPath, undefined]) {
       const source = { pid, address: 16 * MIB, sizeBytes: SIZE };
       await expect(copyMemory(source, copyPath, { parentPath: parent, signal: never })).rejects.toThrow();
       await rm(copyPath, { force: true });
     }
+    kill();
   });
 
   it('fails when the process ends in the middle of it', async () => {
     // So large that a look at all of it takes a while, and nothing in it: nothing else would tell.
     const sizeBytes = 512 * 1024 * MIB;
-    const { pid, said: address } = await perl(MAP, String(sizeBytes));
+    const { pid, said: address, kill } = await perl(MAP, String(sizeBytes));
     const copying = copyMemory({ pid, address, sizeBytes }, copyPath, {
       parentPath: undefined,
       signal: never,
@@ -232,7 +177,7 @@ describe('a copy that cannot be', () => {
       return links.includes(pagemap);
     };
     while (!(await isOpen()));
-    child?.kill('SIGKILL');
+    kill();
     await expect(copying).rejects.toMatchObject({ code: 'vmm_died' });
     expect(await isOpen()).toBe(false);
   });

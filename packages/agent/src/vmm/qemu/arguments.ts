@@ -71,7 +71,8 @@ function tcgWords(tscKhz: number | undefined): string[] {
 /** What a microVM that is restored begins with, as paths and descriptors that the VMM finds. */
 export interface RestoreSource {
   readonly memoryPath: string;
-  readonly stateFd: number;
+  /** Undefined where it is told later, once the memory is what the state is of. */
+  readonly stateFd: number | undefined;
 }
 
 /** What QEMU or Linux would refuse late, or misread, is refused here with the field's name. */
@@ -96,8 +97,13 @@ export function restoreArguments(spec: QemuSpec, options: MachineOptions, source
   return [
     ...machineArguments(spec, options, `${machine(options)},memory-backend=${MEMORY_ID}`),
     ...json('-object', memory),
-    ...['-global', 'migration.send-configuration=off', '-incoming', `fd:${source.stateFd}`],
+    ...['-global', 'migration.send-configuration=off', '-incoming', incomingUri(source.stateFd)],
   ];
+}
+
+/** How QEMU is told where a state is. */
+export function incomingUri(stateFd: number | undefined): string {
+  return stateFd === undefined ? 'defer' : `fd:${stateFd}`;
 }
 
 function commandLineOf({ commandLine }: QemuSpec, { accelerator, tscKhz }: MachineOptions): string {

@@ -8,7 +8,9 @@ import { type AppendedLog, openAppendedLog } from '../appended-log.ts';
 import { findProgram, INHERITED_DIR, launchConfined } from '../confinement.ts';
 import type { LaunchOptions, Microvm, MicrovmHandle, RestoreSpec, VmmDriver } from '../driver.ts';
 import { drivePaths, largestWritable } from '../drives.ts';
+import { applyDelta } from '../memory/delta.ts';
 import { createSharedMemory, DEFAULT_SHARED_MEMORY, type SharedMemory } from '../memory/shared.ts';
+import { checkFile, createMemoryChecks } from '../memory/verify.ts';
 import { keepOutput, type OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
 import { releaseAll } from '../releases.ts';
@@ -18,6 +20,7 @@ import { type ConfinedProcess, type ExitStatus, FIRST_INHERITED } from '../wrapp
 import {
   type Accelerator,
   filesIn,
+  incomingUri,
   type MachineOptions,
   type QemuSpec,
   qemuArguments,
@@ -28,6 +31,7 @@ import { announcedEnd, describeExit } from './exit-reason.ts';
 import { hostTscKhz } from './host-tsc.ts';
 import { createMicrovm, queryStatus, removeFiles } from './microvm.ts';
 import { openQmp, type QmpClient } from './qmp.ts';
+import { type Limits, memoryAddress } from './snapshot.ts';
 import { watchProcess } from './watch.ts';
 
 export const QEMU_PROGRAM = 'qemu-system-x86_64';
@@ -55,8 +59,9 @@ interface Start {
   readonly args: readonly string[];
   readonly readOnlyPaths: readonly string[];
   readonly inherited: readonly number[];
+  readonly keepsLogs: boolean;
   /** Once QEMU answers, and has its run directory no more. */
-  readonly begin: (qmp: QmpClient, signal: AbortSignal) => Promise<unknown>;
+  readonly begin: (qmp: QmpClient, handle: MicrovmHandle, signal: AbortSignal) => Promise<unknown>;
 }
 
 export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 30_000, commandMs: 10_000 };
@@ -78,6 +83,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
   const watchdog = options.watchdog ?? DEFAULT_WATCHDOG;
   const warn = options.onWarning ?? (() => {});
   const sharedMemory = options.sharedMemory ?? createSharedMemory(DEFAULT_SHARED_MEMORY);
+  const checks = createMemoryChecks();
 
   const machineOptions = async (): Promise<MachineOptions> => {
     const { accelerator } = options;
@@ -89,25 +95,48 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
       args: qemuArguments(spec, await machineOptions()),
       readOnlyPaths: [spec.kernelPath, spec.initrdPath],
       inherited: [],
-      begin: (qmp, signal) => qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs }),
+      keepsLogs: false,
+      begin: (qmp, _handle, signal) => qmp.execute('cont', {}, { signal, timeoutMs: timeouts.commandMs }),
     });
 
   const restore = async (spec: RestoreSpec, launchOptions: LaunchOptions): Promise<Microvm> => {
-    const { memoryPath, statePath } = spec.snapshot;
+    const { signal } = launchOptions;
+    const { snapshot, memorySha256, stateSha256, delta } = spec;
+    await checkFile(snapshot.statePath, stateSha256, signal);
     const opened: FileHandle[] = [];
+    // While QEMU starts; what it is not waited for may fail unheard.
+    const sound = Promise.all([
+      checks.check(snapshot.memoryPath, memorySha256, signal),
+      delta && checkFile(delta.path, delta.sha256, signal),
+    ]);
+    sound.catch(() => {});
     try {
       opened.push(
         spec.sharedMemory
-          ? await sharedMemory.open(memoryPath, launchOptions.signal)
-          : await openOwn(memoryPath, spec),
+          ? await sharedMemory.open(snapshot.memoryPath, signal)
+          : await openOwn(snapshot.memoryPath, spec),
       );
-      opened.push(await open(statePath, constants.O_RDONLY | constants.O_NOFOLLOW));
-      const source = { memoryPath: `${INHERITED_DIR}/${FIRST_INHERITED}`, stateFd: FIRST_INHERITED + 1 };
+      opened.push(await open(snapshot.statePath, constants.O_RDONLY | constants.O_NOFOLLOW));
+      const memoryPath = `${INHERITED_DIR}/${FIRST_INHERITED}`;
+      const stateFd = FIRST_INHERITED + 1;
+      const source = { memoryPath, stateFd: delta === undefined ? stateFd : undefined };
       return await start(spec, launchOptions, {
         args: restoreArguments(spec, await machineOptions(), source),
         readOnlyPaths: [],
         inherited: opened.map(({ fd }) => fd),
-        begin: (qmp, signal) => untilLoaded(qmp, signal, timeouts.commandMs),
+        keepsLogs: spec.keepsLogs === true,
+        begin: async (qmp, handle) => {
+          await sound;
+          if (delta !== undefined) {
+            await putDelta(qmp, handle, spec, delta.path, { signal, timeoutMs: timeouts.commandMs });
+            await qmp.execute(
+              'migrate-incoming',
+              { uri: incomingUri(stateFd) },
+              { signal, timeoutMs: timeouts.commandMs },
+            );
+          }
+          await untilLoaded(qmp, signal, timeouts.commandMs);
+        },
       });
     } finally {
       for (const file of opened) await file.close();
@@ -128,7 +157,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     try {
       releases.push(() => takeBackRunDir(spec.runDir));
       releases.push(() => removeFiles(spec.runDir, 'not the logs'));
-      await removeFiles(spec.runDir, 'logs too');
+      await removeFiles(spec.runDir, how.keepsLogs ? 'not the logs' : 'logs too');
       await lendRunDir(spec.runDir, spec);
       log = await openAppendedLog(files.vmmLog, problemWith(files.vmmLog));
       releases.push(() => log?.close());
@@ -169,7 +198,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
         () => console.close(),
       );
       await takeBackRunDir(spec.runDir);
-      await how.begin(qmp, signal);
+      await how.begin(qmp, spawned, signal);
       const microvm = createMicrovm({
         handle: spawned,
         qmp,
@@ -257,7 +286,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
 
   return {
     name: 'qemu',
-    features: { pause: true, snapshot: true, accelerator: options.accelerator },
+    features: { pause: true, snapshot: true, delta: true, accelerator: options.accelerator },
     version: async (signal) => askVersion(options.binary ?? (await findProgram(QEMU_PROGRAM)), signal),
     launch,
     restore,
@@ -265,6 +294,18 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     close: () => sharedMemory.close(),
     adopt,
   };
+}
+
+/** Before the state: what QEMU finds of its queues in the guest's memory must be what the state is of. */
+async function putDelta(
+  qmp: QmpClient,
+  { pid }: MicrovmHandle,
+  { memoryMib }: RestoreSpec,
+  path: string,
+  limits: Limits,
+): Promise<void> {
+  const address = await memoryAddress(qmp, limits);
+  await applyDelta(path, { pid, address, sizeBytes: memoryMib * 1024 * 1024 }, limits.signal);
 }
 
 /** The VMM is to map it, and it alone is what the VMM could spoil. */

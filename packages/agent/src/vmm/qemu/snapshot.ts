@@ -7,7 +7,9 @@ import { open, rm, stat, writeFile } from 'node:fs/promises';
 import { freeBytes } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import type { MicrovmHandle, SnapshotFiles, SnapshotOptions } from '../driver.ts';
-import { copyMemory, PAGE_BYTES } from '../memory/copy.ts';
+import { copyMemory } from '../memory/copy.ts';
+import { writeDelta } from '../memory/delta.ts';
+import { PAGE_BYTES } from '../memory/process.ts';
 import { letThrough, takeBackRunDir } from '../run-dir.ts';
 import { filesIn } from './arguments.ts';
 import type { QmpClient } from './qmp.ts';
@@ -26,17 +28,22 @@ export async function writeSnapshot(
   qmp: QmpClient,
   handle: MicrovmHandle,
   files: SnapshotFiles,
-  { memoryMib, parentMemoryPath, signal }: SnapshotOptions,
+  { memoryMib, parentMemoryPath, memory, signal }: SnapshotOptions,
 ): Promise<void> {
   const limits = { signal, timeoutMs: COMMAND_TIMEOUT_MS };
   const state = await readState(qmp, handle, limits);
   const address = await memoryAddress(qmp, limits);
   await writeFile(files.statePath, Buffer.concat([state, NO_DESCRIPTION]), { mode: 0o600, flag: 'wx' });
   const source = { pid: handle.pid, address, sizeBytes: memoryMib * MIB };
-  await copyMemory(source, files.memoryPath, { parentPath: parentMemoryPath, signal });
+  if (memory === 'delta') {
+    if (parentMemoryPath === undefined) throw new WrennError('internal', 'A delta needs a parent.');
+    await writeDelta(source, files.memoryPath, { basePath: parentMemoryPath, signal });
+  } else {
+    await copyMemory(source, files.memoryPath, { parentPath: parentMemoryPath, signal });
+  }
 }
 
-interface Limits {
+export interface Limits {
   readonly signal: AbortSignal;
   readonly timeoutMs: number;
 }
@@ -76,7 +83,8 @@ async function readState(qmp: QmpClient, { runDir, pid }: MicrovmHandle, limits:
   }
 }
 
-async function memoryAddress(qmp: QmpClient, limits: Limits): Promise<number> {
+/** Where the guest's memory begins in QEMU's. */
+export async function memoryAddress(qmp: QmpClient, limits: Limits): Promise<number> {
   const answer = await qmp.execute('human-monitor-command', { 'command-line': 'gpa2hva 0' }, limits);
   const found = ADDRESS.exec(typeof answer === 'string' ? answer : '')?.[1];
   if (found === undefined) throw unexpected('does not tell where the memory is');

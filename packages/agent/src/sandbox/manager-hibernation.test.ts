@@ -1,0 +1,193 @@
+/** What a sandbox's memory is made of when it sleeps, who keeps that alive, and what becomes of one that cannot go on. */
+import { WrennError } from '@wrenn/protocol';
+import { describe, expect, it } from 'vitest';
+import type { JournalRecord } from './journal.ts';
+import type { FakeWorld } from './testing/fake-world.ts';
+import { codeOf, expectNothingLeft, request, start, until } from './testing/manager-harness.ts';
+
+function recordOf(world: FakeWorld, id: string): JournalRecord {
+  return JSON.parse(world.journals.get(id) ?? '{}');
+}
+const memoryOf = (id: string, number: number): string => `/s/${id}/hibernation-${number}/memory`;
+
+describe('the memory of one that sleeps', () => {
+  it('is whole for one that booted, and a delta of that from then on', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    for (let number = 1; number <= 4; number++) {
+      await manager.hibernate(id);
+      expect(recordOf(world, id)).toMatchObject({ hibernations: number, hibernation: { base: 1 } });
+      expect([...world.snapshots]).toEqual([...new Set([memoryOf(id, 1), memoryOf(id, number)])]);
+      expect(world.deltas.has(memoryOf(id, number))).toBe(number > 1);
+      await manager.resume(id);
+      expect(manager.get(id).state).toBe('running');
+    }
+    await manager.destroy(id);
+    expectNothingLeft(world);
+    expect([...world.snapshots]).toEqual([]);
+  });
+
+  it('is a delta of the snapshot that it came from, which is there as long as it is', async () => {
+    const { world: before, manager: first } = await start();
+    const original = await first.create(request);
+    const { id: snapshotId } = await first.snapshot(original.id);
+    const { id } = await first.create({ snapshotId });
+    await first.hibernate(id);
+    expect(recordOf(before, id).hibernation).toMatchObject({ base: 0, baseSha256: '0'.repeat(64) });
+    await first.destroy(original.id);
+    expect(await codeOf(first.deleteSnapshot(snapshotId))).toBe('snapshot_in_use');
+    before.killAgent();
+
+    const { world, manager } = await start({ from: before, bootId: 'boot-2' });
+    expect(await codeOf(manager.deleteSnapshot(snapshotId))).toBe('snapshot_in_use');
+    await manager.resume(id);
+    await manager.hibernate(id);
+    expect(world.deltas.get(memoryOf(id, 2))).toBe(`/snapshots/${snapshotId}/memory`);
+    await manager.destroy(id);
+    await manager.deleteSnapshot(snapshotId);
+    expectNothingLeft(world);
+    expect([...world.snapshots]).toEqual([]);
+  });
+
+  it('keeps the snapshot of a fork, which nobody else has any use for', async () => {
+    const { world: before, manager: first } = await start();
+    const original = await first.create(request);
+    const [copy] = await first.fork(original.id, { count: 1 });
+    const id = copy?.id ?? '';
+    await first.hibernate(id);
+    await first.destroy(original.id);
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    await manager.resume(id);
+    expect(world.manifests.size).toBe(1);
+    await manager.destroy(id);
+    await until(() => world.manifests.size === 0);
+    expectNothingLeft(world);
+  });
+
+  it('is refused, and sleeps on, where its snapshot is not there or another', async () => {
+    const { world, manager } = await start();
+    const original = await manager.create(request);
+    const { id: snapshotId } = await manager.snapshot(original.id);
+    const { id } = await manager.create({ snapshotId });
+    await manager.hibernate(id);
+    const manifest = world.manifests.get(snapshotId);
+    if (manifest === undefined) throw new Error('there is no manifest');
+    world.manifests.set(snapshotId, { ...manifest, memorySha256: '3'.repeat(64) });
+    expect(await codeOf(manager.resume(id))).toBe('snapshot_corrupt');
+    world.manifests.delete(snapshotId);
+    expect(await codeOf(manager.resume(id))).toBe('snapshot_corrupt');
+    expect(manager.get(id).state).toBe('hibernated');
+    world.manifests.set(snapshotId, manifest);
+    await manager.resume(id);
+    expect(manager.get(id).state).toBe('running');
+  });
+
+  it('is that of an agent that did not write down what it is', async () => {
+    const { world: before, manager: first } = await start();
+    const { id } = await first.create(request);
+    await first.hibernate(id);
+    const { hibernation: _, ...old } = recordOf(before, id);
+    before.journals.set(id, JSON.stringify(old));
+    before.killAgent();
+    const { world, manager } = await start({ from: before });
+    await manager.resume(id);
+    await manager.hibernate(id);
+    expect(recordOf(world, id).hibernation).toMatchObject({ base: 1, baseSha256: null });
+    await manager.resume(id);
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
+  it.each(['makeHibernation', 'snapshot', 'sealHibernation', 'journal', 'release', 'removeHibernations'])(
+    'is the last or the next, whole, when the agent is killed at %s',
+    async (operation) => {
+      const { world: before, manager: first } = await start();
+      const original = await first.create(request);
+      const { id: snapshotId } = await first.snapshot(original.id);
+      const { id } = await first.create({ snapshotId });
+      await first.hibernate(id);
+      await first.resume(id);
+      let isDead = false;
+      before.disturb = (name) => {
+        isDead ||= name === operation;
+        return isDead ? new Promise(() => {}) : Promise.resolve();
+      };
+      void first.hibernate(id);
+      await until(() => isDead);
+      const { world, manager } = await start({ from: before });
+      const isAsleep = operation === 'release' || operation === 'removeHibernations';
+      expect(manager.get(id).state).toBe(isAsleep ? 'hibernated' : 'running');
+      const number = isAsleep ? 2 : 1;
+      expect([...world.deltas.keys()].filter((path) => world.snapshots.has(path))).toEqual([
+        memoryOf(id, number),
+      ]);
+      if (isAsleep) await manager.resume(id);
+      await manager.destroy(id);
+      await manager.destroy(original.id);
+      await manager.deleteSnapshot(snapshotId);
+      expectNothingLeft(world);
+      expect([...world.snapshots]).toEqual([]);
+    },
+  );
+});
+
+describe('one that stands still and cannot be continued', () => {
+  const broken = (...operations: string[]) => {
+    return async (operation: string): Promise<void> => {
+      if (operations.includes(operation)) throw new WrennError('vmm_api_error', `${operation} is broken`);
+    };
+  };
+
+  it.each(['pause', 'snapshot', 'sealHibernation', 'syncLayer'])(
+    'has failed with its reason after a hibernation that failed at %s, and holds nothing',
+    async (operation) => {
+      const { world, manager } = await start();
+      const { id } = await manager.create(request);
+      world.disturb = broken(operation, 'resume');
+      expect(await codeOf(manager.hibernate(id))).toBe('vmm_api_error');
+      await until(() => manager.get(id).state === 'failed');
+      expect(manager.get(id).reason).toBe('It could not be continued: resume is broken');
+      expectNothingLeft(world);
+      expect([...world.snapshots]).toEqual([]);
+      await manager.destroy(id);
+      expect(manager.list()).toEqual([]);
+    },
+  );
+
+  it.each(['snapshot', 'fork'] as const)('has failed after a %s as well', async (what) => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.disturb = broken('resume');
+    const copying = what === 'fork' ? manager.fork(id, { count: 1 }) : manager.snapshot(id);
+    expect(await codeOf(copying)).toBe('vmm_api_error');
+    await until(() => manager.get(id).state === 'failed');
+    expectNothingLeft(world);
+    expect(manager.listSnapshots()).toEqual([]);
+    expect([...world.snapshots]).toEqual([]);
+  });
+
+  it('goes on where only the hibernation has failed, also when the journal cannot be written', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    for (const operation of [
+      'pause',
+      'makeHibernation',
+      'snapshot',
+      'sealHibernation',
+      'syncLayer',
+      'journal',
+    ]) {
+      world.disturb = broken(operation);
+      expect(await codeOf(manager.hibernate(id)), operation).toBe('vmm_api_error');
+      world.disturb = async () => {};
+      expect(manager.get(id).state).toBe('running');
+      expect(recordOf(world, id).state).toBe('running');
+      expect([...world.snapshots]).toEqual([]);
+    }
+    await manager.hibernate(id);
+    await manager.resume(id);
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+});

@@ -1,0 +1,210 @@
+/** The part of what every driver promises (contract.ts) that is about snapshots: each case goes on from the one before. */
+import { copyFile, open, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { hashSparse } from '@wrenn/host';
+import { afterEach, expect, it } from 'vitest';
+import type { Microvm, RestoreSpec, SnapshotFiles, VmmDriver } from './driver.ts';
+import { lastTick, type Workbench, waitForLine } from './testing/workbench.ts';
+
+export interface SnapshotContract {
+  readonly createDriver: () => VmmDriver;
+  readonly bench: () => Workbench;
+  readonly nothingLeft: () => Promise<void>;
+  readonly bootTimeoutMs: number;
+}
+
+const TICK = /^tick \d+$/;
+const MIB = 1024 * 1024;
+const memoryMib = 128;
+const never = new AbortController().signal;
+
+export function describeSnapshots({
+  createDriver,
+  bench,
+  nothingLeft,
+  bootTimeoutMs,
+}: SnapshotContract): void {
+  const TEST_MS = bootTimeoutMs + 30_000;
+  const files = (name: string): SnapshotFiles => ({
+    statePath: join(bench().dir, `${name}.state`),
+    memoryPath: join(bench().dir, `${name}.memory`),
+  });
+  const spec = (name: string, changes: Partial<RestoreSpec> = {}): RestoreSpec => ({
+    ...bench().spec(),
+    snapshot: files(name),
+    sharedMemory: true,
+    ...changes,
+  });
+  const restore = (restored: RestoreSpec): Promise<Microvm> =>
+    createDriver().restore(restored, bench().options());
+  const firstTick = async (microvm: Microvm): Promise<number> => {
+    await microvm.resume(never);
+    await waitForLine(microvm, TICK, bootTimeoutMs);
+    const [first = ''] = (await microvm.consoleTail(500)).filter((each) => TICK.test(each));
+    return Number(first.slice(5));
+  };
+  /** Of a guest that is paused; by the time that all of it has been read. */
+  const tickOf = async (microvm: Microvm): Promise<number> => {
+    await sleep(100);
+    return lastTick(microvm);
+  };
+  const goesOnFrom = async (microvm: Microvm, tick: number): Promise<void> => {
+    const first = await firstTick(microvm);
+    expect(first).toBeGreaterThan(tick);
+    expect(first).toBeLessThan(tick + 5);
+    await expect.poll(() => lastTick(microvm), { timeout: 5_000 }).toBeGreaterThan(tick + 3);
+  };
+  const flipBit = async (path: string, at: number): Promise<void> => {
+    const file = await open(path, 'r+');
+    const byte = Buffer.alloc(1);
+    await file.read(byte, 0, 1, at);
+    await file.write(Buffer.from([(byte[0] ?? 0) ^ 1]), 0, 1, at);
+    await file.close();
+  };
+  let tickAtSnapshot = -1;
+  afterEach(() => bench().killProcesses());
+
+  it(
+    'is taken of a guest that stands still, and changes nothing for it',
+    async () => {
+      const microvm = await createDriver().launch(bench().spec(), bench().options());
+      await waitForLine(microvm, TICK, bootTimeoutMs);
+      await microvm.pause(never);
+      const options = { memoryMib, parentMemoryPath: undefined, memory: 'whole', signal: never } as const;
+      await microvm.snapshot(files('first'), options);
+      expect(await microvm.status(never)).toBe('paused');
+      tickAtSnapshot = await tickOf(microvm);
+      const { size, blocks } = await stat(files('first').memoryPath);
+      expect(size).toBe(memoryMib * MIB);
+      // The guest has used some of its memory, and not all of it.
+      expect(blocks * 512).toBeGreaterThan(4 * MIB);
+      expect(blocks * 512).toBeLessThan(size);
+      await microvm.resume(never);
+      await expect.poll(() => lastTick(microvm), { timeout: 5_000 }).toBeGreaterThan(tickAtSnapshot);
+      await microvm.kill();
+      await nothingLeft();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'is where each microVM that is restored from it goes on, whatever the others do',
+    async () => {
+      const memorySha256 = await hashSparse(files('first').memoryPath);
+      for (const name of ['a', 'b']) {
+        const clone = await restore(spec('first', { memorySha256 }));
+        expect(bench().spawned.at(-1), name).toEqual(clone.handle);
+        expect(await clone.status(never)).toBe('paused');
+        await goesOnFrom(clone, tickAtSnapshot);
+        await clone.kill();
+        await nothingLeft();
+      }
+    },
+    TEST_MS,
+  );
+
+  it(
+    'can be taken of one that was restored, also once adopted, and be its own',
+    async () => {
+      const parent = await restore(spec('first'));
+      await firstTick(parent);
+      parent.detach();
+      const adopted = await createDriver().adopt(structuredClone(parent.handle), never);
+      await sleep(500);
+      await adopted.pause(never);
+      const parentMemoryPath = files('first').memoryPath;
+      await adopted.snapshot(files('second'), {
+        memoryMib,
+        parentMemoryPath,
+        memory: 'whole',
+        signal: never,
+      });
+      const tick = await tickOf(adopted);
+      await adopted.kill();
+      const child = await restore(spec('second', { sharedMemory: false }));
+      await goesOnFrom(child, tick);
+      await child.kill();
+      await nothingLeft();
+    },
+    TEST_MS,
+  );
+
+  it.skipIf(!createDriver().features.delta)(
+    'can be what differs from its parent alone, again and again, with the console going on',
+    async () => {
+      const parentMemoryPath = files('first').memoryPath;
+      let microvm = await restore(spec('first'));
+      await firstTick(microvm);
+      for (const name of ['third', 'fourth', 'fifth']) {
+        await sleep(300);
+        await microvm.pause(never);
+        await microvm.snapshot(files(name), { memoryMib, parentMemoryPath, memory: 'delta', signal: never });
+        const tick = await tickOf(microvm);
+        await microvm.kill();
+        const { statePath, memoryPath } = files(name);
+        expect((await stat(memoryPath)).size).toBeLessThan(24 * MIB);
+        const delta = { path: memoryPath, sha256: await hashSparse(memoryPath) };
+        const snapshot = { statePath, memoryPath: parentMemoryPath };
+        microvm = await restore(spec(name, { snapshot, delta, keepsLogs: true }));
+        await microvm.resume(never);
+        await expect.poll(() => lastTick(microvm), { timeout: 5_000 }).toBeGreaterThan(tick);
+        const ticks = (await microvm.consoleTail(500)).filter((each) => TICK.test(each));
+        // Nothing of it is lost, from before the first of these.
+        const numbers = ticks.map((each) => Number(each.slice(5)));
+        const [first = 0] = numbers;
+        expect(first).toBeLessThan(tick);
+        expect(numbers).toEqual(numbers.map((_, i) => first + i));
+      }
+      await microvm.kill();
+      await nothingLeft();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'that is not what was written is refused, and leaves nothing',
+    async () => {
+      const { statePath, memoryPath } = files('first');
+      const copy = files('flipped');
+      await copyFile(statePath, copy.statePath);
+      await copyFile(memoryPath, copy.memoryPath);
+      const hashes = { stateSha256: await hashSparse(statePath), memorySha256: await hashSparse(memoryPath) };
+      const refused = async (restored: RestoreSpec): Promise<void> => {
+        await expect(restore(restored)).rejects.toMatchObject({ code: 'snapshot_corrupt' });
+        await nothingLeft();
+      };
+      for (const path of [copy.statePath, copy.memoryPath]) {
+        const at = Math.floor((await stat(path)).size / 2);
+        await flipBit(path, at);
+        for (const sharedMemory of [true, false]) await refused(spec('flipped', { ...hashes, sharedMemory }));
+        await flipBit(path, at);
+      }
+      if (createDriver().features.delta) {
+        const { memoryPath: path } = files('fifth');
+        const delta = { path, sha256: await hashSparse(path) };
+        await flipBit(path, 1000);
+        await refused(
+          spec('first', { snapshot: { statePath: files('fifth').statePath, memoryPath }, delta }),
+        );
+      }
+      const whole = await restore(spec('flipped', hashes));
+      await whole.kill();
+      await nothingLeft();
+    },
+    TEST_MS,
+  );
+
+  it(
+    'that is no snapshot, or is missing, is refused and leaves nothing',
+    async () => {
+      await writeFile(files('torn').statePath, 'no state');
+      await copyFile(files('first').memoryPath, files('torn').memoryPath);
+      for (const name of ['torn', 'missing']) {
+        await expect(restore(spec(name))).rejects.toThrow();
+        await nothingLeft();
+      }
+    },
+    TEST_MS,
+  );
+}

@@ -1,0 +1,109 @@
+import { createHash } from 'node:crypto';
+import { mkdtemp, open, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { dataExtents, hashSparse } from './sparse.ts';
+
+const PAGE = 4096;
+const MIB = 1024 * 1024;
+let dir: string;
+let made = 0;
+
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'wr-sparse-'));
+});
+afterAll(() => rm(dir, { recursive: true }));
+
+async function make(
+  sizeBytes: number,
+  data: readonly (readonly [at: number, bytes: Buffer])[],
+): Promise<string> {
+  const path = join(dir, `file-${++made}`);
+  const file = await open(path, 'wx');
+  await file.truncate(sizeBytes);
+  for (const [at, bytes] of data) await file.write(bytes, 0, bytes.length, at);
+  await file.close();
+  return path;
+}
+
+describe('the data of a sparse file', () => {
+  it('is where it was written, small holes included and large ones not', async () => {
+    const one = Buffer.alloc(PAGE, 1);
+    const path = await make(64 * MIB, [
+      [0, one],
+      [16 * PAGE, one],
+      [40 * MIB, one],
+      [64 * MIB - PAGE, one],
+    ]);
+    const extents = await dataExtents(path);
+    expect(extents).toEqual([
+      { start: 0, end: 17 * PAGE },
+      { start: 40 * MIB, end: 40 * MIB + PAGE },
+      { start: 64 * MIB - PAGE, end: 64 * MIB },
+    ]);
+    expect(await dataExtents(await make(MIB, []))).toEqual([]);
+    await expect(dataExtents(join(dir, 'missing'))).rejects.toMatchObject({ code: 'command_failed' });
+  });
+});
+
+describe('the hash of a sparse file', () => {
+  const page = fc.record({ at: fc.nat(300), value: fc.nat(3) });
+
+  it('is that of its bytes, whichever zeroes of it are holes', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(page, { maxLength: 12 }), fc.nat(PAGE - 1), async (pages, odd) => {
+        const size = 300 * PAGE + odd;
+        const whole = Buffer.alloc(301 * PAGE);
+        for (const { at, value } of pages) whole.fill(value, at * PAGE, (at + 1) * PAGE);
+        const content = whole.subarray(0, size);
+        const sparse = await make(
+          size,
+          pages.map(({ at, value }) => [
+            at * PAGE,
+            Buffer.alloc(Math.min(PAGE, Math.max(0, size - at * PAGE)), value),
+          ]),
+        );
+        const dense = await make(size, [[0, content]]);
+        const hash = await hashSparse(sparse);
+        expect(hash).toBe(await hashSparse(dense));
+        expect(hash).toBe(expected(content));
+        await rm(sparse);
+        await rm(dense);
+      }),
+      { numRuns: 15 },
+    );
+  });
+
+  it('is another for one bit, one place and one size', async () => {
+    const bytes = Buffer.alloc(PAGE, 7);
+    const hash = await hashSparse(await make(8 * MIB, [[4 * MIB, bytes]]));
+    const flipped = Buffer.from(bytes);
+    flipped[100] = 6;
+    expect(await hashSparse(await make(8 * MIB, [[4 * MIB, flipped]]))).not.toBe(hash);
+    expect(await hashSparse(await make(8 * MIB, [[4 * MIB + PAGE, bytes]]))).not.toBe(hash);
+    const longer = await make(8 * MIB, [[4 * MIB, bytes]]);
+    await truncate(longer, 8 * MIB + 1);
+    expect(await hashSparse(longer)).not.toBe(hash);
+  });
+
+  /** The same in a few lines, of bytes in memory. */
+  function expected(content: Buffer): string {
+    const hash = createHash('sha256').update(u64(content.length));
+    let isRun = false;
+    for (let at = 0; at < content.length; at += PAGE) {
+      const bytes = content.subarray(at, at + PAGE);
+      const isZero = bytes.every((byte) => byte === 0);
+      if (!isZero && !isRun) hash.update(u64(at / PAGE));
+      if (!isZero) hash.update(bytes);
+      isRun = !isZero;
+    }
+    return hash.digest('hex');
+  }
+  function u64(value: number): Buffer {
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigUInt64LE(BigInt(value));
+    return bytes;
+  }
+});
