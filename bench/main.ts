@@ -15,7 +15,7 @@ import { POOL_SIZE, startsOfAllKinds } from './starts.ts';
 
 const USAGE =
   'usage: npm run bench -- [--json FILE] [--rounds 1…50] [--driver qemu|firecracker] ' +
-  '[--creates-only | --snapshots]\n';
+  '[--creates-only | --snapshots | --idle COUNT]\n';
 const WHOLE_RUN_MS = 60 * 60_000;
 
 interface Options {
@@ -24,6 +24,8 @@ interface Options {
   readonly driver: BenchDriver;
   readonly createsOnly: boolean;
   readonly snapshots: boolean;
+  /** So many idle sandboxes, and nothing else; undefined for another run. */
+  readonly idle: number | undefined;
 }
 
 /** What a run has found, and an agent of it that can tell of the machine. */
@@ -47,7 +49,7 @@ async function main(options: Options): Promise<void> {
   const releases = createReleases();
   const loadBefore = loadavg();
   try {
-    const run = options.snapshots ? snapshotRun : usualRun;
+    const run = options.idle !== undefined ? idleRun : options.snapshots ? snapshotRun : usualRun;
     const { agent, measurements, phasesMs, idle } = await run(options, releases, signal);
     const machine = await describeMachine(agent.client, loadBefore);
     const phases = [...phasesMs].map(([of, steps]) => ({
@@ -59,7 +61,8 @@ async function main(options: Options): Promise<void> {
       ({ of, steps }) =>
         `${of}: ${steps.map(({ name, medianMs }) => `${name} ${medianMs.toFixed(1)}`).join(', ')} ms`,
     );
-    process.stdout.write(`${[table(measurements), '', ...idleLines, ...phaseLines].join('\n')}\n`);
+    const tableLines = measurements.length === 0 ? [] : [table(measurements), ''];
+    process.stdout.write(`${[...tableLines, ...idleLines, ...phaseLines].join('\n')}\n`);
     process.stdout.write(
       `${machine.cores} × ${machine.cpu}, ${machine.driver}, load ${loadBefore[0]?.toFixed(1)} before and ` +
         `${machine.loadAfter[0]?.toFixed(1)} after\n`,
@@ -101,6 +104,16 @@ async function snapshotRun(
   return { agent, measurements, phasesMs: creates.phasesMs, idle: await idleSandboxes(bench) };
 }
 
+async function idleRun(
+  { driver, rounds, idle }: Options,
+  releases: Releases,
+  signal: AbortSignal,
+): Promise<Found> {
+  const agent = await startBenchAgent({ driver }, releases, signal);
+  const costs = await idleSandboxes({ agent, rounds, signal, progress }, idle);
+  return { agent, measurements: [], phasesMs: new Map(), idle: costs };
+}
+
 function progress(line: string): void {
   process.stderr.write(`bench: ${line}\n`);
 }
@@ -123,19 +136,22 @@ const { values } = parseArgs({
     driver: { type: 'string', default: 'qemu' },
     'creates-only': { type: 'boolean', default: false },
     snapshots: { type: 'boolean', default: false },
+    idle: { type: 'string' },
   },
 });
 const { json, driver, 'creates-only': createsOnly, snapshots } = values;
 const rounds = Number(values.rounds);
+const idle = values.idle === undefined ? undefined : Number(values.idle);
 const known = driver === 'qemu' || driver === 'firecracker';
 // Firecracker's driver does not take any yet.
 const possible = !snapshots || (driver === 'qemu' && !createsOnly);
-if (!known || !possible || !Number.isInteger(rounds) || rounds < 1 || rounds > 50) {
+const countable = idle === undefined || (Number.isInteger(idle) && idle >= 1 && idle <= 200);
+if (!known || !possible || !countable || !Number.isInteger(rounds) || rounds < 1 || rounds > 50) {
   process.stderr.write(USAGE);
   process.exit(2);
 }
 try {
-  await main({ rounds, json, driver, createsOnly, snapshots });
+  await main({ rounds, json, driver, createsOnly, snapshots, idle });
 } catch (error) {
   process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;

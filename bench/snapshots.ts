@@ -2,7 +2,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type BenchAgent, CALL_TIMEOUT_MS } from './bench-agent.ts';
+import { type BenchAgent, CALL_TIMEOUT_MS, SIZE } from './bench-agent.ts';
 import { type IdleCost, idleCosts } from './memory.ts';
 import { forgetPages, readRaw, usedBytes, writeRaw } from './raw-files.ts';
 import type { Measurement } from './report.ts';
@@ -13,6 +13,7 @@ import type { SnapshotBench } from './starts.ts';
 const IDLE_SANDBOXES = 8;
 const SETTLE_MS = 5_000;
 const IDLE_MS = 10_000;
+const WARM_TIMEOUT_MS = 300_000;
 const FORKS = [1, 4] as const;
 
 export async function hibernations(bench: SnapshotBench): Promise<Measurement[]> {
@@ -29,14 +30,16 @@ export async function hibernations(bench: SnapshotBench): Promise<Measurement[]>
     coldResume: [] as number[],
     coldRead: [] as number[],
   };
-  let sizeBytes = 0;
+  let writtenBytes = 0;
+  // What the guest has in its memory: what it began with, give or take the little that it has changed since.
+  const sizeBytes = await usedBytes(await baseMemoryOf(agent, id));
   for (let round = 0; round <= rounds; round += 1) {
     progress(`hibernations: ${round === 0 ? 'warming up' : `round ${round} of ${rounds}`}`);
     for (const cache of ['warm', 'cold'] as const) {
       await execByAgent(agent, id, ['/bin/true'], signal);
       const hibernateMs = await timeMs(() => sandboxes.hibernateSandbox({ id }, options));
       const files = await hibernationOf(agent, id);
-      sizeBytes = await usedBytes(files.memory);
+      writtenBytes = await usedBytes(files.memory);
       const writeMs = await writeRaw(rawPath, sizeBytes);
       if (cache === 'cold') for (const path of [rawPath, files.memory]) await forgetPages(path);
       const readMs = await readRaw(rawPath);
@@ -50,9 +53,9 @@ export async function hibernations(bench: SnapshotBench): Promise<Measurement[]>
   }
   await agent.destroy(id);
   const target = { kind: 'time', ratio: 1.5 } as const;
-  const mib = Math.round(sizeBytes / 1024 / 1024);
+  const mibOf = (bytes: number): number => Math.round(bytes / 1024 / 1024);
   const row = (what: string, samplesMs: number[], floor: string, floorMs: number[]): Measurement => ({
-    what: `${what}, ${mib} MiB`,
+    what: `${what}, ${mibOf(sizeBytes)} MiB, ${mibOf(writtenBytes)} of them its own`,
     samplesMs,
     floor: { what: floor, samplesMs: floorMs },
     target,
@@ -62,6 +65,13 @@ export async function hibernations(bench: SnapshotBench): Promise<Measurement[]>
     row('resume, from the page cache', samples.resume, 'read from the page cache', samples.read),
     row('resume, from the disk', samples.coldResume, 'read from the disk', samples.coldRead),
   ];
+}
+
+/** Of the warm template that it was created from. */
+async function baseMemoryOf(agent: BenchAgent, id: string): Promise<string> {
+  const { snapshotId } = await agent.journalOf(id);
+  if (snapshotId === null) throw new Error(`sandbox ${id} has booted: there is no warm template`);
+  return join(agent.dir, 'snapshots', snapshotId, 'memory');
 }
 
 async function hibernationOf(agent: BenchAgent, id: string): Promise<{ memory: string }> {
@@ -92,17 +102,24 @@ export async function forks({ agent, rounds, signal, progress }: SnapshotBench):
   return measurements;
 }
 
-/** Of each of some that live at the same time, each after one command. */
-export async function idleSandboxes({ agent, signal, progress }: SnapshotBench): Promise<IdleCost[]> {
-  progress(`${IDLE_SANDBOXES} idle sandboxes`);
+/** Of each of some that live at the same time, after a command in each, and after another in each when all are there. */
+export async function idleSandboxes(
+  { agent, signal, progress }: Pick<SnapshotBench, 'agent' | 'signal' | 'progress' | 'rounds'>,
+  count: number = IDLE_SANDBOXES,
+): Promise<IdleCost[]> {
+  await agent.client.sandboxes.warmTemplate(SIZE, { signal, timeoutMs: WARM_TIMEOUT_MS });
   const ids: string[] = [];
-  for (let index = 0; index < IDLE_SANDBOXES; index += 1) {
+  for (let index = 0; index < count; index += 1) {
+    progress(`idle sandboxes: ${index + 1} of ${count}`);
     const { id } = await agent.create(signal);
     ids.push(id);
     await execByAgent(agent, id, ['/bin/true'], signal);
   }
+  for (const id of ids) await execByAgent(agent, id, ['/bin/true'], signal);
+  progress(`idle sandboxes: a command has run in each of ${count}; measuring`);
   await sleep(SETTLE_MS, undefined, { signal });
   const costs = await idleCosts(agent, ids, IDLE_MS);
+  for (const id of ids) await execByAgent(agent, id, ['/bin/true'], signal);
   for (const id of ids) await agent.destroy(id);
   return costs;
 }

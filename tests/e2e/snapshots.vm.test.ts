@@ -60,7 +60,8 @@ const memoryOf = (id: string, hibernation: number): string =>
   join(files.dir, 'sandboxes', id, `hibernation-${hibernation}`, 'memory');
 const logsOf = async (id: string): Promise<string[]> => {
   let text = '';
-  for await (const { data } of client.sandboxes.streamLogs({ id, follow: false })) text += data;
+  for await (const { data } of client.sandboxes.streamLogs({ id, follow: false }))
+    text += Buffer.from(data).toString();
   return text.split('\n').map((line) => line.trim());
 };
 const isStart = (line: string): boolean => line.includes(CONSOLE_INIT_STARTED);
