@@ -181,12 +181,13 @@ export function createTransitions(core: SandboxCore): Transitions {
     throwIfAborted(signal);
     core.become('hibernated');
     core.setTimer(undefined);
+    const removed = timed('remove', () =>
+      journal.removeHibernations(id, hibernationsOf(core.record())),
+    ).catch((err: unknown) => {
+      log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
+    });
     await timed('release', () => core.letGo());
-    await timed('remove', () => journal.removeHibernations(id, hibernationsOf(core.record()))).catch(
-      (err: unknown) => {
-        log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
-      },
-    );
+    await removed;
     log.debug({ sandboxId: id, phases: timed.phases }, 'has hibernated');
     core.onHibernated(id);
   };
