@@ -5,6 +5,7 @@ import {
   existsSync,
   readdirSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -12,6 +13,7 @@ import { lstat, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { sendShortInit } from '../../packages/agent/src/envd-client/short-init.ts';
 import { type OwnMachine, script, startOwnMachine } from './own-machine.ts';
 import { startEnvd } from './start-envd.ts';
 
@@ -162,6 +164,37 @@ describe.skipIf(process.getuid?.() !== 0)('the identity of a machine', () => {
     await machine.sh('rm -r /etc/machine-id');
     expect((await machine.envd.init(request)).status).toBe(204);
     expect(await machine.sh('echo "$A"; cat /etc/machine-id')).toBe(`1\n${'ab'.repeat(16)}\n`);
+  });
+
+  it('comes in a datagram too, before anything else is answered', async () => {
+    await machine.envd.init({ accessToken: 'of the parent' });
+    const send = (token: string, fields: object) =>
+      sendShortInit({
+        host: '127.0.0.1',
+        port: machine.envd.port,
+        token,
+        body: JSON.stringify({ accessToken: 'of the child', replaceEnvs: true, ...fields }),
+        timeoutMs: 2_000,
+        signal: new AbortController().signal,
+      });
+    const asChild = { 'X-Access-Token': 'of the child' };
+    expect(await send('of another', { identity })).toBe(false);
+    expect((await files())[0]).toBe('parent\n');
+    expect(await send('of the parent', { identity, envVars: { A: '1' } })).toBe(true);
+    expect(await machine.sh('echo "$A" $(uname -n)', asChild)).toBe('1 child\n');
+    expect((await files())[2]).toBe(`${'ab'.repeat(16)}\n`);
+
+    await machine.sh('rm /etc/hosts; mkdir -p /etc/hosts/x', asChild);
+    const renamed = { ...identity, hostname: 'renamed', entropy: base64(5) };
+    expect(await send('of the child', { identity: renamed })).toBe(true);
+    const refused = await fetch(`${machine.envd.url}/envs`, { headers: asChild });
+    expect([refused.status, await refused.json()]).toEqual([
+      500,
+      { code: 500, message: expect.stringContaining('EISDIR') },
+    ]);
+    rmSync(join(machine.etc, 'hosts'), { recursive: true });
+    expect((await machine.envd.init({ accessToken: 'of the child', identity: renamed })).status).toBe(204);
+    expect(await machine.sh('uname -n', asChild)).toBe('renamed\n');
   });
 
   it('brings new host keys where there are old ones, and none where there are none', async () => {

@@ -11,6 +11,7 @@ import { createFileTransfers, type FileTransfers } from './files.ts';
 import { fromGuest, guestText, misbehaved } from './guest-errors.ts';
 import { waitUntilHealthy } from './health.ts';
 import { readText, sendHttp } from './http.ts';
+import { sendShortInit } from './short-init.ts';
 
 export interface EnvdClientOptions {
   readonly host: string;
@@ -32,6 +33,11 @@ export interface GuestInit {
   readonly replaceEnvs?: boolean;
   /** The one that the guest still knows, where this client's own is to replace it. */
   readonly previousAccessToken?: string;
+  /**
+   * The guest may answer before it has applied them; it does not answer anything else before. For guests in which nothing
+   * runs that could see the difference.
+   */
+  readonly answerFirst?: boolean;
 }
 
 /** The guest refuses what is malformed, and changes nothing then. */
@@ -100,6 +106,8 @@ export interface EnvdClient extends FileTransfers {
 /** A listing of some 50,000 entries; an event of a process is far smaller. */
 const MESSAGE_MAX_BYTES = 16 * 1024 * 1024;
 const ANSWER_MAX_BYTES = 64 * 1024;
+/** Many guests at once on a loaded host are slow. One whose agent knows of no datagrams costs this much more. */
+const SHORT_INIT_TIMEOUT_MS = 3_000;
 const IDLE_CONNECTIONS = 4;
 /** How often a silent process's stream shows that the guest is still there. */
 export const KEEPALIVE_INTERVAL_S = 30;
@@ -192,7 +200,7 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
   return {
     ...createFileTransfers({ host, port, agent, accessToken, stallMs }),
     waitUntilHealthy: (timeoutMs, signal) => waitUntilHealthy({ host, port, timeoutMs, signal }),
-    init: (settings, signal) => {
+    init: async (settings, signal) => {
       const body = {
         accessToken,
         envVars: settings.envs,
@@ -204,7 +212,12 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
         identity: settings.identity === undefined ? undefined : identityJson(settings.identity),
       };
       const token = settings.previousAccessToken ?? accessToken;
-      return post('/init', 'Giving the guest its settings', body, token, signal);
+      if (settings.answerFirst === true) {
+        const timeoutMs = Math.min(requestTimeoutMs, SHORT_INIT_TIMEOUT_MS);
+        const text = JSON.stringify(body);
+        if (await sendShortInit({ host, port, token, body: text, timeoutMs, signal })) return;
+      }
+      await post('/init', 'Giving the guest its settings', body, token, signal);
     },
     quiesce: (signal) => {
       for (const socket of Object.values(agent.freeSockets).flat()) socket?.destroy();

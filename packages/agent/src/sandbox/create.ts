@@ -120,6 +120,8 @@ function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start)
   return {
     envs,
     replaceEnvs: true,
+    // Nothing but its agent runs in a warm template.
+    answerFirst: isWarm,
     identity: { hostname: id, machineId, entropy, ...(isWarm ? {} : { nameservers }) },
     ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };

@@ -5,11 +5,13 @@
  * They are made in the background, one at a time, after the first sandbox of their kind has booted, and replaced when
  * the template, the kernel, the guest's agent or the VMM is another.
  */
+import { randomBytes } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Snapshot } from '../storage/snapshots.ts';
 import type { Template } from '../storage/storage.ts';
 import type { Copies } from './copies.ts';
+import { initGuest } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { OPEN_EGRESS } from './egress.ts';
 import { collect, exec } from './exec.ts';
@@ -38,6 +40,8 @@ export interface WarmTemplates {
 /** Every kind of request that the first programs of a sandbox make; what is loaded by then is loaded in each copy. */
 const REHEARSALS = 2;
 const QUIET_MS = 1_000;
+/** Half a second is enough for an emulated guest on an idle host. */
+const SETTLE_MS = 1_000;
 const FILE = { path: '/tmp/.wrenn-warm', user: undefined };
 
 export function createWarmTemplates(
@@ -82,6 +86,7 @@ export function createWarmTemplates(
     const sandbox = await roster.make(order);
     try {
       for (let round = 0; round < REHEARSALS; round++) await rehearse(deps, sandbox, stopping.signal);
+      await settle(deps, sandbox, stopping.signal);
       const snapshot = await copies().take(sandbox, 'warm');
       const tookMs = Math.round(performance.now() - startedAt);
       log.info({ snapshotId: snapshot.id, template: template.name, ...size, tookMs }, 'a template is warm');
@@ -145,6 +150,32 @@ function keyOf(
 ): string {
   const { buildId, guestImagePath, kernelPath, initrdPath } = template;
   return [buildId, guestImagePath, kernelPath, initrdPath, vcpus, memoryMib, diskMib, nameservers].join(' ');
+}
+
+/**
+ * What each copy does first is done last, after the garbage of all else is gone: a function that was not called lately
+ * is compiled again. Then the guest comes to rest: connections that still end and timers that still run would do so in
+ * every copy, before its first answer.
+ */
+async function settle(deps: SandboxDeps, sandbox: Sandbox, signal: AbortSignal): Promise<void> {
+  const { timeouts } = deps.config;
+  const lease = sandbox.use();
+  try {
+    await lease.envd.quiesce(signal);
+    for (let round = 0; round < REHEARSALS; round++) {
+      const machineId = randomBytes(16).toString('hex');
+      const identity = { hostname: `warm-${round}`, machineId, entropy: randomBytes(64) };
+      await initGuest(lease.envd, { replaceEnvs: true, answerFirst: true, identity }, signal);
+    }
+    await collect(
+      exec({ ...lease, release: () => {} }, { command: ['true'], envs: {}, stdin: false }, timeouts, signal),
+    );
+    lease.envd.close();
+  } finally {
+    lease.release();
+  }
+  await sleep(SETTLE_MS, undefined, { signal, ref: false });
+  await sandbox.pause();
 }
 
 /** One of every kind of request that the first programs of a sandbox make. */

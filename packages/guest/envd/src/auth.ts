@@ -10,6 +10,8 @@ export interface AccessToken {
   matches(candidate: string | null | undefined): boolean;
   /** True where no token is set, or where the request carries the right one in X-Access-Token. */
   allows(headers: Headers): boolean;
+  /** Where what follows the token and a line feed begins; undefined where no token is set or another one leads. */
+  leads(bytes: Uint8Array): number | undefined;
   /** Undefined if the request may touch the file, else why it may not. */
   refuseFileAccess(headers: Headers, claim: FileAccessClaim): string | undefined;
 }
@@ -27,15 +29,24 @@ export const ACCESS_TOKEN_HEADER = 'X-Access-Token';
 
 export function createAccessToken(nowMs: () => number = Date.now): AccessToken {
   let token: string | undefined;
+  let line: Uint8Array | undefined;
   const matches = (candidate: string | null | undefined) =>
     token !== undefined && typeof candidate === 'string' && equalInConstantTime(token, candidate);
   return {
     isSet: () => token !== undefined,
     set: (value) => {
       token = value;
+      line = Buffer.from(`${value}\n`);
     },
     matches,
     allows: (headers) => token === undefined || matches(headers.get(ACCESS_TOKEN_HEADER)),
+    leads: (bytes) => {
+      if (line === undefined || bytes.length < line.length) return undefined;
+      // By hand: the first request of a clone, for which every function that it calls is slow.
+      let difference = 0;
+      for (let i = 0; i < line.length; i++) difference |= (bytes[i] ?? 0) ^ (line[i] ?? 0);
+      return difference === 0 ? line.length : undefined;
+    },
     refuseFileAccess: (headers, claim) => {
       if (token === undefined) return undefined;
       const sent = headers.get(ACCESS_TOKEN_HEADER);

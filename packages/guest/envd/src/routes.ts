@@ -8,6 +8,7 @@ import { createInit } from './http/init.ts';
 import { createMetrics } from './http/metrics.ts';
 import { createQuiesce } from './http/quiesce.ts';
 import { errorJson } from './http/respond.ts';
+import { createShortInit } from './http/short-init.ts';
 import { createIdentity } from './identity/identity.ts';
 import { lazily } from './lazy.ts';
 import { createCredentials } from './sys/credentials.ts';
@@ -24,10 +25,13 @@ export interface Routes {
 /** These authenticate themselves, by signature or by the token in their body. */
 const SELF_AUTHENTICATED = new Set(['GET /files', 'POST /files', 'POST /init']);
 
-export function createRoutes(flags: Flags): Routes {
+/** `port` is where envd listens. */
+export function createRoutes(flags: Flags, port: number): Routes {
   const context = createContext(flags);
   const identity = flags.ownMachine ? createIdentity(context) : undefined;
   const init = createInit(context, { setClock: flags.setClock, identity });
+  const shortInit = createShortInit(context.accessToken, init);
+  if (flags.ownMachine) shortInit.open(flags.host, port);
   const metrics = createMetrics(context.libc);
   const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
   const expose = lazily(async () =>
@@ -42,6 +46,7 @@ export function createRoutes(flags: Flags): Routes {
   });
 
   async function answer(request: Request, server: IdleLimiter): Promise<Response> {
+    const failure = shortInit.settle();
     const path = new URL(request.url).pathname;
     const endpoint = `${request.method} ${path}`;
     if (!SELF_AUTHENTICATED.has(endpoint) && !context.accessToken.allows(request.headers)) {
@@ -50,9 +55,14 @@ export function createRoutes(flags: Flags): Routes {
         'unauthorized access, please provide a valid access token or method signing if supported',
       );
     }
+    if (endpoint === 'POST /init') {
+      const answered = await init.answer(request);
+      if (answered.ok) shortInit.replaced();
+      return answered;
+    }
+    // This machine is still its parent, and must not do anything as such.
+    if (failure !== undefined) return errorJson(500, failure);
     switch (endpoint) {
-      case 'POST /init':
-        return init(request);
       case 'POST /quiesce':
         return quiesce(request);
       case 'POST /expose':

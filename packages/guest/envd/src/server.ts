@@ -14,7 +14,9 @@ const PRELOAD_PAUSE_MS = 100;
 const PRELOAD_AFTER_HEALTH_MS = 3_000;
 
 export function startServer(flags: Flags): { readonly port: number } {
-  const routes = lazily(async () => (await import('./routes.ts')).createRoutes(flags));
+  const routes = lazily(async () =>
+    (await import('./routes.ts')).createRoutes(flags, server.port ?? flags.port),
+  );
   const parts = lazily(async () => {
     for (const load of (await routes()).parts) {
       await Bun.sleep(PRELOAD_PAUSE_MS);
@@ -30,7 +32,7 @@ export function startServer(flags: Flags): { readonly port: number } {
     setTimeout(() => work().catch((error) => logError('loading ahead failed', error)), 0);
   };
 
-  const server = Bun.serve({
+  const server: Bun.Server<undefined> = Bun.serve({
     hostname: flags.host,
     port: flags.port,
     // Streams may be silent for as long as their process is.

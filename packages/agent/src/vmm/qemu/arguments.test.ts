@@ -79,7 +79,8 @@ describe('the command line of QEMU', () => {
       ...same,
       '-object',
       '{"qom-type":"memory-backend-file","id":"ram","mem-path":"/fds/4","size":268435456,"share":false}',
-      ...['-global', 'migration.send-configuration=off', '-incoming', 'fd:5'],
+      ...['-global', 'migration.send-configuration=off', '-global', 'migration.announce-rounds=0'],
+      ...['-incoming', 'fd:5'],
     ]);
     const deferred = restoreArguments(spec(), TCG, { memoryPath: '/fds/4', stateFd: undefined });
     expect(deferred).toEqual([...restored.slice(0, -1), 'defer']);

@@ -97,7 +97,10 @@ export function restoreArguments(spec: QemuSpec, options: MachineOptions, source
   return [
     ...machineArguments(spec, options, `${machine(options)},memory-backend=${MEMORY_ID}`),
     ...json('-object', memory),
-    ...['-global', 'migration.send-configuration=off', '-incoming', incomingUri(source.stateFd)],
+    ...['-global', 'migration.send-configuration=off'],
+    // Nobody has to learn where the guest is now, and to tell would be the first thing that it does.
+    ...['-global', 'migration.announce-rounds=0'],
+    ...['-incoming', incomingUri(source.stateFd)],
   ];
 }
 

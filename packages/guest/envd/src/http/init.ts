@@ -49,13 +49,26 @@ const VERSION_HEADER = { 'X-Envd-Version': ENVD_VERSION };
 const BEHIND_MAX_MS = 50;
 const AHEAD_MAX_MS = 1000;
 
-export function createInit(
-  context: EnvdContext,
-  options: InitOptions,
-): (request: Request) => Promise<Response> {
+export interface Init {
+  answer(request: Request): Promise<Response>;
+  /** What the body says, for one whose token is known to be right. Throws an InitRefusal; nothing was changed then. */
+  apply(body: string): void;
+}
+
+export class InitRefusal extends Error {
+  override readonly name = 'InitRefusal';
+  constructor(
+    readonly status: 400 | 500 | 501,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export function createInit(context: EnvdContext, options: InitOptions): Init {
   let newestNs: bigint | undefined;
 
-  function apply(init: InitRequest): void {
+  function changeSettings(init: InitRequest): void {
     if (init.timestampNs !== undefined && options.setClock) setClock(context, init.timestampNs);
     if (init.replaceEnvs) context.settings.globalEnv.clear();
     for (const [name, value] of init.envVars) context.settings.globalEnv.set(name, value);
@@ -64,29 +77,44 @@ export function createInit(
     if (init.defaultWorkdir !== undefined) context.settings.defaultWorkdir = init.defaultWorkdir;
   }
 
-  return async (request) => {
-    const body = await readText(request, BODY_MAX_BYTES);
-    if (body === undefined) return errorJson(413, `the request is larger than ${BODY_MAX_BYTES} bytes`);
-    const init = parseInit(body);
-    if (typeof init === 'string') return errorJson(400, init);
-    const { accessToken } = context;
-    const knowsToken =
-      accessToken.matches(init.accessToken) || accessToken.matches(request.headers.get(ACCESS_TOKEN_HEADER));
-    if (accessToken.isSet() && !knowsToken) return errorJson(401, 'access token validation failed');
+  function apply(init: InitRequest): void {
     if (init.identity !== undefined && options.identity === undefined) {
-      return errorJson(501, 'envd was started without --own-machine');
+      throw new InitRefusal(501, 'envd was started without --own-machine');
     }
     const { timestampNs } = init;
     const beginsLife = init.identity !== undefined && options.identity?.beginsLife(init.identity) === true;
-    if (!beginsLife && timestampNs !== undefined && newestNs !== undefined && timestampNs <= newestNs) {
-      return noContent(VERSION_HEADER);
-    }
+    if (!beginsLife && timestampNs !== undefined && newestNs !== undefined && timestampNs <= newestNs) return;
     // Before anything else is changed or remembered: where it fails, the same request can be sent again.
     const failure = tryIdentity(options.identity, init.identity);
-    if (failure !== undefined) return errorJson(500, failure);
+    if (failure !== undefined) throw new InitRefusal(500, failure);
     newestNs = timestampNs ?? newestNs;
-    apply(init);
-    return noContent(VERSION_HEADER);
+    changeSettings(init);
+  }
+
+  return {
+    apply: (body) => {
+      const init = parseInit(body);
+      if (typeof init === 'string') throw new InitRefusal(400, init);
+      apply(init);
+    },
+    answer: async (request) => {
+      const body = await readText(request, BODY_MAX_BYTES);
+      if (body === undefined) return errorJson(413, `the request is larger than ${BODY_MAX_BYTES} bytes`);
+      const init = parseInit(body);
+      if (typeof init === 'string') return errorJson(400, init);
+      const { accessToken } = context;
+      const knowsToken =
+        accessToken.matches(init.accessToken) ||
+        accessToken.matches(request.headers.get(ACCESS_TOKEN_HEADER));
+      if (accessToken.isSet() && !knowsToken) return errorJson(401, 'access token validation failed');
+      try {
+        apply(init);
+        return noContent(VERSION_HEADER);
+      } catch (error) {
+        if (error instanceof InitRefusal) return errorJson(error.status, error.message);
+        throw error;
+      }
+    },
   };
 }
 

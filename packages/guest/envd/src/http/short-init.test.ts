@@ -1,0 +1,71 @@
+import fc from 'fast-check';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { createAccessToken } from '../auth.ts';
+import { createShortInit, type ShortInit } from './short-init.ts';
+
+const bytes = (text: string) => Buffer.from(text);
+
+describe('an /init in a datagram', () => {
+  const accessToken = createAccessToken();
+  accessToken.set('secret');
+  let applied: string[];
+  let problem: Error | undefined;
+  let short: ShortInit;
+  beforeEach(() => {
+    vi.useFakeTimers();
+    applied = [];
+    problem = undefined;
+    const apply = (body: string): void => {
+      if (problem !== undefined) throw problem;
+      applied.push(body);
+    };
+    short = createShortInit(accessToken, { apply, answer: () => Promise.reject(new Error('not here')) });
+    return () => vi.useRealTimers();
+  });
+
+  it('is taken at once, and applied with the next request or soon', () => {
+    expect(short.take(bytes('secret\n{"a":1}'))).toBe(true);
+    expect(applied).toEqual([]);
+    expect(short.settle()).toBeUndefined();
+    expect(applied).toEqual(['{"a":1}']);
+    expect(short.take(bytes('secret\n{"a":2}'))).toBe(true);
+    vi.runAllTimers();
+    expect(short.settle()).toBeUndefined();
+    expect(applied).toEqual(['{"a":1}', '{"a":2}']);
+  });
+
+  it('is kept, whatever becomes of the memory that it came in, and applied before the next one', () => {
+    const datagram = bytes('secret\none');
+    short.take(datagram);
+    datagram.fill(0);
+    short.take(bytes('secret\ntwo'));
+    expect(applied).toEqual(['one']);
+    short.settle();
+    expect(applied).toEqual(['one', 'two']);
+  });
+
+  it('that could not be applied stands in the way of all, until another one was', () => {
+    problem = new Error('no room');
+    short.take(bytes('secret\n{}'));
+    vi.spyOn(console, 'error').mockImplementation(() => {});
+    vi.runAllTimers();
+    expect(short.settle()).toContain('no room');
+    expect(short.settle()).toContain('no room');
+    short.replaced();
+    expect(short.settle()).toBeUndefined();
+  });
+
+  it('is nothing without the token', () => {
+    const wrong = ['', 'secret', 'secrets\n', 'secre\n', '\n', 'Secret\n{}', 'secret {}', ' secret\n{}'];
+    for (const text of wrong) expect(short.take(bytes(text))).toBe(false);
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 64 }), (noise) => {
+        fc.pre(!Buffer.from(noise).toString('latin1').startsWith('secret\n'));
+        expect(short.take(noise)).toBe(false);
+      }),
+    );
+    expect(createAccessToken().leads(bytes('\n{}'))).toBeUndefined();
+    vi.runAllTimers();
+    expect(applied).toEqual([]);
+  });
+});

@@ -1,0 +1,74 @@
+/**
+ * POST /init in one datagram, for the first request of a fresh clone: an emulated CPU translates every block of code
+ * anew after a restore, and this needs the fewest. So it is answered before it is applied; nothing else is answered
+ * before that. Only where no program runs that could see the machine in between: the host knows when.
+ *
+ * The datagram is the access token, a line feed, and the body of an /init. What it does not prove gets no answer.
+ */
+import type { AccessToken } from '../auth.ts';
+import { logError } from '../log.ts';
+import type { Init } from './init.ts';
+
+export interface ShortInit {
+  /** Whether it is to be acknowledged. */
+  take(datagram: Uint8Array): boolean;
+  /** Applies what was taken, if that is still to be done. Why it failed, as long as no /init has succeeded since. */
+  settle(): string | undefined;
+  /** A whole /init has succeeded. */
+  replaced(): void;
+  open(hostname: string, port: number): void;
+}
+
+const ACKNOWLEDGEMENT = Buffer.from('ok');
+
+export function createShortInit(accessToken: AccessToken, init: Init): ShortInit {
+  let pending: Uint8Array | undefined;
+  let failure: string | undefined;
+  // A socket that nobody holds is collected as garbage.
+  const held: Promise<unknown>[] = [];
+
+  function settle(): string | undefined {
+    if (pending === undefined) return failure;
+    const body = Buffer.from(pending).toString('utf8');
+    pending = undefined;
+    try {
+      init.apply(body);
+      failure = undefined;
+    } catch (error) {
+      logError('the settings were not applied', error);
+      failure = `the settings were not applied: ${error instanceof Error ? error.message : String(error)}`;
+    }
+    return failure;
+  }
+
+  function take(datagram: Uint8Array): boolean {
+    const begin = accessToken.leads(datagram);
+    if (begin === undefined) return false;
+    // An earlier one comes first, whoever was slow.
+    settle();
+    // A copy: the socket's memory is the next datagram's.
+    pending = new Uint8Array(datagram.subarray(begin));
+    setTimeout(settle, 0);
+    return true;
+  }
+
+  return {
+    take,
+    settle,
+    replaced: () => {
+      failure = undefined;
+    },
+    open: (hostname, port) => {
+      const opened = Bun.udpSocket({
+        hostname,
+        port,
+        socket: {
+          data: (self, datagram, senderPort, senderAddress) => {
+            if (take(datagram)) self.send(ACKNOWLEDGEMENT, senderPort, senderAddress);
+          },
+        },
+      });
+      held.push(opened.catch((error: unknown) => logError(`no datagrams on port ${port}`, error)));
+    },
+  };
+}
