@@ -52,11 +52,12 @@ export async function coldBoots({ agent, releases, rounds, signal, progress }: B
       phasesMs.set(name, [...(phasesMs.get(name) ?? []), ms]);
     }
   }
-  const by = agent.driver === 'firecracker' ? 'Firecracker' : 'QEMU';
+  const [by, ratio] =
+    agent.driver === 'firecracker' ? (['Firecracker', 1.2] as const) : (['QEMU', 1.15] as const);
   const floor = { what: `${by} by hand`, samplesMs: raw };
   return {
     measurements: [
-      { what: 'create, until healthy', samplesMs: byAgent, floor, target: { kind: 'time', ratio: 1.15 } },
+      { what: 'create, until healthy', samplesMs: byAgent, floor, target: { kind: 'time', ratio } },
     ],
     phasesMs,
   };

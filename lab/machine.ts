@@ -34,8 +34,11 @@ const POWER_OFF_TIMEOUT_MS = 60_000;
 const BEATS_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
 const CONSOLE_LINES_IN_ERROR = 20;
-/** Everything that is emulated, which has SVM with nested paging; four levels of page tables are enough, and quicker. */
-const CPU = 'max,la57=off';
+/**
+ * Everything that is emulated, which has SVM with nested paging; four levels of page tables are enough, and quicker. No
+ * fast string moves: told that there are, kernels zero and copy memory with them, and TCG does them byte by byte.
+ */
+const CPU = 'max,la57=off,erms=off,fsrm=off';
 const FORBIDDEN = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
 
 /**

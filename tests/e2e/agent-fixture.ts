@@ -91,12 +91,13 @@ export async function remains(files: TestAgentFiles): Promise<string[]> {
     processesOf(files),
     leftCgroups(prefix),
   ]);
-  const named = new RegExp(`"(?:name|ifname)":"(${prefix}[^"]*)"`, 'g');
+  // Others' names may begin alike: `wt21` is not `wt2`.
+  const named = new RegExp(`"(?:name|ifname)":"(${prefix}(?!\\d)[^"]*)"`, 'g');
   return [
     ...[...netns.matchAll(named)].map((match) => `namespace ${match[1]}`),
     ...[...links.matchAll(named)].map((match) => `link ${match[1]}`),
     ...[...rules.matchAll(/"elem":\[[^\]]+\]/g)].map((match) => `rule ${match[0]}`),
-    ...mounts.split('\n').filter((line) => line.includes(dir) || line.includes(`/${prefix}`)),
+    ...mounts.split('\n').filter((line) => line.includes(dir) || new RegExp(`/${prefix}(?!\\d)`).test(line)),
     ...sandboxes.map((name) => `directory ${name}`),
     ...processes.map((pid) => `process ${pid}`),
     ...cgroups.map((path) => `cgroup ${path}`),

@@ -67,11 +67,7 @@ export async function createSteps(context: CreateContext): Promise<Created> {
         ? deps.storage.copyLayer(start.snapshot.layerPath, layer, owner, signal)
         : deps.storage.createLayer(layer, diskMib, owner, signal),
     );
-  if (start.kind === 'boot') {
-    await makeLayer();
-    return bringUp(context, await setUpSlot(context));
-  }
-  // What a boot takes seconds for takes a copy a few milliseconds, so these two are worth doing at once.
+  // Neither needs the other.
   const [, slot] = await allOf(makeLayer(), setUpSlot(context));
   return bringUp(context, slot);
 }

@@ -36,6 +36,7 @@ describe('a template', () => {
   it('is not deleted from under a creation, nor is one begun from it meanwhile', async () => {
     const { world, manager } = await start();
     const held: { goOn?: (() => void) | undefined } = {};
+    const letGo = (): void => held.goOn?.();
     world.disturb = (operation) =>
       operation === 'removeTemplate' || operation === 'createLayer'
         ? new Promise((resolve) => {
@@ -45,7 +46,7 @@ describe('a template', () => {
     const creating = manager.create(request);
     await until(() => held.goOn !== undefined);
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_in_use');
-    held.goOn?.();
+    letGo();
     const { id } = await creating;
     await manager.destroy(id);
 
@@ -54,7 +55,7 @@ describe('a template', () => {
     await until(() => held.goOn !== undefined);
     expect(await codeOf(manager.create(request))).toBe('template_not_found');
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_not_found');
-    held.goOn?.();
+    letGo();
     await removing;
     expectNothingLeft(world);
   });

@@ -150,8 +150,8 @@ export interface VmmDriver {
   /**
    * Starts the VMM and the guest's CPUs. Returns when the VMM's own API answers, long before the guest
    * is up. On failure or abort nothing of it is left.
-   * `onSpawned` is called with the handle as soon as there is a process to be cleaned up, before
-   * anything else can fail, so that it can be journalled.
+   * `onSpawned` is called with the handle as soon as there is a process to be cleaned up, so that it can be journalled.
+   * It is done with before the guest runs, and before a launch that fails is told of.
    */
   launch(spec: MicrovmSpec, options: LaunchOptions): Promise<Microvm>;
   /**

@@ -1,8 +1,9 @@
 /**
  * A client of Firecracker's HTTP API on its unix socket. One connection a request: the server allows ten,
- * keeps them open for as long as the peer likes, and a connection left idle would outlive `detach`.
+ * keeps them open for as long as the peer likes, and a connection left idle would outlive `detach`. The many requests
+ * of a start, which follow each other, share one that their caller closes.
  */
-import { request as httpRequest } from 'node:http';
+import { Agent, request as httpRequest } from 'node:http';
 import { WrennError } from '@wrenn/protocol';
 import { ANSWER_LIMIT_BYTES, type Answer, expectEmpty, expectJson } from './answer.ts';
 import {
@@ -62,10 +63,17 @@ export const DEFAULT_API_TIMEOUTS: ApiTimeouts = {
 
 type Method = 'GET' | 'PUT' | 'PATCH';
 
+/** One connection for requests that follow each other; to be destroyed. */
+export function createConnection(): Agent {
+  return new Agent({ keepAlive: true, maxSockets: 1 });
+}
+
 export function createFirecrackerApi(
   socketPath: string,
   timeouts: ApiTimeouts = DEFAULT_API_TIMEOUTS,
+  connection?: Agent,
 ): FirecrackerApi {
+  const peer = { socketPath, agent: connection ?? false } as const;
   const write = async (
     method: Exclude<Method, 'GET'>,
     path: string,
@@ -73,7 +81,7 @@ export function createFirecrackerApi(
     signal: AbortSignal,
     timeoutMs = timeouts.requestMs,
   ): Promise<void> => {
-    const answer = await send(socketPath, method, path, JSON.stringify(body), timeoutMs, signal);
+    const answer = await send(peer, method, path, JSON.stringify(body), timeoutMs, signal);
     expectEmpty(`${method} ${path}`, answer);
   };
   const read = async <T>(
@@ -81,7 +89,7 @@ export function createFirecrackerApi(
     parse: Parameters<typeof expectJson<T>>[2],
     signal: AbortSignal,
   ): Promise<T> => {
-    const answer = await send(socketPath, 'GET', path, undefined, timeouts.requestMs, signal);
+    const answer = await send(peer, 'GET', path, undefined, timeouts.requestMs, signal);
     return expectJson(`GET ${path}`, answer, parse);
   };
   return {
@@ -110,7 +118,7 @@ export function createFirecrackerApi(
 }
 
 function send(
-  socketPath: string,
+  peer: { readonly socketPath: string; readonly agent: Agent | false },
   method: Method,
   path: string,
   body: string | undefined,
@@ -145,7 +153,7 @@ function send(
       // Firecracker's server knows no chunked bodies.
       headers['Content-Length'] = Buffer.byteLength(body);
     }
-    const request = httpRequest({ socketPath, method, path, headers, agent: false, setHost: true });
+    const request = httpRequest({ ...peer, method, path, headers, setHost: true });
     const timer = setTimeout(onDeadline, timeoutMs);
     request.on('error', onError);
     request.on('response', (response) => {

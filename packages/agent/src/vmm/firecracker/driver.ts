@@ -23,7 +23,13 @@ import { takeBackRunDir } from '../run-dir.ts';
 import { waitForSocket } from '../socket.ts';
 import { type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
-import { type ApiTimeouts, createFirecrackerApi, DEFAULT_API_TIMEOUTS, type FirecrackerApi } from './api.ts';
+import {
+  type ApiTimeouts,
+  createConnection,
+  createFirecrackerApi,
+  DEFAULT_API_TIMEOUTS,
+  type FirecrackerApi,
+} from './api.ts';
 import { askVersion, type FirecrackerPrograms, findBinary, findJailer, makeFifos } from './binary.ts';
 import { createPlainEnclosure, type Enclosure } from './enclosure.ts';
 import { describeExit } from './exit-reason.ts';
@@ -116,8 +122,12 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       releases.push(() => takeBackRunDir(spec.runDir));
       releases.push(() => removeFiles(spec.runDir, oldLogs));
       await removeFiles(spec.runDir, oldLogs);
-      await makeFifos([files.console.fifo, files.log.fifo], spec, signal);
-      await enclosure.prepare();
+      const preparations = [
+        makeFifos([files.console.fifo, files.log.fifo], spec, signal),
+        enclosure.prepare(),
+      ];
+      await Promise.allSettled(preparations);
+      await Promise.all(preparations);
       const inherited: number[] = [];
       const closeInherited = (): void => {
         for (const fd of inherited.splice(0)) closeSync(fd);
@@ -132,7 +142,10 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       const log = await openOutput(files.log);
       releases.push(() => log?.close());
 
+      // Told of while the process comes up; and nothing is taken away before whoever is told has done with it.
+      let told: Promise<void> | undefined;
       releases.push(() => handle && killAll([handle, ...handle.wrappers]));
+      releases.push(() => told?.catch(() => {}));
       const process = await withLastWords(log, () =>
         enclosure.start(
           argumentsOf(enclosure),
@@ -141,14 +154,17 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
             signal,
             onSpawned: async ({ pid, startTime }, wrappers) => {
               handle = { driver: 'firecracker', pid, startTime, wrappers, runDir: spec.runDir };
-              await onSpawned(handle);
+              told = onSpawned(handle);
+              told.catch(() => {});
             },
           },
         ),
       ).finally(closeInherited);
       handle ??= handleOf(process, spec.runDir);
 
-      const api = createFirecrackerApi(files.socket, timeouts.api);
+      const connection = createConnection();
+      releases.push(() => connection.destroy());
+      const api = createFirecrackerApi(files.socket, timeouts.api, connection);
       await toldOfDeath(process.exited, log, signal, async (gone) => {
         const listens = await waitForSocket(files.socket, {
           vmm: 'Firecracker',
@@ -160,12 +176,14 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
         await configureSerial(api, signal);
         if (snapshot === undefined) await configure(api, machine, signal);
         await enclosure.seal();
+        await told;
         if (snapshot === undefined) await api.putAction('InstanceStart', signal);
         else await loadSnapshot(api, machine, enclosure.snapshot, signal);
       });
+      connection.destroy();
       const microvm = createMicrovm({
         handle,
-        api,
+        api: createFirecrackerApi(files.socket, timeouts.api),
         processExited: process.exited,
         console,
         log,
