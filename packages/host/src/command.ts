@@ -36,6 +36,7 @@ const DEBIAN_PACKAGES: Readonly<Record<string, string>> = {
   mmdebstrap: 'mmdebstrap',
   nft: 'nftables',
   nsenter: 'util-linux',
+  openssl: 'openssl',
   prlimit: 'util-linux',
   'qemu-system-x86_64': 'qemu-system-x86',
   setpriv: 'util-linux',

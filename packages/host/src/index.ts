@@ -10,6 +10,7 @@ export * from './ipv4.ts';
 export * from './machine.ts';
 export * from './nft.ts';
 export * as nftRule from './nft-rule.ts';
+export * from './openssl.ts';
 export * from './process.ts';
 export * from './sysctl.ts';
 export * from './tc.ts';
