@@ -185,9 +185,22 @@ function buildProgram(): Command {
     .description('run the API alone, in front of an agent that runs')
     .option('--new-key <name>', 'make another API key, and show it')
     .option('--domain <name>', "of sandboxes' hosts, as PORT-ID.NAME; with a port if it is not TLS's own")
+    .option('--only-key', 'tell the first key, or another one with --new-key, and end')
+    .option('--quiet', 'make no key by itself, and print nothing to export')
     .addOption(withParent())
     .option('--tls', 'with a certificate made for it on the spot, unless one is configured')
     .action(async (options) => (await import('./commands/api.ts')).runApi(options));
+  program
+    .command('install')
+    .description('make the host agent and the API services of systemd')
+    .option('--dry-run', 'print the units, and change nothing')
+    .option('--no-start', 'write the units, and start nothing')
+    .action(async (options) => (await import('./commands/install.ts')).runInstall(options));
+  program
+    .command('uninstall')
+    .description('take the services away; sandboxes, images and keys stay')
+    .option('--dry-run', 'print what would be removed')
+    .action(async (options) => (await import('./commands/install.ts')).runUninstall(options));
   program
     .command('demo')
     .description('boot a machine, run a command in it, destroy it, and show that nothing is left')

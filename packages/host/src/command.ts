@@ -40,6 +40,8 @@ const DEBIAN_PACKAGES: Readonly<Record<string, string>> = {
   prlimit: 'util-linux',
   'qemu-system-x86_64': 'qemu-system-x86',
   setpriv: 'util-linux',
+  systemctl: 'systemd',
+  'systemd-sysusers': 'systemd',
   tc: 'iproute2',
   unshare: 'util-linux',
   xz: 'xz-utils',

@@ -13,4 +13,5 @@ export * as nftRule from './nft-rule.ts';
 export * from './openssl.ts';
 export * from './process.ts';
 export * from './sysctl.ts';
+export * from './systemd.ts';
 export * from './tc.ts';

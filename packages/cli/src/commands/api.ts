@@ -23,6 +23,10 @@ export interface ApiOptions {
   readonly newKey?: string;
   readonly domain?: string;
   readonly tls?: boolean;
+  /** For a service, whose output is kept: a key is no business of the journal's. */
+  readonly quiet?: boolean;
+  /** Tell a key, and serve nothing. */
+  readonly onlyKey?: boolean;
   /** End when stdin does. */
   readonly withParent?: boolean;
 }
@@ -32,6 +36,7 @@ export async function runApi(options: ApiOptions): Promise<void> {
   const config = loadApiConfig(options);
   dropPrivileges(config);
   const log = createApiLogger(config.logLevel);
+  if (options.onlyKey === true) return await tellKey(config, options.newKey);
   const certificates = await openCertificates(config, log);
   const store = await openStore(config.store);
   const ended = new Promise<void>((resolve) => {
@@ -43,8 +48,10 @@ export async function runApi(options: ApiOptions): Promise<void> {
     const { host, port } = await api.listen().catch((error: unknown) => {
       throw explainListen(error, config.listen);
     });
-    const key = await keyToTell(store, options.newKey);
-    process.stdout.write(exportsOf(config, { host, port, key, certificates }));
+    if (options.quiet !== true) {
+      const key = await keyToTell(store, options.newKey);
+      process.stdout.write(exportsOf(config, { host, port, key, certificates }));
+    }
     await ended;
   } finally {
     await api.close();
@@ -113,6 +120,21 @@ function dropPrivileges({ store, tls }: ApiConfig): void {
   process.setuid?.(API_UID);
 }
 
+async function tellKey(config: ApiConfig, name: string | undefined): Promise<void> {
+  const store = await openStore(config.store);
+  try {
+    process.stdout.write(keyLine(await keyToTell(store, name)));
+  } finally {
+    await store.close();
+  }
+}
+
+function keyLine(key: string | undefined): string {
+  return key === undefined
+    ? '# E2B_API_KEY was told when it was made; --new-key NAME makes another\n'
+    : `export E2B_API_KEY=${key}\n`;
+}
+
 /** The first one is made by itself. */
 async function keyToTell(store: Store, name: string | undefined): Promise<string | undefined> {
   if (name === undefined && (await store.keys.list()).length > 0) return undefined;
@@ -133,9 +155,7 @@ function exportsOf(config: ApiConfig, { host, port, key, certificates }: Told): 
   return [
     `export E2B_API_URL=${url}`,
     `export E2B_SANDBOX_URL=${url}`,
-    key === undefined
-      ? '# E2B_API_KEY was told when it was made; --new-key NAME makes another'
-      : `export E2B_API_KEY=${key}`,
+    keyLine(key).trimEnd(),
     ...(authority === undefined
       ? []
       : [
