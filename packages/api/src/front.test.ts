@@ -28,7 +28,7 @@ const config = apiConfigSchema.parse({
   tls: 'development',
   domain: DOMAIN,
   store: { dataDir: join(dir, 'store') },
-  requests: { requestTimeoutMs: 300, keepAliveTimeoutMs: 500, headersTimeoutMs: 500 },
+  requests: { requestTimeoutMs: 300, keepAliveTimeoutMs: 2000, headersTimeoutMs: 2000 },
 });
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
@@ -332,7 +332,7 @@ describe('a client of HTTP/2', () => {
     await isOver;
     await expect.poll(() => edge.counts().open).toBe(0);
     slow.destroy();
-  });
+  }, 60_000);
 
   it('that is silent is let go, unless an answer is under way', async () => {
     serve = (_, outgoing) => void outgoing.writeHead(200).write('begun');
