@@ -42,10 +42,11 @@ describe('a template', () => {
             held.goOn = resolve;
           })
         : Promise.resolve();
+    const goOn = (): void => held.goOn?.();
     const creating = manager.create(request);
     await until(() => held.goOn !== undefined);
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_in_use');
-    held.goOn?.();
+    goOn();
     const { id } = await creating;
     await manager.destroy(id);
 
@@ -54,7 +55,7 @@ describe('a template', () => {
     await until(() => held.goOn !== undefined);
     expect(await codeOf(manager.create(request))).toBe('template_not_found');
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_not_found');
-    held.goOn?.();
+    goOn();
     await removing;
     expectNothingLeft(world);
   });
