@@ -1,5 +1,5 @@
 /** The built command line as a child process, with an agent and a state directory of its own. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -18,8 +18,12 @@ export interface Result {
 export interface Fixture {
   readonly directory: string;
   readonly env: Readonly<Record<string, string>>;
-  run(args: readonly string[], input?: string | Buffer): Promise<Result>;
-  start(args: readonly string[]): ChildProcess;
+  run(
+    args: readonly string[],
+    input?: string | Buffer,
+    more?: Readonly<Record<string, string>>,
+  ): Promise<Result>;
+  start(args: readonly string[], more?: Readonly<Record<string, string>>): ChildProcessWithoutNullStreams;
   /** Ends the agent; fails when anything of a sandbox is left. */
   close(): Promise<void>;
 }
@@ -49,13 +53,14 @@ export function createFixture(options: { readonly imagesDir?: string } = {}): Fi
     WRENN_CONFIG: config,
     TERM: 'xterm',
   };
-  const start = (args: readonly string[]) => spawn(process.execPath, [CLI, ...args], { env, stdio: 'pipe' });
+  const start: Fixture['start'] = (args, more = {}) =>
+    spawn(process.execPath, [CLI, ...args], { env: { ...env, ...more }, stdio: 'pipe' });
   return {
     directory,
     env,
     start,
-    async run(args, input) {
-      const child = start(args);
+    async run(args, input, more) {
+      const child = start(args, more);
       const [stdout, stderr] = [collect(child.stdout), collect(child.stderr)];
       child.stdin.on('error', () => {});
       child.stdin.end(input);

@@ -1,5 +1,4 @@
 /** The API put together: opened by `listen`, and closed within a bound whatever is under way. */
-import type { RequestListener, Server } from 'node:http';
 import { createAgent } from './agent-client/index.ts';
 import type { ApiConfig } from './config/schema.ts';
 import type { EdgeDirectory } from './directory.ts';
@@ -18,6 +17,7 @@ import { createUpkeep } from './sandboxes/upkeep.ts';
 import { createWaker } from './sandboxes/waker.ts';
 import { createWatcher } from './sandboxes/watcher.ts';
 import type { Store } from './store/index.ts';
+import type { Certificates } from './tls/certificates.ts';
 
 export interface Api {
   /** Throws where no agent answers or the address is taken. */
@@ -33,6 +33,8 @@ export interface ApiDeps {
   readonly store: Store;
   readonly log: Logger;
   readonly version: string;
+  /** For TLS; the API's from now on. */
+  readonly certificates?: Certificates | undefined;
   /** Where guest agents listen; another one in tests. */
   readonly envdPort?: number;
 }
@@ -42,7 +44,7 @@ const NO_DOMAIN = 'invalid';
 const DRAIN_MS = 6000;
 const SETTLE_MS = 2000;
 
-export function createApi(config: ApiConfig, { store, log, version, envdPort }: ApiDeps): Api {
+export function createApi(config: ApiConfig, { store, log, version, certificates, envdPort }: ApiDeps): Api {
   const agent = createAgent(config.agent);
   const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
   const waker = createWaker({ agent, store: store.sandboxes, watcher });
@@ -75,7 +77,7 @@ export function createApi(config: ApiConfig, { store, log, version, envdPort }: 
     envdPort,
   });
   const edge = createEdge({ domain: config.domain ?? NO_DOMAIN }, directory);
-  const front = (api: RequestListener): Server => createFront(edge, config.requests, api);
+  const front = createFront({ edge, config: config.requests, certificates });
   const rest = createRest({
     config,
     store,
@@ -85,15 +87,17 @@ export function createApi(config: ApiConfig, { store, log, version, envdPort }: 
     log,
     version,
     edge: edge.counts,
-    front,
+    front: front.serve,
   });
   let closing: Promise<void> | undefined;
 
   const shutDown = async (): Promise<void> => {
     const { server } = rest;
+    certificates?.close();
     edge.close();
     const drained = server.close();
-    const cut = setTimeout(() => server.server.closeAllConnections(), DRAIN_MS);
+    front.drain();
+    const cut = setTimeout(front.cut, DRAIN_MS);
     try {
       await drained;
     } finally {

@@ -10,3 +10,4 @@ export { createEdge, type Edge, type EdgeOptions } from './edge/edge.ts';
 export { createApiLogger, type Logger } from './log.ts';
 export { openStore, type Store } from './store/index.ts';
 export type { ApiKey, NewApiKey } from './store/keys.ts';
+export { type Certificates, DEVELOPMENT_DOMAIN, openCertificates } from './tls/certificates.ts';

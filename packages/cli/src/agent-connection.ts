@@ -14,6 +14,7 @@ import {
   loadConfig,
 } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
+import { letApiIn } from './api-user.ts';
 
 /** An agent that was started on demand leaves after this long without sandboxes and requests. */
 const IDLE_TIMEOUT_MS = 60_000;
@@ -68,7 +69,12 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
   const [program] = process.argv.slice(1);
   if (program === undefined) throw new WrennError('internal', 'This program does not know its own path.');
   const args = [program, 'agent', '--idle-timeout', `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
-  const child = spawn(process.execPath, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
+  const child = spawn(process.execPath, args, {
+    detached: true,
+    stdio: ['ignore', log, log],
+    cwd: '/',
+    env: { ...process.env, ...letApiIn(config) },
+  });
   closeSync(log);
   let ended: number | undefined;
   child.once('exit', (code) => {

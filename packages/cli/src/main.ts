@@ -1,6 +1,6 @@
 /** The command line: what there is, and how its failures are told. Commands are loaded when they are used. */
 import { WrennError } from '@wrenn/protocol';
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
 import { gather, withMachineOptions, withNetworkOptions } from './options.ts';
 import { printError } from './output.ts';
@@ -25,6 +25,11 @@ function withJson(command: Command): Command {
 /** For commands whose answer is a stream of bytes. */
 function withJsonErrors(command: Command): Command {
   return command.option('--json', 'errors as JSON');
+}
+
+/** `wrenn up`'s processes are told so, and go with it. */
+function withParent(): Option {
+  return new Option('--with-parent').hideHelp();
 }
 
 function buildProgram(): Command {
@@ -157,6 +162,7 @@ function buildProgram(): Command {
     .description('run the host agent in the foreground')
     .option('--idle-timeout <duration>', 'leave after this long without machines and requests')
     .option('--log-file <path>', 'write the log there instead of to stderr')
+    .addOption(withParent())
     .action(async (options) => (await import('./commands/agent.ts')).runAgentCommand(options));
   program
     .command('egress-gateway', { hidden: true })
@@ -170,12 +176,31 @@ function buildProgram(): Command {
     .command('up')
     .description('run the host agent and the API in the foreground, and say what to export for the E2B SDKs')
     .option('--new-key <name>', 'make another API key, and show it')
+    .option('--domain <name>', "of sandboxes' hosts, as PORT-ID.NAME; with a port if it is not TLS's own")
+    .option('--tls', 'with a certificate made for it on the spot, unless one is configured')
+    .option('--json', 'the log as JSON, a line for each event')
     .action(async (options) => (await import('./commands/up.ts')).runUp(options));
   program
     .command('api')
     .description('run the API alone, in front of an agent that runs')
     .option('--new-key <name>', 'make another API key, and show it')
+    .option('--domain <name>', "of sandboxes' hosts, as PORT-ID.NAME; with a port if it is not TLS's own")
+    .option('--only-key', 'tell the first key, or another one with --new-key, and end')
+    .option('--quiet', 'make no key by itself, and print nothing to export')
+    .addOption(withParent())
+    .option('--tls', 'with a certificate made for it on the spot, unless one is configured')
     .action(async (options) => (await import('./commands/api.ts')).runApi(options));
+  program
+    .command('install')
+    .description('make the host agent and the API services of systemd')
+    .option('--dry-run', 'print the units, and change nothing')
+    .option('--no-start', 'write the units, and start nothing')
+    .action(async (options) => (await import('./commands/install.ts')).runInstall(options));
+  program
+    .command('uninstall')
+    .description('take the services away; sandboxes, images and keys stay')
+    .option('--dry-run', 'print what would be removed')
+    .action(async (options) => (await import('./commands/install.ts')).runUninstall(options));
   program
     .command('demo')
     .description('boot a machine, run a command in it, destroy it, and show that nothing is left')

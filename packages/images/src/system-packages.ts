@@ -24,6 +24,7 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
   { program: '/usr/share/keyrings/debian-archive-keyring.gpg', debianPackage: 'debian-archive-keyring' },
   { program: '/bin/busybox', debianPackage: 'busybox-static' },
   { program: 'lz4', debianPackage: 'lz4' },
+  { program: 'openssl', debianPackage: 'openssl' },
   { program: 'xz', debianPackage: 'xz-utils' },
   { program: 'zstd', debianPackage: 'zstd' },
 ];

@@ -61,8 +61,17 @@ const sandboxesSchema = z.strictObject({
   resumeTimeoutMs: count(100, 600_000).default(60_000),
 });
 
-/** Keys and certificate for the edge and the API, PEM. */
-const tlsSchema = z.strictObject({ certFile: path, keyFile: path });
+/**
+ * Of the edge and the API: certificate (with those between it and the authority) and key, PEM, read again when they
+ * change; or "development", for a certificate of an authority that is made on the spot.
+ */
+const tlsSchema = z.union(
+  [
+    z.literal('development'),
+    z.strictObject({ certFile: path, keyFile: path, watchIntervalMs: count(10, 3_600_000).default(5000) }),
+  ],
+  'must be "development", or absolute paths as certFile and keyFile',
+);
 
 export const apiConfigSchema = z.strictObject({
   listen: z.strictObject({ host: host.default('127.0.0.1'), port: port.default(3000) }).prefault({}),

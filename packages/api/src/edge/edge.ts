@@ -292,10 +292,19 @@ function passBody(
   request.on('data', () => timer.refresh());
   request.once('end', stop).once('close', stop);
   outgoing.once('close', stop);
-  // With HTTP/2 the body of a request that is given up just ends.
   request.once('aborted', () => outgoing.destroy());
   request.once('error', () => outgoing.destroy());
-  request.pipe(outgoing);
+  request.pipe(outgoing, { end: false });
+  request.once('end', () => {
+    if (isHttp2(request)) setImmediate(endUnlessAborted, request, outgoing);
+    else outgoing.end();
+  });
+}
+
+/** Node's own clients of HTTP/2 give a request up by ending its body, and say a frame later that they have. */
+function endUnlessAborted(request: Request, outgoing: ReturnType<typeof httpRequest>): void {
+  if (request.aborted) outgoing.destroy();
+  else outgoing.end();
 }
 
 /** Node refuses some of what its parsers let through, and does so by throwing. */

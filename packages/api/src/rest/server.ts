@@ -149,6 +149,8 @@ function send(reply: FastifyReply, { status, body, headers = {}, contentType }: 
   reply
     .code(status)
     .headers({ ...headers, 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' });
+  // Fastify's own word after a body that is too large; HTTP/2 has no such header.
+  if (reply.request.raw.httpVersionMajor === 2) reply.removeHeader('connection');
   if (body === undefined) return reply.send();
   if (contentType !== undefined) {
     if (contentType.startsWith('text/html')) reply.header('content-security-policy', DOCS_POLICY);

@@ -1,5 +1,5 @@
 /** Opens the database, embedded or a server's, and brings its tables up to date. */
-import { mkdir } from 'node:fs/promises';
+import { chmod, mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { PGlite } from '@electric-sql/pglite';
 import { WrennError } from '@wrenn/protocol';
@@ -43,7 +43,10 @@ export async function openDatabase(config: ApiConfig['store']): Promise<OpenData
 const INT8_OID = 20;
 
 async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
-  await mkdir(dirname(dataDir), { recursive: true, mode: 0o700 });
+  // Others may pass through, to the certificate that they are to trust; never into the store.
+  await mkdir(dirname(dataDir), { recursive: true, mode: 0o711 });
+  await mkdir(dataDir, { recursive: true, mode: 0o700 });
+  await chmod(dataDir, 0o700);
   const unlock = await lockStore(`${dataDir}.lock`);
   try {
     const client = await PGlite.create({

@@ -10,6 +10,7 @@ import { type Api, createApi } from '../api.ts';
 import { type ApiConfigInput, parseApiConfig } from '../config/schema.ts';
 import type { OpenApiDocument } from '../rest/openapi.ts';
 import { openStore, type Store } from '../store/index.ts';
+import { openCertificates } from '../tls/certificates.ts';
 import { type FakeAgent, startFakeAgent } from './fake-agent.ts';
 
 export interface Answer {
@@ -33,6 +34,8 @@ export interface Harness {
   readonly store: Store;
   readonly agent: FakeAgent;
   readonly url: string;
+  /** Of a development certificate, where the configuration asks for one. */
+  readonly authorityFile: string | undefined;
   /** A key that manages. */
   readonly key: string;
   /** Lines of the log. */
@@ -60,20 +63,23 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
     ...config,
     listen: { port: 0 },
     agent: { socketPath },
-    store: { dataDir: join(dir, 'store') },
+    store: { dataDir: join(dir, 'api', 'store') },
   });
   const logged: string[] = [];
   const log = pino({ level: 'info' }, { write: (line) => void logged.push(line) });
   const open = async () => {
     const store = await openStore(settings.store);
+    const certificates = await openCertificates(settings, log);
     const api = createApi(settings, {
       store,
       log,
       version: '0.0.0-test',
+      certificates,
       ...(envd === undefined ? {} : { envdPort: envd.port }),
     });
     const { port } = await api.listen();
-    return { store, api, url: `http://127.0.0.1:${port}` };
+    const url = `${certificates === undefined ? 'http' : 'https'}://127.0.0.1:${port}`;
+    return { store, api, url, authorityFile: certificates?.authority?.certificateFile };
   };
   let running = await open();
   const { secret: key } = await running.store.keys.create({ name: 'first', admin: true });
@@ -88,6 +94,9 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
     },
     get url() {
       return running.url;
+    },
+    get authorityFile() {
+      return running.authorityFile;
     },
     agent,
     key,

@@ -1,71 +1,138 @@
 /** `wrenn api`: the API and the edge in the foreground, without privileges. */
-import { chownSync, mkdirSync, readFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { dirname } from 'node:path';
 import {
   type ApiConfig,
   apiConfigFromEnv,
+  type Certificates,
   createApi,
   createApiLogger,
+  DEVELOPMENT_DOMAIN,
+  openCertificates,
   openStore,
   type Store,
 } from '@wrenn/api';
 import { WrennError } from '@wrenn/protocol';
+import { API_UID } from '../api-user.ts';
+import { endWithParent } from '../supervisor.ts';
 
 export const API_CONFIG_FILE = '/etc/wrenn/api.json';
-/** Who the API is when root starts it: a user of its own, which nothing else uses. */
-export const API_UID = 1_899_999_999;
 
 export interface ApiOptions {
   readonly newKey?: string;
+  readonly domain?: string;
+  readonly tls?: boolean;
+  /** For a service, whose output is kept: a key is no business of the journal's. */
+  readonly quiet?: boolean;
+  /** Tell a key, and serve nothing. */
+  readonly onlyKey?: boolean;
+  /** End when stdin does. */
+  readonly withParent?: boolean;
 }
 
 export async function runApi(options: ApiOptions): Promise<void> {
-  const config = loadApiConfig();
+  if (options.withParent === true) endWithParent();
+  const config = loadApiConfig(options);
   dropPrivileges(config);
   const log = createApiLogger(config.logLevel);
+  if (options.onlyKey === true) return await tellKey(config, options.newKey);
+  const certificates = await openCertificates(config, log);
   const store = await openStore(config.store);
-  const key = await keyToTell(store, options.newKey);
-  const api = createApi(config, { store, log, version: '0.1.0' });
   const ended = new Promise<void>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve());
   });
+  process.on('SIGHUP', () => void certificates?.reload());
+  const api = createApi(config, { store, log, version: '0.1.0', certificates });
   try {
-    const { host, port } = await api.listen();
-    process.stdout.write(exportsOf(config, `http://${host}:${port}`, key));
+    const { host, port } = await api.listen().catch((error: unknown) => {
+      throw explainListen(error, config.listen);
+    });
+    if (options.quiet !== true) {
+      const key = await keyToTell(store, options.newKey);
+      process.stdout.write(exportsOf(config, { host, port, key, certificates }));
+    }
     await ended;
   } finally {
     await api.close();
   }
 }
 
-/** From the file that WRENN_API_CONFIG names, or /etc/wrenn/api.json if it is there, and the environment over it. */
-function loadApiConfig(): ApiConfig {
+function explainListen(error: unknown, { host, port }: ApiConfig['listen']): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const at = `port ${port} of ${host}`;
+  const [message, hint] =
+    code === 'EADDRINUSE'
+      ? [
+          `Another program listens at ${at} already.`,
+          `Is it another \`wrenn up\`? Else set listen.port in ${API_CONFIG_FILE}.`,
+        ]
+      : code === 'EACCES'
+        ? [
+            `Ports below 1024, as ${at}, are not for the API's user.`,
+            'See docs/serve.md for how to serve port 443.',
+          ]
+        : code === 'EADDRNOTAVAIL'
+          ? [`This machine has no address ${host}.`, 'listen.host is one of its own, or 0.0.0.0 for all.']
+          : [];
+  if (message === undefined || hint === undefined) return error;
+  return new WrennError('invalid_config', message, { hint, field: 'listen', cause: error });
+}
+
+/** Settings of the file that WRENN_API_CONFIG names, or /etc/wrenn/api.json if it is there; environment and options above. */
+export function loadApiConfig(options: ApiOptions): ApiConfig {
   const named = process.env.WRENN_API_CONFIG;
   const file = named ?? API_CONFIG_FILE;
   let settings: object = {};
   try {
     const read: unknown = JSON.parse(readFileSync(file, 'utf8'));
-    settings = typeof read === 'object' && read !== null ? read : {};
+    if (typeof read !== 'object' || read === null || Array.isArray(read)) throw new TypeError('no object');
+    settings = read;
   } catch (cause) {
     const isMissing = cause instanceof Error && 'code' in cause && cause.code === 'ENOENT';
     if (!isMissing || named !== undefined) {
-      throw new WrennError('invalid_config', `${file} cannot be read as JSON.`, { cause });
+      throw new WrennError('invalid_config', `${file} cannot be read as a JSON object.`, { cause });
     }
   }
-  return apiConfigFromEnv(settings, process.env);
+  const config = apiConfigFromEnv(
+    { ...settings, ...(options.domain === undefined ? {} : { domain: options.domain }) },
+    options.domain === undefined ? process.env : { ...process.env, E2B_DOMAIN: undefined },
+  );
+  const tls = config.tls ?? (options.tls === true ? 'development' : undefined);
+  if (tls !== 'development') return config;
+  // With the port: clients look at 443 otherwise.
+  const { port } = config.listen;
+  const domain = config.domain ?? (port === 443 ? DEVELOPMENT_DOMAIN : `${DEVELOPMENT_DOMAIN}:${port}`);
+  return { ...config, tls, domain };
 }
 
 /** Before anything is opened. What it keeps is its own from then on. */
-function dropPrivileges({ store }: ApiConfig): void {
+function dropPrivileges({ store, tls }: ApiConfig): void {
   if (process.geteuid?.() !== 0) return;
-  if (store.databaseUrl === undefined) {
+  if (store.databaseUrl === undefined || tls === 'development') {
     const directory = dirname(store.dataDir);
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    mkdirSync(directory, { recursive: true });
     chownSync(directory, API_UID, API_UID);
+    chmodSync(directory, 0o711);
   }
   process.setgroups?.([]);
   process.setgid?.(API_UID);
   process.setuid?.(API_UID);
+}
+
+async function tellKey(config: ApiConfig, name: string | undefined): Promise<void> {
+  const store = await openStore(config.store);
+  try {
+    process.stdout.write(keyLine(await keyToTell(store, name)));
+  } finally {
+    await store.close();
+  }
+}
+
+function keyLine(key: string | undefined): string {
+  return key === undefined
+    ? '# E2B_API_KEY was told when it was made; --new-key NAME makes another\n'
+    : `export E2B_API_KEY=${key}\n`;
 }
 
 /** The first one is made by itself. */
@@ -74,16 +141,43 @@ async function keyToTell(store: Store, name: string | undefined): Promise<string
   return (await store.keys.create({ name: name ?? 'first', admin: true })).secret;
 }
 
-function exportsOf({ domain }: ApiConfig, url: string, key: string | undefined): string {
+interface Told {
+  readonly host: string;
+  readonly port: number;
+  readonly key: string | undefined;
+  readonly certificates: Certificates | undefined;
+}
+
+/** Lines for a shell. */
+function exportsOf(config: ApiConfig, { host, port, key, certificates }: Told): string {
+  const url = urlOf(config, host, port);
+  const authority = certificates?.authority;
   return [
     `export E2B_API_URL=${url}`,
     `export E2B_SANDBOX_URL=${url}`,
-    ...(domain === undefined
+    keyLine(key).trimEnd(),
+    ...(authority === undefined
       ? []
-      : [`# or, where names of ${domain} lead here:`, `# export E2B_DOMAIN=${domain}`]),
-    key === undefined
-      ? '# E2B_API_KEY was told when it was made; --new-key NAME makes another'
-      : `export E2B_API_KEY=${key}`,
+      : [
+          `export NODE_EXTRA_CA_CERTS=${authority.certificateFile}`,
+          `export SSL_CERT_FILE=${authority.bundleFile}`,
+        ]),
+    // SDKs speak to a domain by TLS alone.
+    ...(config.domain === undefined || config.tls === undefined
+      ? []
+      : [
+          `# or, instead of both URLs, where api.${config.domain} and all names beside it lead here:`,
+          `# export E2B_DOMAIN=${config.domain}`,
+        ]),
     '',
   ].join('\n');
+}
+
+/** One that clients can reach, and that the certificate is for. */
+function urlOf({ tls, domain }: ApiConfig, host: string, port: number): string {
+  if (tls === undefined || tls === 'development' || domain === undefined) {
+    const name = ['0.0.0.0', '::'].includes(host) ? 'localhost' : isIP(host) === 6 ? `[${host}]` : host;
+    return `${tls === undefined ? 'http' : 'https'}://${name}:${port}`;
+  }
+  return `https://api.${domain}`;
 }

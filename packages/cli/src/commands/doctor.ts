@@ -15,13 +15,22 @@ import {
   probeKvm,
   whyNotOpened,
 } from '@wrenn/agent';
-import { describeCgroups, findCgroups, freeBytes, missingControllers, runCommand } from '@wrenn/host';
+import {
+  describeCgroups,
+  findCgroups,
+  freeBytes,
+  hasSystemd,
+  missingControllers,
+  runCommand,
+  unitState,
+} from '@wrenn/host';
 import { findBootFiles, listTemplates, missingSystemPackages, REQUIRED_PROGRAMS } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
 import { EXIT } from '../exit-codes.ts';
 import { isEmpty, takeInventory } from '../inventory.ts';
 import { formatBytes, formatTable, printJson } from '../output.ts';
+import { AGENT_UNIT, API_UNIT } from '../systemd/units.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
@@ -58,6 +67,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
     () => checkCgroups(config),
     () => checkNetwork(config),
     () => checkAgent(config),
+    checkServices,
   ];
   const findings: Finding[] = [];
   // One after the other: a check that fails by itself is a finding too.
@@ -201,6 +211,28 @@ async function checkResources(config: AgentConfig): Promise<Finding[]> {
     { check: 'memory', verdict: 'ok', found: memory },
     { check: 'CPUs', verdict: 'ok', found: String(cpus().length) },
   ];
+}
+
+/** Only where `wrenn install` has made them. */
+async function checkServices(): Promise<Finding[]> {
+  if (!(await hasSystemd())) return [];
+  const findings: Finding[] = [];
+  for (const unit of [AGENT_UNIT, API_UNIT]) {
+    const isThere = await access(`/etc/systemd/system/${unit}`).then(
+      () => true,
+      () => false,
+    );
+    if (!isThere) continue;
+    const found = await unitState(unit);
+    const mend = `journalctl -u ${unit} tells why; systemctl restart ${unit}`;
+    findings.push({
+      check: unit,
+      verdict: found === 'active' ? 'ok' : 'fail',
+      found,
+      ...(found === 'active' ? {} : { mend }),
+    });
+  }
+  return findings;
 }
 
 /** What can be told by looking; the agent tries it out when it starts. */

@@ -1,78 +1,183 @@
 /** `wrenn up`: the host agent and the API, each a process of its own, until told to end. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { agentSocketPath, loadConfig } from '@wrenn/agent';
+import { type AgentConfig, agentPaths, agentSocketPath, loadConfig } from '@wrenn/agent';
+import { findBootFiles, listTemplates, missingSystemPackages } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
-import { API_UID, type ApiOptions } from './api.ts';
+import { API_UID, letApiIn } from '../api-user.ts';
+import { readableLine } from '../log-lines.ts';
+import { type Supervised, supervise } from '../supervisor.ts';
+import { type ApiOptions, loadApiConfig } from './api.ts';
 
 const AGENT_START_MS = 60_000;
+const API_START_MS = 60_000;
 const POLL_MS = 50;
-const PROGRAM = `
-import { Sandbox } from 'e2b'
+const PROGRAM = `import { Sandbox } from 'e2b'
 const sandbox = await Sandbox.create()
-console.log((await sandbox.commands.run('uname -a')).stdout)
-`;
+console.log((await sandbox.commands.run('uname -a')).stdout)`;
 
-export async function runUp(options: ApiOptions): Promise<void> {
-  const socketPath = agentSocketPath(loadConfig());
-  const children: ChildProcess[] = [];
-  const ended = new Promise<string>((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+export interface UpOptions extends ApiOptions {
+  readonly json?: boolean;
+}
+
+export async function runUp(options: UpOptions): Promise<void> {
+  const config = loadConfig();
+  // A mistake in it is told before anything is started.
+  loadApiConfig(options);
+  const socketPath = agentSocketPath(config);
+  const log = createLog(options.json === true);
+  const children: Supervised[] = [];
+  const told = untilTold(() => {
+    for (const child of children) child.kill();
   });
-  /** The last one first: the API needs the agent. */
-  const stop = async (): Promise<void> => {
-    for (const child of children.toReversed()) await end(child);
-  };
-  const start = (words: readonly string[], env: Readonly<Record<string, string>>): Promise<string> => {
-    const [entry = ''] = process.argv.slice(1);
-    // Ctrl+C is for this process, which ends them in their order.
-    const child = spawn(process.execPath, [entry, ...words], {
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'inherit', 'inherit'],
-      detached: true,
-    });
-    children.push(child);
-    return new Promise((resolve) =>
-      child.once('close', (code) => resolve(`wrenn ${words[0]} ended with ${code}`)),
-    );
-  };
   try {
-    const ends: Promise<string>[] = [ended];
     if (!(await agentAnswers(socketPath))) {
-      const agentEnded = start(['agent'], { WRENN_SOCKET_GID: String(API_UID) });
-      ends.push(agentEnded);
-      await untilAnswers(socketPath, agentEnded);
+      await checkSetUp(config);
+      log('up', 'starting the host agent');
+      const agent = superviseOne('agent', ['agent', '--with-parent'], letApiIn(config), log);
+      children.push(agent);
+      const answering = within(AGENT_START_MS, untilAnswers(socketPath), 'host agent');
+      if ((await firstOf(told, agent.gaveUp, answering)) === 'told') return;
+      agent.ready();
     }
-    const more = options.newKey === undefined ? [] : ['--new-key', options.newKey];
-    ends.push(start(['api', ...more], { WRENN_SOCKET: socketPath }));
-    if (process.stderr.isTTY) process.stderr.write(`With these and \`npm install e2b\`:\n${PROGRAM}\n`);
-    const why = await Promise.race(ends);
-    if (why.startsWith('SIG')) return;
-    throw new WrennError('agent_not_running', `${why}.`, { hint: 'What it said is above.' });
+    await checkReach(socketPath);
+    log('up', 'starting the API');
+    let isFirst = true;
+    let tellStarted = (): void => {};
+    const started = new Promise<void>((resolve) => {
+      tellStarted = resolve;
+    });
+    const api = superviseOne('api', apiWords(options), { WRENN_SOCKET: socketPath }, log, {
+      // A later process would say the same again, but for the key.
+      onStdout: (line) => {
+        if (isFirst) process.stdout.write(`${line}\n`);
+        tellStarted();
+      },
+      onRestart: () => {
+        isFirst = false;
+      },
+    });
+    children.push(api);
+    if ((await firstOf(told, api.gaveUp, within(API_START_MS, started, 'API'))) === 'told') return;
+    api.ready();
+    log('up', 'ready');
+    if (process.stderr.isTTY) process.stderr.write(`\nWith these and \`npm install e2b\`:\n\n${PROGRAM}\n\n`);
+    await firstOf(told, ...children.map(({ gaveUp }) => gaveUp));
   } finally {
-    await stop();
+    // The last one first: the API needs the agent. Sandboxes stay.
+    for (const child of children.toReversed()) await child.stop();
   }
 }
 
-async function untilAnswers(socketPath: string, ended: Promise<string>): Promise<void> {
-  const deadline = Date.now() + AGENT_START_MS;
-  while (!(await agentAnswers(socketPath))) {
-    const why = await Promise.race([ended, sleep(POLL_MS)]);
-    if (why !== undefined)
-      throw new WrennError('agent_not_running', `${why}.`, { hint: 'What it said is above.' });
-    if (Date.now() > deadline) {
-      throw new WrennError(
-        'agent_not_running',
-        `The agent did not answer within ${AGENT_START_MS / 1000} s.`,
-      );
+type Log = (source: string, line: string) => void;
+
+function createLog(asJson: boolean): Log {
+  return (source, line) => {
+    const isEvent = line.startsWith('{');
+    const event = JSON.stringify({ level: 'info', time: new Date().toISOString(), msg: line });
+    const whole = isEvent || source !== 'up' ? line : event;
+    process.stderr.write(`${asJson ? whole : readableLine(source, whole)}\n`);
+  };
+}
+
+interface More {
+  readonly onStdout?: (line: string) => void;
+  readonly onRestart?: () => void;
+}
+
+function superviseOne(
+  source: string,
+  words: readonly string[],
+  env: Readonly<Record<string, string>>,
+  log: Log,
+  { onStdout = () => {}, onRestart = () => {} }: More = {},
+): Supervised {
+  return supervise({
+    words,
+    env,
+    onStdout,
+    onStderr: (line) => log(source, line),
+    onRestart: (why, pauseMs) => {
+      onRestart();
+      log('up', `wrenn ${source} ${why}; sandboxes go on, and it is started again in ${pauseMs / 1000} s`);
+    },
+  });
+}
+
+function apiWords({ newKey, domain, tls }: UpOptions): string[] {
+  return [
+    'api',
+    '--with-parent',
+    ...(newKey === undefined ? [] : ['--new-key', newKey]),
+    ...(domain === undefined ? [] : ['--domain', domain]),
+    ...(tls === true ? ['--tls'] : []),
+  ];
+}
+
+/** 'told' once a signal ends the program; the second one calls `hurry`. */
+function untilTold(hurry: () => void): Promise<'told'> {
+  return new Promise((resolve) => {
+    let isTold = false;
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+      process.on(signal, () => {
+        if (isTold) hurry();
+        isTold = true;
+        resolve('told');
+      });
     }
-  }
+  });
 }
 
-async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const closed = new Promise((resolve) => child.once('close', resolve));
-  child.kill('SIGTERM');
-  await closed;
+/** The first of them, as an error where it is one. */
+async function firstOf(
+  ...ends: readonly Promise<'told' | WrennError | undefined>[]
+): Promise<'told' | undefined> {
+  const first = await Promise.race(ends);
+  if (first instanceof WrennError) throw first;
+  return first;
+}
+
+async function within(ms: number, work: Promise<void>, what: string): Promise<undefined> {
+  const late = sleep(ms, 'late' as const, { ref: false });
+  if ((await Promise.race([work, late])) !== 'late') return undefined;
+  throw new WrennError('agent_not_running', `The ${what} did not start within ${ms / 1000} s.`);
+}
+
+async function untilAnswers(socketPath: string): Promise<void> {
+  while (!(await agentAnswers(socketPath))) await sleep(POLL_MS);
+}
+
+/** An agent runs already: whether the API, with a user of its own, may speak to it. */
+async function checkReach(socketPath: string): Promise<void> {
+  if (process.geteuid?.() !== 0) return;
+  const { uid, gid, mode } = await stat(socketPath);
+  const mayUse =
+    (mode & 0o006) === 6 ||
+    (uid === API_UID && (mode & 0o600) === 0o600) ||
+    (gid === API_UID && (mode & 0o060) === 0o060);
+  if (mayUse) return;
+  throw new WrennError('agent_not_running', 'The host agent that runs does not let the API use its socket.', {
+    hint: `Stop that agent (\`wrenn doctor\` tells its pid; sandboxes go on) and run this again, or set server.socketGid to ${API_UID} for it.`,
+  });
+}
+
+async function checkSetUp(config: AgentConfig): Promise<void> {
+  if (process.geteuid?.() !== 0) {
+    throw new WrennError('missing_privilege', 'No host agent runs, and only root can start one.', {
+      hint: 'Run it with sudo.',
+    });
+  }
+  const { imagesDir } = agentPaths(config);
+  const missing = await missingSystemPackages();
+  const templates = await listTemplates(imagesDir);
+  if (missing.length === 0 && templates.length > 0) {
+    await findBootFiles(imagesDir);
+    return;
+  }
+  const what =
+    missing.length > 0
+      ? `${missing.map(({ program }) => program).join(', ')} missing`
+      : 'no template is built';
+  throw new WrennError('not_set_up', `This machine is not set up: ${what}.`, { hint: 'wrenn setup' });
 }

@@ -1,0 +1,136 @@
+/** `wrenn install` and `wrenn uninstall`: the agent and the API as services of systemd. */
+import { chmod, chown, mkdir, readFile, realpath, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { agentSocketPath, loadConfig } from '@wrenn/agent';
+import { hasSystemd, makeUsers, reloadUnits, runCommand, systemctl, writeFileDurably } from '@wrenn/host';
+import { WrennError } from '@wrenn/protocol';
+import { API_UID } from '../api-user.ts';
+import { AGENT_UNIT, API_UNIT, API_USER, type UnitFile, unitFiles } from '../systemd/units.ts';
+import { loadApiConfig } from './api.ts';
+
+const KEY_MS = 60_000;
+
+export interface InstallOptions {
+  readonly dryRun?: boolean;
+  /** Commander's form of --no-start. */
+  readonly start?: boolean;
+}
+
+export async function runInstall({ dryRun = false, start = true }: InstallOptions): Promise<void> {
+  const config = loadConfig();
+  const api = loadApiConfig({});
+  const apiDir = dirname(api.store.dataDir);
+  const [node, program] = await Promise.all([realpath(process.execPath), realpath(process.argv[1] ?? '')]);
+  const socketPath = agentSocketPath(config);
+  const files = unitFiles({
+    node,
+    program,
+    socketPath,
+    apiDir,
+    port: api.listen.port,
+    environment: configured(),
+  });
+  if (dryRun) {
+    for (const { path, text } of files) process.stdout.write(`# ${path}\n${text}\n`);
+    return;
+  }
+  needRoot();
+  for (const path of [node, program]) await checkReadable(path);
+  if (start && !(await hasSystemd())) throw noSystemd();
+  for (const file of files) say(await write(file));
+  const [users] = files;
+  if (users !== undefined) await makeUsers(users.path);
+  await mkdir(apiDir, { recursive: true });
+  await chown(apiDir, API_UID, API_UID);
+  await chmod(apiDir, 0o711);
+  if (!start) {
+    say(`not started: \`systemctl daemon-reload && systemctl enable --now ${AGENT_UNIT} ${API_UNIT}\` does`);
+    return;
+  }
+  await reloadUnits();
+  await systemctl('enable', [AGENT_UNIT, API_UNIT]);
+  await systemctl('restart', [AGENT_UNIT]);
+  // The store is one process's at a time.
+  await systemctl('stop', [API_UNIT]);
+  const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS });
+  process.stdout.write(stdout);
+  await systemctl('restart', [API_UNIT]);
+  say('running, and started with the machine from now on');
+  say(`logs: journalctl -u ${AGENT_UNIT} -u ${API_UNIT} -f`);
+  say(
+    `the first key: systemctl stop ${API_UNIT}; wrenn api --new-key NAME; Ctrl-C; systemctl start ${API_UNIT}`,
+  );
+}
+
+export async function runUninstall({ dryRun = false }: InstallOptions): Promise<void> {
+  const paths = [
+    '/etc/systemd/system/wrenn-api.service',
+    '/etc/systemd/system/wrenn-agent.service',
+    '/etc/sysusers.d/wrenn.conf',
+  ];
+  if (dryRun) {
+    for (const path of paths) process.stdout.write(`${path}\n`);
+    return;
+  }
+  needRoot();
+  const there: string[] = [];
+  for (const path of paths) if ((await stat(path).catch(() => undefined)) !== undefined) there.push(path);
+  const isManaged = await hasSystemd();
+  const units = [API_UNIT, AGENT_UNIT].filter((unit) => there.some((path) => path.endsWith(`/${unit}`)));
+  if (isManaged && units.length > 0) {
+    await systemctl('stop', units);
+    await systemctl('disable', units);
+  }
+  for (const path of there) {
+    await rm(path);
+    say(`removed ${path}`);
+  }
+  if (isManaged) await reloadUnits();
+  say(
+    `sandboxes, images, keys and the user ${API_USER} stay; sandboxes that run go on (\`wrenn sandbox ls\`)`,
+  );
+}
+
+/** The services find what this command was told of. */
+function configured(): Record<string, string> {
+  const names = ['WRENN_CONFIG', 'WRENN_API_CONFIG', 'WRENN_DIR', 'WRENN_IMAGES_DIR'];
+  return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
+}
+
+async function write({ path, text }: UnitFile): Promise<string> {
+  if ((await readFile(path, 'utf8').catch(() => '')) === text) return `${path} is as it should be`;
+  await mkdir(dirname(path), { recursive: true });
+  await writeFileDurably(path, text);
+  return `wrote ${path}`;
+}
+
+/** The API's user runs it, too. */
+async function checkReadable(path: string): Promise<void> {
+  for (let place = path; place !== '/'; place = dirname(place)) {
+    const { mode } = await stat(place);
+    const needed = place === path ? 0o004 : 0o001;
+    if ((mode & needed) !== 0) continue;
+    throw new WrennError(
+      'missing_privilege',
+      `The API's user may not read ${path}, as ${place} is closed to others.`,
+      {
+        hint: 'Install Node and Wrenn where everybody may read them, as in /opt.',
+      },
+    );
+  }
+}
+
+function needRoot(): void {
+  if (process.geteuid?.() === 0) return;
+  throw new WrennError('missing_privilege', 'Only root can install services.', { hint: 'Run it with sudo.' });
+}
+
+function noSystemd(): WrennError {
+  return new WrennError('driver_unavailable', 'systemd does not run this machine, so it can start nothing.', {
+    hint: '`wrenn up` runs both in the foreground; --no-start writes the units all the same.',
+  });
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}

@@ -1,0 +1,137 @@
+/** The units of systemd for the agent and the API, as text made of checked values. */
+import { WrennError } from '@wrenn/protocol';
+import { API_UID } from '../api-user.ts';
+
+export const AGENT_UNIT = 'wrenn-agent.service';
+export const API_UNIT = 'wrenn-api.service';
+export const API_USER = 'wrenn-api';
+
+export interface UnitSettings {
+  /** Absolute: Node, and the file that it runs as `wrenn`. */
+  readonly node: string;
+  readonly program: string;
+  /** Of the agent, which the API waits for. */
+  readonly socketPath: string;
+  /** Where the API keeps its store; its own. */
+  readonly apiDir: string;
+  /** May be lower than those that every user may open. */
+  readonly port: number;
+  /** What tells both where their configuration lies: paths by variable. */
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+export interface UnitFile {
+  readonly path: string;
+  readonly text: string;
+}
+
+type Section = readonly (readonly [key: string, value: string])[];
+
+/** What is written, the users' file first. */
+export function unitFiles(settings: UnitSettings): UnitFile[] {
+  const users = `# The API's user, and by its group the agent's socket.\nu ${API_USER} ${API_UID} "Wrenn API" ${word(settings.apiDir)}\n`;
+  return [
+    { path: '/etc/sysusers.d/wrenn.conf', text: users },
+    { path: `/etc/systemd/system/${AGENT_UNIT}`, text: agentUnit(settings) },
+    { path: `/etc/systemd/system/${API_UNIT}`, text: apiUnit(settings) },
+  ];
+}
+
+function agentUnit({ node, program, environment }: UnitSettings): string {
+  return render('Runs microVMs. They outlive it, and the next one finds them.', {
+    Unit: [
+      ['Description', 'Wrenn host agent'],
+      ['After', 'network.target'],
+    ],
+    Service: [
+      ['ExecStart', `${word(node)} ${word(program)} agent`],
+      ['Environment', `WRENN_SOCKET_GID=${API_UID}`],
+      ...variables(environment),
+      ['EnvironmentFile', '-/etc/wrenn/agent.env'],
+      // Only the agent itself: its microVMs stay.
+      ['KillMode', 'process'],
+      ['Delegate', 'yes'],
+      ['Restart', 'on-failure'],
+      ['RestartSec', '2'],
+      ['TimeoutStopSec', '90'],
+      ['LimitNOFILE', '1048576'],
+      ['TasksMax', 'infinity'],
+      // Its microVMs' memory is bounded by groups of their own; it is the last that should go.
+      ['OOMScoreAdjust', '-500'],
+    ],
+    Install: [['WantedBy', 'multi-user.target']],
+  });
+}
+
+function apiUnit({ node, program, socketPath, apiDir, port, environment }: UnitSettings): string {
+  const capabilities = port > 0 && port < 1024 ? 'CAP_NET_BIND_SERVICE' : '';
+  return render('The REST API and the edge. May be restarted at any time.', {
+    Unit: [
+      ['Description', 'Wrenn API'],
+      ['After', `network-online.target ${AGENT_UNIT}`],
+      ['Wants', `network-online.target ${AGENT_UNIT}`],
+      // The agent may take its time to come up.
+      ['StartLimitIntervalSec', '0'],
+    ],
+    Service: [
+      ['ExecStart', `${word(node)} ${word(program)} api --quiet`],
+      ['ExecReload', '/bin/kill -HUP $MAINPID'],
+      ['Environment', `WRENN_SOCKET=${word(socketPath)}`],
+      ...variables(environment),
+      ['EnvironmentFile', '-/etc/wrenn/api.env'],
+      ['User', API_USER],
+      ['Group', API_USER],
+      ['Restart', 'always'],
+      ['RestartSec', '2'],
+      ['TimeoutStopSec', '30'],
+      ['LimitNOFILE', '65536'],
+      ['NoNewPrivileges', 'yes'],
+      ['CapabilityBoundingSet', capabilities],
+      ['AmbientCapabilities', capabilities],
+      ['ProtectSystem', 'strict'],
+      ['ReadWritePaths', word(apiDir)],
+      ['ProtectHome', 'read-only'],
+      ['PrivateTmp', 'yes'],
+      ['PrivateDevices', 'yes'],
+      ['ProtectProc', 'invisible'],
+      ['ProtectClock', 'yes'],
+      ['ProtectHostname', 'yes'],
+      ['ProtectKernelLogs', 'yes'],
+      ['ProtectKernelModules', 'yes'],
+      ['ProtectKernelTunables', 'yes'],
+      ['ProtectControlGroups', 'yes'],
+      ['RestrictAddressFamilies', 'AF_UNIX AF_INET AF_INET6 AF_NETLINK'],
+      ['RestrictNamespaces', 'yes'],
+      ['RestrictRealtime', 'yes'],
+      ['RestrictSUIDSGID', 'yes'],
+      ['LockPersonality', 'yes'],
+      ['SystemCallArchitectures', 'native'],
+      ['SystemCallFilter', '@system-service'],
+      ['SystemCallErrorNumber', 'EPERM'],
+      // No MemoryDenyWriteExecute: Node and the embedded store compile at run time.
+    ],
+    Install: [['WantedBy', 'multi-user.target']],
+  });
+}
+
+function variables(environment: Readonly<Record<string, string>>): Section {
+  return Object.entries(environment).map(([name, path]) => ['Environment', `${name}=${word(path)}`] as const);
+}
+
+function render(about: string, sections: Readonly<Record<string, Section>>): string {
+  const parts = Object.entries(sections).map(([name, lines]) =>
+    [`[${name}]`, ...lines.map(([key, value]) => `${key}=${value}`), ''].join('\n'),
+  );
+  return [
+    `# ${about} Written by \`wrenn install\`; changes belong in a drop-in (systemctl edit).`,
+    ...parts,
+  ].join('\n');
+}
+
+/** As one word of a unit, which has quotes, escapes, specifiers and variables of its own: none of them is let in. */
+function word(path: string): string {
+  if (/^\/[A-Za-z0-9_@+,./-]*$/.test(path)) return path;
+  throw new WrennError('invalid_path', `${JSON.stringify(path)} cannot stand in a unit of systemd.`, {
+    hint: 'Use a path of letters, digits and - _ . / alone.',
+  });
+}
