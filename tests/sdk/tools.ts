@@ -61,7 +61,7 @@ export function commandLineCases(serverOf: () => SdkServer): void {
     expect(failed.stderr).toContain('oops\n');
     const child = e2b('sandbox', 'exec', sandboxId, 'cat');
     child.stdin?.end('typed\n');
-    expect(await ended(child)).toMatchObject({ code: 0, stdout: 'typed\n' });
+    expect(await ended(child)).toEqual({ code: 0, stdout: 'typed\n', stderr: '' });
   });
 
   it('shows what is known of one, and its logs', async () => {
