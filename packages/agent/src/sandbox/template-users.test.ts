@@ -35,26 +35,25 @@ describe('a template', () => {
 
   it('is not deleted from under a creation, nor is one begun from it meanwhile', async () => {
     const { world, manager } = await start();
-    const held: { goOn?: (() => void) | undefined } = {};
+    const held: (() => void)[] = [];
     world.disturb = (operation) =>
       operation === 'removeTemplate' || operation === 'createLayer'
         ? new Promise((resolve) => {
-            held.goOn = resolve;
+            held.push(resolve);
           })
         : Promise.resolve();
     const creating = manager.create(request);
-    await until(() => held.goOn !== undefined);
+    await until(() => held.length > 0);
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_in_use');
-    held.goOn?.();
+    held.pop()?.();
     const { id } = await creating;
     await manager.destroy(id);
 
-    held.goOn = undefined;
     const removing = manager.deleteTemplate('base');
-    await until(() => held.goOn !== undefined);
+    await until(() => held.length > 0);
     expect(await codeOf(manager.create(request))).toBe('template_not_found');
     expect(await codeOf(manager.deleteTemplate('base'))).toBe('template_not_found');
-    held.goOn?.();
+    held.pop()?.();
     await removing;
     expectNothingLeft(world);
   });
