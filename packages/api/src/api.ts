@@ -47,7 +47,12 @@ const SETTLE_MS = 2000;
 export function createApi(config: ApiConfig, { store, log, version, certificates, envdPort }: ApiDeps): Api {
   const agent = createAgent(config.agent);
   const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
-  const waker = createWaker({ agent, store: store.sandboxes, watcher });
+  const waker = createWaker({
+    agent,
+    store: store.sandboxes,
+    watcher,
+    asleepTimeoutMs: config.agent.longCallTimeoutMs,
+  });
   const creations = createCreations(agent, store.sandboxes, log);
   const metrics = createMetricsHistory({
     agent,

@@ -36,7 +36,9 @@ export function refuse(response: ServerResponse, status: number, message: string
 
 /** What is not even HTTP, or comes too slowly. */
 export function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
+  // Clients open connections ahead of their requests: one that has said nothing would take an answer for its first's.
+  const isUnused = error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && socket.bytesRead === 0;
+  if (isUnused || error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }

@@ -195,7 +195,7 @@ function compare(a: SandboxView, b: SandboxView): number {
 
 /** How a program in a sandbox learns where it is; the names are those that E2B's programs look for. */
 export function identityEnvs(id: string, template: Template): Record<string, string> {
-  return { E2B_SANDBOX: 'true', E2B_SANDBOX_ID: id, E2B_TEMPLATE_ID: template.buildId };
+  return { E2B_SANDBOX: 'true', E2B_SANDBOX_ID: id, E2B_TEMPLATE_ID: template.name };
 }
 
 /** The environment that a copy inherits: where its parent was is no part of it. */

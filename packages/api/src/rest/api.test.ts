@@ -126,6 +126,8 @@ describe('sandboxes', () => {
     expect((await api.call('POST', `/sandboxes/${id}/pause`, { raw: '' })).status).toBe(409);
     expect((await api.call('POST', `/sandboxes/${id}/pause`, { body: { memory: false } })).status).toBe(400);
     expect((await api.call('GET', `/sandboxes/${id}`)).body.state).toBe('paused');
+    const timeless = await api.call('POST', `/sandboxes/${id}/timeout`, { body: { timeout: 5 } });
+    expect([timeless.status, timeless.body.message]).toEqual([409, expect.stringContaining('is paused')]);
     const both = await Promise.all(
       [1, 2].map(() => api.call('POST', `/sandboxes/${id}/connect`, { body: { timeout: 30 } })),
     );
@@ -140,8 +142,9 @@ describe('sandboxes', () => {
     api.agent.transitionMs = 300;
     const pausing = api.call('POST', `/sandboxes/${id}/pause`);
     await vi.waitFor(async () => expect((await api.call('POST', `/sandboxes/${id}/pause`)).status).toBe(409));
-    expect((await api.call('POST', `/sandboxes/${id}/connect`, { body: { timeout: 5 } })).status).toBe(409);
     expect((await api.call('POST', `/sandboxes/${id}/fork`)).status).toBe(409);
+    // It is told of as paused: who wants it awake waits until it can be woken.
+    expect((await api.call('POST', `/sandboxes/${id}/connect`, { body: { timeout: 5 } })).status).toBe(201);
     expect((await pausing).status).toBe(204);
     api.agent.transitionMs = 5;
     await api.call('DELETE', `/sandboxes/${id}`);
@@ -433,6 +436,8 @@ describe('keys', () => {
 describe('the server', () => {
   it('has one form for every error', async () => {
     expect((await api.call('GET', '/nothing')).status).toBe(404);
+    expect((await api.call('POST', '/volumes')).body.message).toBe('Wrenn does not support volumes.');
+    expect((await api.call('GET', '/secrets/x')).body.message).toBe('Wrenn does not support secrets.');
     expect((await api.call('PUT', '/sandboxes')).status).toBe(404);
     expect((await api.call('GET', '/sandboxes/%ZZ')).status).toBe(400);
     const post = (raw: string, type = 'application/json') =>
@@ -524,7 +529,7 @@ describe('the directory of the edge', () => {
     const gone: string[] = [];
     const off = api.api.directory.onGone((one) => gone.push(one));
     await api.call('POST', `/sandboxes/${id}/pause`);
-    expect(gone).toEqual([id]);
+    expect(new Set(gone)).toEqual(new Set([id]));
     const resumes = api.agent.calls.get('ResumeSandbox') ?? 0;
     const found = await Promise.all(Array.from({ length: 20 }, () => find(id)));
     expect(new Set(found.map((one) => one?.address))).toEqual(new Set(['127.0.0.1']));
@@ -533,6 +538,33 @@ describe('the directory of the edge', () => {
     await api.call('DELETE', `/sandboxes/${id}`);
     expect(await find(id)).toBeUndefined();
     off();
+  });
+
+  it('waits for one that is only just going to sleep, and wakes it then', async () => {
+    const { sandboxID: id } = await create({ autoPause: true, autoResume: { enabled: true }, timeout: 30 });
+    api.agent.transitionMs = 200;
+    try {
+      const resumes = api.agent.calls.get('ResumeSandbox') ?? 0;
+      const asleep = api.agent.expire(id);
+      expect((await find(id))?.address).toBe('127.0.0.1');
+      expect((api.agent.calls.get('ResumeSandbox') ?? 0) - resumes).toBe(1);
+      await asleep;
+      const again = api.agent.expire(id);
+      const { status } = await api.call('POST', `/v2/sandboxes/${id}/connect`, { body: {} });
+      expect(status).toBe(201);
+      await again;
+      expect((await api.call('GET', `/sandboxes/${id}`)).body.state).toBe('running');
+    } finally {
+      api.agent.transitionMs = 5;
+      await api.call('DELETE', `/sandboxes/${id}`);
+    }
+  });
+
+  it('does not go by what it knew of one whose time is over', async () => {
+    const { sandboxID: id } = await create({ timeout: 1 });
+    expect(await find(id)).toBeDefined();
+    await sleep(1100);
+    expect(await find(id)).toBeUndefined();
   });
 
   it('leaves others asleep, and knows no strangers', async () => {

@@ -29,7 +29,8 @@ export function toAnswer(thrown: unknown): Answer {
   const status = OWN_STATUS[error.code] ?? STATUS[ERROR_KINDS[error.code]];
   // Hints are for the one who runs the host, except for what the caller can mend.
   const hint = status === 400 && error.hint !== undefined ? ` ${error.hint}` : '';
-  const message = status >= 500 ? publicMessage(error, status) : `${error.message}${hint}`;
+  const message =
+    status >= 500 ? publicMessage(error, status) : `${fieldAtFault(error)}${error.message}${hint}`;
   const retryMs =
     'retryAfterMs' in error && typeof error.retryAfterMs === 'number' ? error.retryAfterMs : RETRY_MS;
   return {
@@ -37,6 +38,21 @@ export function toAnswer(thrown: unknown): Answer {
     body: { code: status, message },
     ...(status === 429 || status === 503 ? { headers: { 'retry-after': retryAfter(retryMs) } } : {}),
   };
+}
+
+/** The agent's fields that have another name in a request. */
+const OTHER_NAMES: Readonly<Record<string, string>> = {
+  'network.allow_out': 'network.allowOut',
+  'network.deny_out': 'network.denyOut',
+  envs: 'envVars',
+  memory_mib: 'memoryMB',
+  vcpus: 'cpuCount',
+};
+
+/** As the caller wrote it, where a request is wrong and the message does not begin with it. */
+function fieldAtFault({ kind, field, message }: WrennError): string {
+  if (kind !== 'invalid' || field === undefined || message.startsWith(`${field}:`)) return '';
+  return `${OTHER_NAMES[field] ?? field}: `;
 }
 
 /** What went wrong inside is for the log; what is used up or away may be said. */

@@ -94,9 +94,7 @@ export function createRestServer({
     }
     return send(reply, answer);
   });
-  server.setNotFoundHandler((_request, reply) =>
-    send(reply, plainError(404, 'There is no such path or method.')),
-  );
+  server.setNotFoundHandler((request, reply) => send(reply, plainError(404, notHere(request.url))));
 
   for (const route of routes) {
     const { spec } = route;
@@ -157,6 +155,19 @@ function send(reply: FastifyReply, { status, body, headers = {}, contentType }: 
     return reply.type(contentType).send(body);
   }
   return reply.type('application/json; charset=utf-8').send(JSON.stringify(body));
+}
+
+/** Of E2B's API, what SDKs may ask for and Wrenn does not have: nobody should take it for a mistake of their own. */
+const ABSENT: readonly (readonly [RegExp, string])[] = [
+  [/^\/volume(s|content)(\/|$)/, 'volumes'],
+  [/^\/secrets(\/|$)/, 'secrets'],
+  [/^(\/v\d)?\/templates(\/|$)/, 'building templates through this API'],
+];
+
+function notHere(url: string): string {
+  const [path = ''] = url.split('?', 1);
+  const what = ABSENT.find(([pattern]) => pattern.test(path))?.[1];
+  return what === undefined ? 'There is no such path or method.' : `Wrenn does not support ${what}.`;
 }
 
 /** Fastify's own errors know their status; all else goes by its code. */

@@ -24,9 +24,15 @@ const RETRY_MS = 1000;
 const EXPOSE_TIMEOUT_MS = 5000;
 const ID = /^[a-z0-9]{20}$/;
 
+interface Found {
+  readonly target: EdgeTarget;
+  /** When its time is over it may pause or end: what was true until then is asked for again. */
+  readonly endsAtMs: number;
+}
+
 interface Kept {
-  readonly target: Promise<EdgeTarget | undefined>;
-  readonly at: number;
+  readonly found: Promise<Found | undefined>;
+  until: number;
 }
 
 export function createEdgeDirectory({
@@ -40,11 +46,12 @@ export function createEdgeDirectory({
   const kept = new Map<string, Kept>();
   watcher.onGone((id) => void kept.delete(id));
 
-  const look = async (id: string): Promise<EdgeTarget | undefined> => {
+  const look = async (id: string): Promise<Found | undefined> => {
     const record = await store.get(id);
     if (record === undefined) return undefined;
     let sandbox = await agent.get(id).catch(ifGone);
-    const asleep = sandbox?.state === 'hibernated' || waker.waking(id) !== undefined;
+    const asleep =
+      sandbox?.state === 'hibernated' || sandbox?.state === 'hibernating' || waker.waking(id) !== undefined;
     if (asleep && record.autoResume) {
       if (waker.waking(id) === undefined && waker.size >= config.maxResumesInFlight) {
         throw retryable('too_many_requests', 'Too many sandboxes are being woken.', RETRY_MS);
@@ -56,33 +63,36 @@ export function createEdgeDirectory({
     }
     if (sandbox?.state !== 'running' || sandbox.address === '') return undefined;
     const { trafficToken, network } = record;
+    const { address, endsAt } = sandbox;
     return {
-      sandboxId: id,
-      address: sandbox.address,
-      trafficToken,
-      maskRequestHost: network.maskRequestHost,
+      target: { sandboxId: id, address, trafficToken, maskRequestHost: network.maskRequestHost },
+      endsAtMs: endsAt?.getTime() ?? Number.POSITIVE_INFINITY,
     };
   };
 
-  const remember = (id: string): Promise<EdgeTarget | undefined> => {
+  const remember = (id: string): Promise<Found | undefined> => {
     const known = kept.get(id);
-    if (known !== undefined && performance.now() - known.at < KEPT_MS) return known.target;
-    const target = look(id);
-    const entry = { target, at: performance.now() };
+    if (known !== undefined && Date.now() < known.until) return known.found;
+    const found = look(id);
+    const entry: Kept = { found, until: Date.now() + config.resumeTimeoutMs };
     kept.delete(id);
     kept.set(id, entry);
     const forget = (): void => {
       if (kept.get(id) === entry) kept.delete(id);
     };
-    // Only what was found is kept: one that is not there now may be in a moment.
-    target.then((found) => found === undefined && forget(), forget);
+    found.then((what) => {
+      // Only what was found is kept: one that is not there now may be in a moment.
+      if (what === undefined) forget();
+      else entry.until = Math.min(Date.now() + KEPT_MS, what.endsAtMs);
+    }, forget);
     const [oldest] = kept.keys();
     if (kept.size > MAX_KEPT && oldest !== undefined) kept.delete(oldest);
-    return target;
+    return found;
   };
 
   return {
-    find: async (id, signal) => (ID.test(id) ? await unlessAborted(remember(id), signal) : undefined),
+    find: async (id, signal) =>
+      ID.test(id) ? (await unlessAborted(remember(id), signal))?.target : undefined,
     expose: async ({ sandboxId }, port, signal) => {
       const { address, envdAccessToken } = await agent.access(sandboxId, signal);
       const answer = await fetch(`http://${address}:${envdPort}/expose`, {

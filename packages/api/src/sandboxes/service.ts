@@ -170,7 +170,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     checkTimeout(timeoutMs);
     const { record, sandbox } = await look(caller, id);
     const underWay = waker.waking(record.id);
-    const paused = sandbox.state === 'hibernated' || sandbox.state === 'paused';
+    const paused = stateOf(sandbox) === 'paused';
     if (underWay === undefined && !paused) {
       if (sandbox.state !== 'running') throw inTransition(sandbox);
       const extended = await extend(record, sandbox, timeoutMs);
@@ -272,12 +272,14 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     },
     setTimeout: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
-      const { record } = await look(caller, id);
+      const { record, sandbox } = await look(caller, id);
+      if (stateOf(sandbox) === 'paused') throw noTime();
       await give(record, timeoutMs);
     },
     refresh: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
       const { record, sandbox } = await look(caller, id);
+      if (stateOf(sandbox) === 'paused') throw noTime();
       await extend(record, sandbox, timeoutMs);
     },
     updateNetwork: async (caller, id, network) => {
@@ -359,6 +361,10 @@ export function stateOf({ state }: AgentSandbox): 'running' | 'paused' {
 
 function inTransition({ state }: AgentSandbox): WrennError {
   return conflict(`The sandbox is ${state}: try again when that is done.`);
+}
+
+function noTime(): WrennError {
+  return conflict('The sandbox is paused: it gets its time from who connects to it.');
 }
 
 function conflict(message: string): WrennError {

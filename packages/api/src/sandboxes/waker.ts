@@ -1,4 +1,5 @@
 /** Wakes paused sandboxes: one call to the agent however many ask, and it ends with a timeout set. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { SandboxStore } from '../store/sandboxes.ts';
@@ -16,13 +17,28 @@ export interface WakerOptions {
   readonly agent: Agent;
   readonly store: SandboxStore;
   readonly watcher: Watcher;
+  /** For one that is only just going to sleep. */
+  readonly asleepTimeoutMs: number;
 }
 
-export function createWaker({ agent, store, watcher }: WakerOptions): Waker {
+const POLL_MS = 50;
+
+export function createWaker({ agent, store, watcher, asleepTimeoutMs }: WakerOptions): Waker {
   const flights = new Map<string, Promise<AgentSandbox>>();
 
+  /** One whose memory is still being written is told of as paused: who asks for it then waits, and is not sent away. */
+  const whenAsleep = async (id: string): Promise<AgentSandbox> => {
+    const deadline = performance.now() + asleepTimeoutMs;
+    for (;;) {
+      const sandbox = await agent.get(id);
+      if (sandbox.state !== 'hibernating' || performance.now() > deadline) return sandbox;
+      await sleep(POLL_MS);
+    }
+  };
+
   const fly = async (id: string, timeoutMs: number): Promise<AgentSandbox> => {
-    await agent.resume(id);
+    // It goes on by itself where it could not be written.
+    if ((await whenAsleep(id)).state !== 'running') await agent.resume(id);
     const sandbox = await agent.setTimeout(id, timeoutMs);
     watcher.note(sandbox);
     if (sandbox.endsAt !== undefined) await store.setTimeout(id, timeoutMs, sandbox.endsAt);
