@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { loadavg } from 'node:os';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
+import { API_POOL_SIZE, apiMeasurements } from './api.ts';
 import { type BenchAgent, type BenchDriver, startBenchAgent } from './bench-agent.ts';
 import { type Bench, coldBoots, commands, pauses, transfers } from './measure.ts';
 import { describeIdle, type IdleCost } from './memory.ts';
@@ -15,7 +16,7 @@ import { POOL_SIZE, startsOfAllKinds } from './starts.ts';
 
 const USAGE =
   'usage: npm run bench -- [--json FILE] [--rounds 1…50] [--driver qemu|firecracker] ' +
-  '[--creates-only | --snapshots]\n';
+  '[--creates-only | --snapshots | --api]\n';
 const WHOLE_RUN_MS = 60 * 60_000;
 
 interface Options {
@@ -24,6 +25,7 @@ interface Options {
   readonly driver: BenchDriver;
   readonly createsOnly: boolean;
   readonly snapshots: boolean;
+  readonly api: boolean;
 }
 
 /** What a run has found, and an agent of it that can tell of the machine. */
@@ -47,7 +49,7 @@ async function main(options: Options): Promise<void> {
   const releases = createReleases();
   const loadBefore = loadavg();
   try {
-    const run = options.snapshots ? snapshotRun : usualRun;
+    const run = options.snapshots ? snapshotRun : options.api ? apiRun : usualRun;
     const { agent, measurements, phasesMs, idle } = await run(options, releases, signal);
     const machine = await describeMachine(agent.client, loadBefore);
     const phases = [...phasesMs].map(([of, steps]) => ({
@@ -101,6 +103,12 @@ async function snapshotRun(
   return { agent, measurements, phasesMs: creates.phasesMs, idle: await idleSandboxes(bench) };
 }
 
+async function apiRun({ driver, rounds }: Options, releases: Releases, signal: AbortSignal): Promise<Found> {
+  const agent = await startBenchAgent({ driver, poolSize: API_POOL_SIZE }, releases, signal);
+  const measurements = await apiMeasurements({ agent, releases, rounds, signal, progress });
+  return { agent, measurements, phasesMs: new Map() };
+}
+
 function progress(line: string): void {
   process.stderr.write(`bench: ${line}\n`);
 }
@@ -123,19 +131,21 @@ const { values } = parseArgs({
     driver: { type: 'string', default: 'qemu' },
     'creates-only': { type: 'boolean', default: false },
     snapshots: { type: 'boolean', default: false },
+    api: { type: 'boolean', default: false },
   },
 });
-const { json, driver, 'creates-only': createsOnly, snapshots } = values;
+const { json, driver, 'creates-only': createsOnly, snapshots, api } = values;
 const rounds = Number(values.rounds);
 const known = driver === 'qemu' || driver === 'firecracker';
 // Firecracker's driver does not take any yet.
-const possible = !snapshots || (driver === 'qemu' && !createsOnly);
+const possible =
+  [createsOnly, snapshots, api].filter(Boolean).length <= 1 && (driver === 'qemu' || !(snapshots || api));
 if (!known || !possible || !Number.isInteger(rounds) || rounds < 1 || rounds > 50) {
   process.stderr.write(USAGE);
   process.exit(2);
 }
 try {
-  await main({ rounds, json, driver, createsOnly, snapshots });
+  await main({ rounds, json, driver, createsOnly, snapshots, api });
 } catch (error) {
   process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;

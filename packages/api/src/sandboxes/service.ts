@@ -231,8 +231,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         if (made === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
         watcher.note(made.sandbox);
         metrics.kick(made.sandbox);
-        if (origin.template !== undefined) await store.templates.countSpawn(origin.template, new Date());
-        return await accessibleOrEnded(made.record, made.sandbox);
+        const { template } = origin;
+        const [accessible] = await Promise.all([
+          accessibleOrEnded(made.record, made.sandbox),
+          template === undefined ? undefined : store.templates.countSpawn(template, new Date()),
+        ]);
+        return accessible;
       } finally {
         release();
       }

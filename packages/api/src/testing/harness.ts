@@ -11,6 +11,10 @@ import { type ApiConfigInput, parseApiConfig } from '../config/schema.ts';
 import type { OpenApiDocument } from '../rest/openapi.ts';
 import { openStore, type Store } from '../store/index.ts';
 import { type FakeAgent, startFakeAgent } from './fake-agent.ts';
+import { startPostgres } from './postgres.ts';
+
+/** `server`: the store is PostgreSQL's; embedded else. */
+export const STORE_SETTING = 'WRENN_TEST_STORE';
 
 export interface Answer {
   readonly status: number;
@@ -55,12 +59,13 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
   const dir = mkdtempSync(join(tmpdir(), 'wrenn-api-'));
   const socketPath = join(dir, 'agent.sock');
   const agent = await startFakeAgent(socketPath);
+  const server = process.env[STORE_SETTING] === 'server' ? await startPostgres() : undefined;
   const envd = guest === undefined ? undefined : await startGuest(guest);
   const settings = parseApiConfig({
     ...config,
     listen: { port: 0 },
     agent: { socketPath },
-    store: { dataDir: join(dir, 'store') },
+    store: server === undefined ? { dataDir: join(dir, 'store') } : { databaseUrl: server.database() },
   });
   const logged: string[] = [];
   const log = pino({ level: 'info' }, { write: (line) => void logged.push(line) });
@@ -119,6 +124,7 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
       await running.api.close();
       await agent.close();
       envd?.server.close();
+      await server?.stop();
       rmSync(dir, { recursive: true, force: true });
     },
   };
