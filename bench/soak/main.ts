@@ -36,6 +36,7 @@ const verdicts = verdictsOf(result);
 const lines = [
   `done: ${JSON.stringify(result.done)}`,
   ...result.errors.slice(0, 20).map((error) => `error: ${error}`),
+  ...result.lost.map((what) => `lost: ${what}`),
   ...result.left.map((what) => `left: ${what}`),
   ...verdicts.map(({ what, value, met }) => `${what}: ${value} ${met ? 'met' : 'missed'}`),
 ];

@@ -5,6 +5,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SandboxState } from '@wrenn/protocol/agent';
 import { Sandbox } from 'e2b';
 import {
   type AgentProcess,
@@ -43,6 +44,8 @@ export interface SoakResult {
   readonly growth: Readonly<Record<keyof Omit<Sample, 'atS'>, number>>;
   readonly apiStop: { readonly code: number | null; readonly tookMs: number };
   readonly agentStop: { readonly code: number | null; readonly tookMs: number };
+  /** Sandboxes that had ended by themselves, with their reasons. */
+  readonly lost: readonly string[];
   readonly left: readonly string[];
 }
 
@@ -134,6 +137,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     for (const report of reports) {
       for (const [what, count] of Object.entries(report.done)) done[what] = (done[what] ?? 0) + count;
     }
+    const lost = await lostOf(agent);
     const apiStop = await api.stop();
     await destroyAll(agent);
     const agentStopAt = performance.now();
@@ -141,18 +145,18 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     const agentStop = { code, tookMs: performance.now() - agentStopAt };
     const left = await remains(files);
     const growth = growthOf(samples, readyS);
-    return {
-      done,
-      errors: reports.flatMap(({ errors }) => errors),
-      samples,
-      growth,
-      apiStop,
-      agentStop,
-      left,
-    };
+    const errors = reports.flatMap((report) => report.errors);
+    return { done, errors, samples, growth, apiStop, agentStop, lost, left };
   } finally {
     await releases.all();
   }
+}
+
+async function lostOf({ client }: AgentProcess): Promise<string[]> {
+  const { sandboxes } = await client.sandboxes.listSandboxes({}, { timeoutMs: 60_000 });
+  return sandboxes
+    .filter(({ state }) => state !== SandboxState.RUNNING)
+    .map(({ id, state, reason }) => `${id} is ${SandboxState[state]}: ${reason}`);
 }
 
 async function destroyAll({ client }: AgentProcess): Promise<void> {

@@ -5,7 +5,7 @@ import { runSoak } from '../../bench/soak/soak.ts';
 it('holds while clients run commands, move files, type and watch at once', { timeout: 600_000 }, async ({
   signal,
 }) => {
-  const { done, errors, apiStop, agentStop, left } = await runSoak({
+  const { done, errors, apiStop, agentStop, lost, left } = await runSoak({
     clients: 20,
     sandboxes: 3,
     seconds: 30,
@@ -13,6 +13,7 @@ it('holds while clients run commands, move files, type and watch at once', { tim
     progress: () => {},
     signal,
   });
+  expect(lost).toEqual([]);
   expect(errors).toEqual([]);
   for (const what of ['exec', 'files and watch', 'terminal'])
     expect(done[what], what).toBeGreaterThanOrEqual(20);

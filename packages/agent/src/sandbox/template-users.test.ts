@@ -49,7 +49,8 @@ describe('a template', () => {
     const { id } = await creating;
     await manager.destroy(id);
 
-    held.goOn = undefined;
+    // Assigned directly, the compiler would think that it stays so.
+    Object.assign(held, { goOn: undefined });
     const removing = manager.deleteTemplate('base');
     await until(() => held.goOn !== undefined);
     expect(await codeOf(manager.create(request))).toBe('template_not_found');
