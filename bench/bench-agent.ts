@@ -33,6 +33,7 @@ export interface BenchAgentOptions {
 export interface BenchAgent {
   readonly client: AgentClient;
   readonly dir: string;
+  readonly socketPath: string;
   readonly imagesDir: string;
   readonly driver: BenchDriver;
   readonly accelerator: 'kvm' | 'tcg';
@@ -62,6 +63,8 @@ export async function startBenchAgent(
     timeouts: { bootMs: BOOT_TIMEOUT_MS, kvmProbeMs: CALL_TIMEOUT_MS },
     uidBase: 1_970_000_000 + number * 1000,
     network: { range: `10.233.${77 + number}.0/24`, prefix: `wrb${number}`, holdOffMs: 0 },
+    // The SDK cannot ask for a size.
+    defaults: { vcpus: SIZE.vcpus, memoryMib: SIZE.memoryMib, diskMib: SIZE.diskMib },
     // Warm templates are made when they are asked for, and by the pool; nothing goes on in the background.
     warm: { mode: 'off' },
     pool: { entries: poolSize === 0 ? [] : [{ ...SIZE, size: poolSize }] },
@@ -88,6 +91,7 @@ export async function startBenchAgent(
   return {
     client,
     dir,
+    socketPath: agent.socketPath,
     imagesDir,
     driver,
     accelerator: accelerator === 'kvm' ? 'kvm' : 'tcg',

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { loadavg } from 'node:os';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
+import { API_POOL_SIZE, apiMeasurements } from './api.ts';
 import { type BenchAgent, type BenchDriver, startBenchAgent } from './bench-agent.ts';
 import { type Bench, coldBoots, commands, pauses, transfers } from './measure.ts';
 import { describeIdle, type IdleCost } from './memory.ts';
@@ -15,7 +16,7 @@ import { POOL_SIZE, startsOfAllKinds } from './starts.ts';
 
 const USAGE =
   'usage: npm run bench -- [--json FILE] [--rounds 1…50] [--driver qemu|firecracker] ' +
-  '[--creates-only | --snapshots | --idle COUNT]\n';
+  '[--creates-only | --snapshots | --idle COUNT | --api]\n';
 const WHOLE_RUN_MS = 60 * 60_000;
 
 interface Options {
@@ -26,6 +27,7 @@ interface Options {
   readonly snapshots: boolean;
   /** So many idle sandboxes, and nothing else; undefined for another run. */
   readonly idle: number | undefined;
+  readonly api: boolean;
 }
 
 /** What a run has found, and an agent of it that can tell of the machine. */
@@ -49,7 +51,7 @@ async function main(options: Options): Promise<void> {
   const releases = createReleases();
   const loadBefore = loadavg();
   try {
-    const run = options.idle !== undefined ? idleRun : options.snapshots ? snapshotRun : usualRun;
+    const run = runOf(options);
     const { agent, measurements, phasesMs, idle } = await run(options, releases, signal);
     const machine = await describeMachine(agent.client, loadBefore);
     const phases = [...phasesMs].map(([of, steps]) => ({
@@ -77,6 +79,12 @@ async function main(options: Options): Promise<void> {
     clearTimeout(timer);
     await releases.all();
   }
+}
+
+function runOf({ idle, snapshots, api }: Options): typeof usualRun {
+  if (idle !== undefined) return idleRun;
+  if (snapshots) return snapshotRun;
+  return api ? apiRun : usualRun;
 }
 
 async function usualRun(
@@ -114,6 +122,12 @@ async function idleRun(
   return { agent, measurements: [], phasesMs: new Map(), idle: costs };
 }
 
+async function apiRun({ driver, rounds }: Options, releases: Releases, signal: AbortSignal): Promise<Found> {
+  const agent = await startBenchAgent({ driver, poolSize: API_POOL_SIZE }, releases, signal);
+  const measurements = await apiMeasurements({ agent, releases, rounds, signal, progress });
+  return { agent, measurements, phasesMs: new Map() };
+}
+
 function progress(line: string): void {
   process.stderr.write(`bench: ${line}\n`);
 }
@@ -137,21 +151,23 @@ const { values } = parseArgs({
     'creates-only': { type: 'boolean', default: false },
     snapshots: { type: 'boolean', default: false },
     idle: { type: 'string' },
+    api: { type: 'boolean', default: false },
   },
 });
-const { json, driver, 'creates-only': createsOnly, snapshots } = values;
+const { json, driver, 'creates-only': createsOnly, snapshots, api } = values;
 const rounds = Number(values.rounds);
 const idle = values.idle === undefined ? undefined : Number(values.idle);
 const known = driver === 'qemu' || driver === 'firecracker';
 // Firecracker's driver does not take any yet.
-const possible = !snapshots || (driver === 'qemu' && !createsOnly);
+const chosen = [createsOnly, snapshots, api, idle !== undefined].filter(Boolean).length;
+const possible = chosen <= 1 && (driver === 'qemu' || !(snapshots || api));
 const countable = idle === undefined || (Number.isInteger(idle) && idle >= 1 && idle <= 200);
 if (!known || !possible || !countable || !Number.isInteger(rounds) || rounds < 1 || rounds > 50) {
   process.stderr.write(USAGE);
   process.exit(2);
 }
 try {
-  await main({ rounds, json, driver, createsOnly, snapshots, idle });
+  await main({ rounds, json, driver, createsOnly, snapshots, idle, api });
 } catch (error) {
   process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;

@@ -8,8 +8,10 @@ export interface Measurement {
   readonly samplesMs: readonly number[];
   /** Absent where nothing simpler does the same. */
   readonly floor?: { readonly what: string; readonly samplesMs: readonly number[] };
-  /** Time over the floor's at most, or speed over the floor's at least. */
-  readonly target?: { readonly kind: 'time' | 'speed'; readonly ratio: number };
+  /** Time over the floor's at most, speed over the floor's at least, or so much more time than the floor at most. */
+  readonly target?:
+    | { readonly kind: 'time' | 'speed'; readonly ratio: number }
+    | { readonly kind: 'extra'; readonly ms: number };
   /** How much was moved; speeds are told instead of times then. */
   readonly sizeBytes?: number;
 }
@@ -20,7 +22,7 @@ export interface Row {
   readonly median: number;
   readonly floor: number | undefined;
   readonly ratio: number | undefined;
-  readonly target: number | undefined;
+  readonly target: string | undefined;
   readonly met: boolean | undefined;
 }
 
@@ -30,13 +32,21 @@ export function rowOf({ what, samplesMs, floor, target, sizeBytes }: Measurement
   const floorValue = floor === undefined ? undefined : shown(median(floor.samplesMs));
   const ratio = floorValue === undefined ? undefined : value / floorValue;
   const met =
-    ratio === undefined || target === undefined
+    floorValue === undefined || ratio === undefined || target === undefined
       ? undefined
-      : target.kind === 'time'
-        ? ratio <= target.ratio
-        : ratio >= target.ratio;
+      : target.kind === 'extra'
+        ? value - floorValue <= target.ms
+        : target.kind === 'time'
+          ? ratio <= target.ratio
+          : ratio >= target.ratio;
   const unit = sizeBytes === undefined ? 'ms' : 'MiB/s';
-  return { what, unit, median: value, floor: floorValue, ratio, target: target?.ratio, met };
+  return { what, unit, median: value, floor: floorValue, ratio, target: describeTarget(target), met };
+}
+
+function describeTarget(target: Measurement['target']): string | undefined {
+  if (target === undefined) return undefined;
+  if (target.kind === 'extra') return `≤ +${target.ms} ms`;
+  return `${target.kind === 'speed' ? '≥' : '≤'} ${target.ratio.toFixed(2)}`;
 }
 
 export function table(measurements: readonly Measurement[]): string {
@@ -44,13 +54,12 @@ export function table(measurements: readonly Measurement[]): string {
   const lines = measurements.map((measurement) => {
     const { what, unit, median: value, floor, ratio, target, met } = rowOf(measurement);
     const number = (n: number) => `${n.toFixed(n < 10 ? 2 : n < 1000 ? 1 : 0)} ${unit}`;
-    const sign = measurement.target?.kind === 'speed' ? '≥' : '≤';
     return [
       what,
       number(value),
       floor === undefined ? '' : number(floor),
       ratio === undefined ? '' : ratio.toFixed(2),
-      target === undefined ? '' : `${sign} ${target.toFixed(2)}`,
+      target ?? '',
       met === undefined ? '' : met ? 'met' : 'missed',
     ];
   });

@@ -163,7 +163,11 @@ async function inOrder<A, B>(items: readonly A[], work: (item: A) => Promise<B>)
 }
 
 /** The pool tells nobody; its sandboxes are the agent's own, and stand still when they are ready. */
-async function untilPoolIsFull(agent: BenchAgent, signal: AbortSignal): Promise<void> {
+export async function untilPoolIsFull(
+  agent: BenchAgent,
+  signal: AbortSignal,
+  size = POOL_SIZE,
+): Promise<void> {
   const deadline = performance.now() + POOL_TIMEOUT_MS;
   const isReady = async (id: string): Promise<boolean> => {
     // One may go, or be half made, while it is looked at.
@@ -173,7 +177,7 @@ async function untilPoolIsFull(agent: BenchAgent, signal: AbortSignal): Promise<
   for (;;) {
     const ids = await readdir(join(agent.dir, 'sandboxes'));
     const ready = await Promise.all(ids.map(isReady));
-    if (ready.filter(Boolean).length === POOL_SIZE) return;
+    if (ready.filter(Boolean).length === size) return;
     if (performance.now() > deadline) throw new Error('the pool does not get full');
     await sleep(POLL_MS, undefined, { signal });
   }

@@ -60,15 +60,17 @@ export function secondsSince(startedAt) {
 /**
  * Bundles a program of the checkout that is no package into `dist/` beside it. Needs the npm packages.
  * @param {string} entry from the checkout's root
+ * @param {string[]} [external] packages that are found in node_modules when it runs
  * @returns {Promise<string>} the bundle's path
  */
-export async function bundle(entry) {
+export async function bundle(entry, external = []) {
   const { build } = await import('esbuild');
   const outfile = join(ROOT, dirname(entry), 'dist', `${parse(entry).name}.js`);
   await build({
     absWorkingDir: ROOT,
     entryPoints: [entry],
     outfile,
+    external,
     bundle: true,
     platform: 'node',
     target: 'node20.19',

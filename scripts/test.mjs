@@ -2,16 +2,19 @@
  * The README's second command: sets the machine up, then runs every test there is. The last line is
  * `N passed, N failed`, summed over all of them; the exit code tells the same.
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { asRoot, bootstrap } from './bootstrap.mjs';
-import { ROOT, run, secondsSince } from './lib.mjs';
+import { must, ROOT, run, secondsSince } from './lib.mjs';
+
+const POSTGRES_DIR = '/usr/lib/postgresql';
 
 const totals = { passed: 0, failed: 0, skipped: 0 };
 const reports = mkdtempSync(join(tmpdir(), 'wrenn-tests-'));
 try {
   await bootstrap({ templates: ['minimal', 'base'] });
+  await testPackages();
   await check('generated code', ['scripts/generate.mjs', '--check']);
   await check('types, lint, format, imports, unused code', ['scripts/check.mjs']);
   for (const project of ['unit', 'host', 'vm']) await vitest(project);
@@ -22,6 +25,16 @@ try {
 const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
 process.stdout.write(`${totals.passed} passed, ${totals.failed} failed${skipped}\n`);
 process.exitCode = totals.failed === 0 ? 0 : 1;
+
+/** What the tests alone need of the system: the store is tried on a server, too. */
+async function testPackages() {
+  const versions = existsSync(POSTGRES_DIR) ? readdirSync(POSTGRES_DIR) : [];
+  if (versions.some((version) => existsSync(join(POSTGRES_DIR, version, 'bin/initdb')))) return;
+  const words = ['apt-get', 'install', '--yes', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=600'];
+  const [program, ...args] = [...asRoot(), ...words, 'postgresql'];
+  process.stderr.write(`system packages for the tests: ${[program, ...args].join(' ')}\n`);
+  await must(program, args, { env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } });
+}
 
 /** A check that passes or fails as a whole counts as one test. */
 async function check(name, args) {

@@ -163,9 +163,14 @@ const AGENT_PROGRAM = `
 
 /**
  * The agent as a program, bundled once for each directory. With `dieAt` it is killed at that point of a creation (as
- * `before network`), or so many ms after its start (as `120`). Rejects if it ends before it answers.
+ * `before network`), or so many ms after its start (as `120`). Rejects if it ends before it answers. A detached one
+ * does not hear of Ctrl+C.
  */
-export async function startAgentProcess(files: TestAgentFiles, dieAt = ''): Promise<AgentProcess> {
+export async function startAgentProcess(
+  files: TestAgentFiles,
+  dieAt = '',
+  detached = false,
+): Promise<AgentProcess> {
   const program = join(files.dir, 'agent.mjs');
   const configFile = join(files.dir, 'config.json');
   if (!existsSync(program)) await bundleAgent(program);
@@ -173,6 +178,7 @@ export async function startAgentProcess(files: TestAgentFiles, dieAt = ''): Prom
   const child = spawn(process.execPath, [program], {
     // Firecracker, if it is wanted, is found in PATH.
     env: { PATH: process.env.PATH, WRENN_CONFIG: configFile, DIE_AT: dieAt },
+    detached,
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)));

@@ -489,6 +489,23 @@ describe('the server', () => {
   });
 });
 
+describe('many clients that connect at once', () => {
+  it('are one to the agent, and each has the time that it asked for', async () => {
+    const { sandboxID: id } = await create();
+    const before = api.agent.calls.get('SetSandboxTimeout') ?? 0;
+    const answers = await Promise.all(
+      Array.from({ length: 40 }, (_, n) =>
+        api.call('POST', `/sandboxes/${id}/connect`, { body: { timeout: n % 2 === 0 ? 1000 : 2000 } }),
+      ),
+    );
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+    expect((api.agent.calls.get('SetSandboxTimeout') ?? 0) - before).toBeLessThanOrEqual(10);
+    const { body } = await api.call('GET', `/sandboxes/${id}`);
+    expect(Date.parse(body.endAt)).toBeGreaterThan(Date.now() + 1_990_000);
+    await api.call('DELETE', `/sandboxes/${id}`);
+  });
+});
+
 describe('a new sandbox that cannot be reached', () => {
   it('is nobody’s and does not stay', async () => {
     const { sandboxID: parent } = await create();

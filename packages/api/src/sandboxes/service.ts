@@ -74,6 +74,7 @@ export interface ServiceDeps {
 }
 
 const TRAFFIC_TOKEN_BYTES = 24;
+const EXTENSION_MIN_MS = 1000;
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
   const { agent, store, config, limits, creations, watcher, waker, templates, metrics } = deps;
@@ -157,13 +158,25 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     );
     return sandbox;
   };
+  /** Many clients connect to one sandbox at once, and the agent has a queue for each: one of them asks for all. */
+  const extensions = new Map<string, Promise<AgentSandbox>>();
   const extend = async (
     record: SandboxRecord,
     sandbox: AgentSandbox,
     timeoutMs: number,
   ): Promise<AgentSandbox> => {
-    const longer = sandbox.endsAt === undefined || sandbox.endsAt.getTime() < Date.now() + timeoutMs;
-    return longer ? await give(record, timeoutMs) : sandbox;
+    let known = sandbox;
+    for (;;) {
+      const missingMs = Date.now() + timeoutMs - (known.endsAt?.getTime() ?? 0);
+      // Clients count in seconds.
+      if (missingMs < EXTENSION_MIN_MS) return known;
+      const underWay = extensions.get(record.id);
+      if (underWay === undefined) break;
+      known = await underWay.catch(() => known);
+    }
+    const extension = give(record, timeoutMs).finally(() => extensions.delete(record.id));
+    extensions.set(record.id, extension);
+    return await extension;
   };
 
   const connect = async (caller: Caller, id: string, timeoutMs: number) => {
@@ -231,8 +244,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         if (made === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
         watcher.note(made.sandbox);
         metrics.kick(made.sandbox);
-        if (origin.template !== undefined) await store.templates.countSpawn(origin.template, new Date());
-        return await accessibleOrEnded(made.record, made.sandbox);
+        const { template } = origin;
+        const [accessible] = await Promise.all([
+          accessibleOrEnded(made.record, made.sandbox),
+          template === undefined ? undefined : store.templates.countSpawn(template, new Date()),
+        ]);
+        return accessible;
       } finally {
         release();
       }

@@ -1,18 +1,17 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parseApiConfig } from '../config/schema.ts';
+import { type PostgresServer, startPostgres } from '../testing/postgres.ts';
+import { bundleProgram } from '../testing/program.ts';
 import { createStore, openStore, type Store } from './index.ts';
 import { type OpenDatabase, openDatabase } from './open.ts';
 import type { NewSandboxRecord } from './sandboxes.ts';
 
-const POSTGRES_BIN = '/usr/lib/postgresql/15/bin';
-const hasPostgres = existsSync(`${POSTGRES_BIN}/initdb`) && process.getuid?.() === 0;
+const KILLS = 20;
 
 let dir: string;
 beforeAll(() => {
@@ -35,82 +34,40 @@ describe('the embedded store', () => {
     await (await openStore(config)).close();
   });
 
-  it('has what it acknowledged after kill -9', { timeout: 60_000 }, async () => {
+  it('has what it acknowledged after kill -9, twenty times', { timeout: 600_000 }, async () => {
     const dataDir = join(dir, 'killed');
+    const { file, remove } = await bundleProgram('store-writer');
     const acknowledged: string[] = [];
-    for (let round = 0; round < 3; round += 1) {
-      acknowledged.push(...(await writeUntilKilled(dataDir, 15 + round * 10)));
-      const store = await openStore(parseApiConfig({ store: { dataDir } }).store);
-      const ids = new Set((await store.sandboxes.live()).map(({ id }) => id));
-      expect(acknowledged.filter((id) => !ids.has(id))).toEqual([]);
-      await store.close();
+    try {
+      for (let round = 0; round < KILLS; round += 1) {
+        acknowledged.push(...(await writeUntilKilled(file, dataDir, 5 + ((round * 7) % 40))));
+        const store = await openStore(parseApiConfig({ store: { dataDir } }).store);
+        const ids = new Set((await store.sandboxes.live()).map(({ id }) => id));
+        expect(acknowledged.filter((id) => !ids.has(id))).toEqual([]);
+        await store.close();
+      }
+    } finally {
+      remove();
     }
-    expect(acknowledged.length).toBeGreaterThan(70);
+    expect(acknowledged.length).toBeGreaterThan(KILLS * 10);
   });
 });
 
-describe.skipIf(!hasPostgres)(
-  'the store on a server (needs Debian’s postgresql 15 and root to drop from)',
-  () => {
-    let server: ChildProcess;
-    let url: string;
-    let data: string;
-    let databases = 0;
+describe('the store on a server', () => {
+  let server: PostgresServer;
+  beforeAll(async () => {
+    server = await startPostgres();
+  }, 60_000);
+  afterAll(async () => await server.stop());
 
-    beforeAll(async () => {
-      data = mkdtempSync(join(tmpdir(), 'wrenn-postgres-'));
-      expect(spawnSync('chown', ['postgres', data]).status).toBe(0);
-      const options = [
-        '-u',
-        'postgres',
-        '--',
-        `${POSTGRES_BIN}/initdb`,
-        '-D',
-        `${data}/db`,
-        '-A',
-        'trust',
-        '-N',
-      ];
-      expect(spawnSync('runuser', options).status).toBe(0);
-      const port = await freePort();
-      const settings = ['-D', `${data}/db`, '-p', String(port), '-h', '127.0.0.1', '-k', data];
-      server = spawn('runuser', ['-u', 'postgres', '--', `${POSTGRES_BIN}/postgres`, ...settings], {
-        stdio: 'ignore',
-      });
-      url = `postgres://postgres@127.0.0.1:${port}`;
-      const ready = ['-h', '127.0.0.1', '-p', String(port), '-q'];
-      for (let n = 0; spawnSync(`${POSTGRES_BIN}/pg_isready`, ready).status !== 0; n += 1) {
-        if (n > 100) throw new Error('PostgreSQL did not start.');
-        await sleep(100);
-      }
-    }, 60_000);
+  suite(() => ({ databaseUrl: server.database() }));
 
-    afterAll(() => {
-      // The server's own pid: runuser does not pass every signal on.
-      const [pid = ''] = readFileSync(`${data}/db/postmaster.pid`, 'utf8').split('\n');
-      process.kill(Number(pid), 'SIGINT');
-      return new Promise<void>((resolve) => {
-        server.once('exit', () => {
-          rmSync(data, { recursive: true, force: true });
-          resolve();
-        });
-      });
-    });
-
-    suite(() => {
-      databases += 1;
-      const created = spawnSync(`${POSTGRES_BIN}/psql`, [url, '-c', `CREATE DATABASE d${databases}`]);
-      expect(created.status).toBe(0);
-      return { databaseUrl: `${url}/d${databases}` };
-    });
-
-    it('can be opened twice', async () => {
-      const { store } = parseApiConfig({ store: { databaseUrl: `${url}/postgres` } });
-      const both = await Promise.all([openStore(store), openStore(store)]);
-      await Promise.all(both.map((one) => one.close()));
-    });
-  },
-);
+  it('can be opened twice', async () => {
+    const { store } = parseApiConfig({ store: { databaseUrl: server.database() } });
+    const both = await Promise.all([openStore(store), openStore(store)]);
+    await Promise.all(both.map((one) => one.close()));
+  });
+});
 
 function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: string }): void {
   let store: Store;
@@ -242,54 +199,19 @@ function record(id: string, change: Partial<NewSandboxRecord> = {}): NewSandboxR
 }
 
 /** Another process writes sandboxes and says which are written; it is killed after so many. */
-async function writeUntilKilled(dataDir: string, count: number): Promise<string[]> {
-  const writer = join(import.meta.dirname, '../testing/store-writer.ts');
-  // Beside the package, where its dependencies are found.
-  const built = join(import.meta.dirname, `../../node_modules/.store-writer-${process.pid}.mjs`);
-  const { build } = await import('esbuild');
-  await build({
-    entryPoints: [writer],
-    outfile: built,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    packages: 'external',
-    plugins: [
-      {
-        name: 'own-packages',
-        setup: (b) => {
-          b.onResolve({ filter: /^@wrenn\/(host|protocol)$/ }, ({ path }) => ({
-            path: join(import.meta.dirname, `../../../${path.slice('@wrenn/'.length)}/src/index.ts`),
-          }));
-        },
-      },
-    ],
-  });
+async function writeUntilKilled(file: string, dataDir: string, count: number): Promise<string[]> {
   return await new Promise((resolve, reject) => {
     const seen: string[] = [];
-    const process_ = spawn(process.execPath, [built, dataDir], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const writer = spawn(process.execPath, [file, dataDir], { stdio: ['ignore', 'pipe', 'inherit'] });
     let text = '';
-    process_.stdout.on('data', (chunk: Buffer) => {
+    writer.stdout.on('data', (chunk: Buffer) => {
       text += chunk.toString();
       const lines = text.split('\n');
       text = lines.pop() ?? '';
       seen.push(...lines);
-      if (seen.length >= count) process_.kill('SIGKILL');
+      if (seen.length >= count) writer.kill('SIGKILL');
     });
-    process_.once('error', reject);
-    process_.once('close', () => rmSync(built, { force: true }));
-    process_.once('close', () =>
-      seen.length >= count ? resolve(seen) : reject(new Error('it ended early')),
-    );
-  });
-}
-
-async function freePort(): Promise<number> {
-  return await new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      const port = typeof address === 'object' && address !== null ? address.port : 0;
-      server.close(() => resolve(port));
-    });
+    writer.once('error', reject);
+    writer.once('close', () => (seen.length >= count ? resolve(seen) : reject(new Error('it ended early'))));
   });
 }

@@ -12,6 +12,10 @@ import type { OpenApiDocument } from '../rest/openapi.ts';
 import { openStore, type Store } from '../store/index.ts';
 import { openCertificates } from '../tls/certificates.ts';
 import { type FakeAgent, startFakeAgent } from './fake-agent.ts';
+import { startPostgres } from './postgres.ts';
+
+/** `server`: the store is PostgreSQL's; embedded else. */
+export const STORE_SETTING = 'WRENN_TEST_STORE';
 
 export interface Answer {
   readonly status: number;
@@ -58,12 +62,13 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
   const dir = mkdtempSync(join(tmpdir(), 'wrenn-api-'));
   const socketPath = join(dir, 'agent.sock');
   const agent = await startFakeAgent(socketPath);
+  const server = process.env[STORE_SETTING] === 'server' ? await startPostgres() : undefined;
   const envd = guest === undefined ? undefined : await startGuest(guest);
   const settings = parseApiConfig({
     ...config,
     listen: { port: 0 },
     agent: { socketPath },
-    store: { dataDir: join(dir, 'api', 'store') },
+    store: server === undefined ? { dataDir: join(dir, 'api', 'store') } : { databaseUrl: server.database() },
   });
   const logged: string[] = [];
   const log = pino({ level: 'info' }, { write: (line) => void logged.push(line) });
@@ -128,6 +133,7 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
       await running.api.close();
       await agent.close();
       envd?.server.close();
+      await server?.stop();
       rmSync(dir, { recursive: true, force: true });
     },
   };

@@ -1,0 +1,77 @@
+/** `npm run soak`: prints what was found, and ends with 1 where something was. */
+import { writeFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { runSoak, type SoakResult } from './soak.ts';
+
+const USAGE = 'usage: npm run soak -- [--clients N] [--sandboxes N] [--minutes N] [--json FILE]\n';
+const GROWTH_MAX = 1.1;
+const STOP_MAX_MS = 10_000;
+
+const { values } = parseArgs({
+  options: {
+    clients: { type: 'string', default: '200' },
+    sandboxes: { type: 'string', default: '10' },
+    minutes: { type: 'string', default: '5' },
+    json: { type: 'string' },
+  },
+});
+const [clients, sandboxes, minutes] = [values.clients, values.sandboxes, values.minutes].map(Number);
+const isCount = (value: number | undefined): value is number => Number.isInteger(value) && Number(value) > 0;
+if (!isCount(clients) || !isCount(sandboxes) || !(Number(minutes) > 0)) {
+  process.stderr.write(USAGE);
+  process.exit(2);
+}
+const interrupted = new AbortController();
+process.once('SIGINT', () => interrupted.abort(new Error('interrupted')));
+process.once('SIGTERM', () => interrupted.abort(new Error('interrupted')));
+const result = await runSoak({
+  clients,
+  sandboxes,
+  seconds: Number(minutes) * 60,
+  number: 77,
+  progress: (line) => process.stderr.write(`soak: ${line}\n`),
+  signal: interrupted.signal,
+});
+const verdicts = verdictsOf(result);
+const lines = [
+  `done: ${JSON.stringify(result.done)}`,
+  ...result.errors.slice(0, 20).map((error) => `error: ${error}`),
+  ...result.lost.map((what) => `lost: ${what}`),
+  ...result.left.map((what) => `left: ${what}`),
+  ...verdicts.map(({ what, value, met }) => `${what}: ${value} ${met ? 'met' : 'missed'}`),
+];
+process.stdout.write(`${lines.join('\n')}\n`);
+if (values.json !== undefined) {
+  await writeFile(
+    values.json,
+    `${JSON.stringify({ clients, sandboxes, minutes, verdicts, ...result }, null, 2)}\n`,
+  );
+}
+process.exit(verdicts.every(({ met }) => met) ? 0 : 1);
+
+function verdictsOf({ errors, growth, apiStop, agentStop, left, done }: SoakResult) {
+  const grown = (key: keyof typeof growth) => ({
+    what: `growth of ${key}`,
+    value: growth[key].toFixed(2),
+    met: growth[key] <= GROWTH_MAX,
+  });
+  const stopped = (what: string, { code, tookMs }: SoakResult['apiStop']) => ({
+    what: `${what} ends, ms`,
+    value: tookMs.toFixed(0),
+    met: code === 0 && tookMs <= STOP_MAX_MS,
+  });
+  return [
+    {
+      what: 'errors',
+      value: String(errors.length),
+      met: errors.length === 0 && Object.keys(done).length === 3,
+    },
+    grown('apiMib'),
+    grown('agentMib'),
+    grown('apiFiles'),
+    grown('agentFiles'),
+    stopped('the API', apiStop),
+    stopped('the agent', agentStop),
+    { what: 'left behind', value: String(left.length), met: left.length === 0 },
+  ];
+}
