@@ -288,7 +288,8 @@ async function state(only: (owner: string | undefined) => boolean = () => true):
           const whole = toJson(SandboxSchema, one);
           // Those that are made meanwhile end or fall asleep by themselves.
           const own = isMine(teams.get(id)) ? {} : { state: '', endsAt: '', address: '' };
-          return text({ ...Object(whole), ...own });
+          // Named first, so that whatever has no end yet has its fields in the same order as what has.
+          return text({ state: undefined, endsAt: undefined, address: undefined, ...Object(whole), ...own });
         }),
       ...[...agent.snapshots]
         .filter(([id]) => only(snapshotTeams.get(id)))
