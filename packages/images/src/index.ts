@@ -7,6 +7,7 @@ export {
   listTemplates,
   type TemplateSummary,
 } from './catalog.ts';
+export { writeCpio } from './cpio.ts';
 export { type EnsureOptions, ensureArtifacts } from './ensure.ts';
 export { makeErofs } from './erofs.ts';
 export { compileEnvd } from './guest-image.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runCommand } from '@wrenn/host';
-import { findBootFiles, wrennDirFromEnv } from '@wrenn/images';
+import { findBootFiles, wrennDirFromEnv, writeCpio } from '@wrenn/images';
 import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec } from '../driver.ts';
 
@@ -67,14 +67,9 @@ export async function createWorkbench(number: number): Promise<Workbench> {
   const ip = (...args: string[]) => runCommand('ip', args, { timeoutMs: 10_000 });
 
   await mkdir(runDir, { mode: 0o700 });
-  await writeFile(join(dir, 'init'), GUEST_INIT, { mode: 0o755 });
-  const overlay = await runCommand('cpio', ['--quiet', '-o', '-H', 'newc'], {
-    cwd: dir,
-    input: 'init\n',
-    timeoutMs: 10_000,
-  });
   // The kernel unpacks archives one after the other; the later init replaces the earlier.
-  await writeFile(initrdPath, Buffer.concat([await readFile(boot.initrdPath), Buffer.from(overlay.stdout)]));
+  const overlay = writeCpio([{ kind: 'file', path: 'init', mode: 0o755, data: Buffer.from(GUEST_INIT) }]);
+  await writeFile(initrdPath, Buffer.concat([await readFile(boot.initrdPath), overlay]));
   const drives = await Promise.all(
     (['base', 'guest', 'layer'] as const).map(async (id, index) => {
       const path = join(dir, `${id}.img`);
