@@ -53,6 +53,7 @@ const SAMPLE_MS = 5000;
 const CLIENT_PROCESSES = 4;
 const PATIENCE_MS = 240_000;
 const READY_TIMEOUT_MS = 900_000;
+const REPORT_TIMEOUT_MS = 10_000;
 const WARM_UP_S = 60;
 
 export async function runSoak(options: SoakOptions): Promise<SoakResult> {
@@ -105,7 +106,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
           clients: mine.map((n) => ({ name: `c${n}`, sandboxId: ids[n % ids.length] ?? '' })),
         };
         one.send(order);
-        return reportOf(one, 'ready', READY_TIMEOUT_MS);
+        return reportOf(one, 'ready', READY_TIMEOUT_MS, signal);
       }),
     );
     const samples: Sample[] = [];
@@ -128,7 +129,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     // Their streams stay open: the end comes to a server that is in use.
     const reports = await Promise.all(
       processes.map((one) => {
-        const report = reportOf(one, 'report', 10_000);
+        const report = reportOf(one, 'report', REPORT_TIMEOUT_MS, signal);
         one.send('stop');
         return report;
       }),
@@ -166,23 +167,41 @@ async function destroyAll({ client }: AgentProcess): Promise<void> {
   for (const { id } of sandboxes) await client.sandboxes.destroySandbox({ id }, { timeoutMs: 60_000 });
 }
 
-type Report = Extract<ClientReport, { readonly kind: 'report' }>;
-
-function reportOf(child: ChildProcess, kind: 'ready', timeoutMs: number): Promise<ClientReport>;
-function reportOf(child: ChildProcess, kind: 'report', timeoutMs: number): Promise<Report>;
-function reportOf(child: ChildProcess, kind: ClientReport['kind'], timeoutMs: number): Promise<ClientReport> {
+function reportOf<K extends ClientReport['kind']>(
+  child: ChildProcess,
+  kind: K,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Extract<ClientReport, { readonly kind: K }>> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`A client process said nothing (${kind}).`)), timeoutMs);
+    const settle = (how: () => void): void => {
+      clearTimeout(timer);
+      child.off('message', hear).off('exit', end);
+      signal.removeEventListener('abort', abort);
+      how();
+    };
     const hear = (message: unknown): void => {
       const report = message as ClientReport;
-      if (report.kind !== kind) return;
-      clearTimeout(timer);
-      child.off('message', hear);
-      resolve(report);
+      if (isOf(report, kind)) settle(() => resolve(report));
     };
-    child.on('message', hear);
-    child.once('exit', (code) => reject(new Error(`A client process ended with ${code}.`)));
+    const end = (code: number | null): void =>
+      settle(() => reject(new Error(`A client process ended with ${code}.`)));
+    const abort = (): void => settle(() => reject(signal.reason));
+    const timer = setTimeout(
+      () => settle(() => reject(new Error(`A client process said nothing (${kind}).`))),
+      timeoutMs,
+    );
+    child.on('message', hear).once('exit', end);
+    signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
   });
+}
+
+function isOf<K extends ClientReport['kind']>(
+  report: ClientReport,
+  kind: K,
+): report is Extract<ClientReport, { readonly kind: K }> {
+  return report.kind === kind;
 }
 
 async function sample(apiPid: number, agentPid: number, atS: number): Promise<Sample> {
