@@ -11,7 +11,7 @@ import { joinSignals, throwIfAborted, withDeadline } from '../signals/signals.ts
 import type { Snapshot } from '../storage/snapshots.ts';
 import type { Microvm, MicrovmHandle, MicrovmSpec, RestoreSpec } from '../vmm/driver.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
-import type { CreateStep, SandboxDeps } from './deps.ts';
+import { CREATE_STEPS, type CreateStep, type SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import type { JournalRecord } from './journal.ts';
 import type { Phase } from './log.ts';
@@ -240,6 +240,11 @@ export interface Stopwatch {
   end(step: CreateStep, id: string, signal: AbortSignal): Promise<void>;
 }
 
+function positionOf(phase: string): number {
+  const steps: readonly string[] = CREATE_STEPS;
+  return steps.indexOf(phase);
+}
+
 export function createStopwatch(deps: SandboxDeps): Stopwatch {
   const phases: Phase[] = [];
   const begun = new Map<CreateStep, number>();
@@ -251,6 +256,8 @@ export function createStopwatch(deps: SandboxDeps): Stopwatch {
   const end: Stopwatch['end'] = async (step, id, signal) => {
     const durationMs = performance.now() - (begun.get(step) ?? performance.now());
     phases.push({ name: step, durationMs: Math.round(durationMs * 1000) / 1000 });
+    // Of two at once either may end first; told in the order in which they began.
+    phases.sort((a, b) => positionOf(a.name) - positionOf(b.name));
     await deps.checkpoint?.(step, 'after', id);
     throwIfAborted(signal);
   };
