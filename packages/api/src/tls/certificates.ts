@@ -83,7 +83,8 @@ function renewed(
     try {
       const pair = await next();
       complaint = '';
-      if (pair === undefined) return;
+      // The files may have been written between the look at them and their reading: the next look finds them again.
+      if (pair === undefined || (pair.cert === current.cert && pair.key === current.key)) return;
       current = pair;
       for (const listener of listeners) listener(pair);
       log.info('the certificate was renewed');
