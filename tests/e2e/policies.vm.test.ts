@@ -24,7 +24,8 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await agent?.kill('SIGKILL');
+  // Not by force: its table of rules goes with it.
+  await agent?.kill('SIGTERM');
   await files?.remove();
 });
 
