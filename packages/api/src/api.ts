@@ -72,6 +72,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     waker,
     templates,
     metrics,
+    log,
   });
   const directory = createEdgeDirectory({
     agent,

@@ -526,6 +526,17 @@ describe('a new sandbox that cannot be reached', () => {
   });
 });
 
+it('a new sandbox is told of even where its template’s use cannot be counted', async () => {
+  const count = vi
+    .spyOn(api.store.templates, 'countSpawn')
+    .mockRejectedValueOnce(new Error('the disk is full'));
+  const { status, body } = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base' } });
+  count.mockRestore();
+  expect(status).toBe(201);
+  expect(api.logged.join('')).toContain('was not counted');
+  await api.call('DELETE', `/sandboxes/${body.sandboxID}`);
+});
+
 describe('the directory of the edge', () => {
   const find = (id: string) => api.api.directory.find(id, AbortSignal.timeout(5000));
 

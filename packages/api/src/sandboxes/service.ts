@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentAccess, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
+import type { Logger } from '../log.ts';
 import type { Store } from '../store/index.ts';
 import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
@@ -71,13 +72,14 @@ export interface ServiceDeps {
   readonly waker: Waker;
   readonly templates: Templates;
   readonly metrics: MetricsHistory;
+  readonly log: Logger;
 }
 
 const TRAFFIC_TOKEN_BYTES = 24;
 const EXTENSION_MIN_MS = 1000;
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, config, limits, creations, watcher, waker, templates, metrics } = deps;
+  const { agent, store, config, limits, creations, watcher, waker, templates, metrics, log } = deps;
 
   const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
     const record = await store.sandboxes.get(sandboxIdOf(text));
@@ -247,7 +249,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         const { template } = origin;
         const [accessible] = await Promise.all([
           accessibleOrEnded(made.record, made.sandbox),
-          template === undefined ? undefined : store.templates.countSpawn(template, new Date()),
+          template === undefined
+            ? undefined
+            : store.templates.countSpawn(template, new Date()).catch((err: unknown) => {
+                // The sandbox is there and its owner's; a number that is one too small is no reason to lose it.
+                log.warn({ err, sandboxId: made?.sandbox.id }, 'a use of a template was not counted');
+              }),
         ]);
         return accessible;
       } finally {
