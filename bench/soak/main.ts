@@ -31,6 +31,9 @@ const result = await runSoak({
   number: 77,
   progress: (line) => process.stderr.write(`soak: ${line}\n`),
   signal: interrupted.signal,
+}).catch((error: unknown) => {
+  process.stderr.write(`soak: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
 });
 const verdicts = verdictsOf(result);
 const lines = [
