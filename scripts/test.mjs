@@ -4,13 +4,16 @@
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { asRoot, bootstrap } from './bootstrap.mjs';
 import { must, ROOT, run, secondsSince } from './lib.mjs';
 
+const FAILURE_LINES = 12;
 const POSTGRES_DIR = '/usr/lib/postgresql';
 
 const totals = { passed: 0, failed: 0, skipped: 0 };
+/** Told again at the end: a long run's first pages are often cut off where its output is read. */
+const failures = [];
 const reports = mkdtempSync(join(tmpdir(), 'wrenn-tests-'));
 try {
   await bootstrap({ templates: ['minimal', 'base'] });
@@ -22,6 +25,7 @@ try {
 } finally {
   rmSync(reports, { recursive: true, force: true });
 }
+for (const failure of failures) process.stdout.write(`failed: ${failure}\n`);
 const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
 process.stdout.write(`${totals.passed} passed, ${totals.failed} failed${skipped}\n`);
 process.exitCode = totals.failed === 0 ? 0 : 1;
@@ -40,7 +44,12 @@ async function testPackages() {
 async function check(name, args) {
   process.stdout.write(`\n== ${name}\n`);
   if ((await run(process.execPath, args)) === 0) totals.passed += 1;
-  else totals.failed += 1;
+  else fail(name);
+}
+
+function fail(what) {
+  totals.failed += 1;
+  failures.push(what);
 }
 
 async function vitest(project) {
@@ -68,15 +77,29 @@ async function suite(name, [program, ...args], report) {
   const code = await run(program, args);
   const counted = readReport(report);
   totals.passed += counted.numPassedTests;
-  totals.failed += counted.numFailedTests;
   totals.skipped += counted.numPendingTests + counted.numTodoTests;
-  // A file that could not be loaded, or an error outside of any test, fails no test but the run.
-  if (code !== 0 && counted.numFailedTests === 0) totals.failed += 1;
+  const found = failuresIn(counted);
+  for (const failure of found) fail(`${name}: ${failure}`);
+  // An error outside of any test fails no test but the run.
+  if (code !== 0 && found.length === 0) fail(`${name}: no test, but the run ended with ${code}`);
   process.stdout.write(`== ${name} tests took ${secondsSince(startedAt)}\n`);
 }
 
+/** Each failure of a vitest report: the file, the test unless the file did not load, and the first lines of why. */
+function failuresIn({ testResults }) {
+  return testResults.flatMap(({ name: file, message, assertionResults }) => {
+    const failed = assertionResults.filter(({ status }) => status === 'failed');
+    const unloaded =
+      assertionResults.length === 0 && message ? [{ fullName: '', failureMessages: [message] }] : [];
+    return [...failed, ...unloaded].map(({ fullName, failureMessages }) => {
+      const lines = failureMessages.join('\n').split('\n').slice(0, FAILURE_LINES);
+      return [`${relative(ROOT, file)} > ${fullName}`, ...lines].join('\n    ');
+    });
+  });
+}
+
 function readReport(path) {
-  const none = { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0 };
+  const none = { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0, testResults: [] };
   try {
     return { ...none, ...JSON.parse(readFileSync(path, 'utf8')) };
   } catch {
