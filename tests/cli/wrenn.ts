@@ -42,7 +42,7 @@ export function createFixture(options: { readonly imagesDir?: string } = {}): Fi
       wrennDir: state,
       imagesDir: options.imagesDir ?? process.env.WRENN_DIR ?? '/var/lib/wrenn',
       defaults: { template: 'minimal', memoryMib: 384 },
-      network: { range: '10.119.0.0/16', prefix: 'wcli', holdOffMs: 0 },
+      network: { range: '10.119.0.0/16', prefix: 'wcli', holdOffMs: 0, readySlots: 0 },
       // The agent's own sandboxes come and go when it likes; here every one that is left behind counts.
       warm: { mode: 'off' },
     }),

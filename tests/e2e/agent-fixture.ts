@@ -67,7 +67,7 @@ export async function prepareAgent(number: number, extra: AgentConfigInput = {})
     wrennDir: dir,
     imagesDir: wrennDirFromEnv(),
     uidBase: 1_950_000_000 + number * 1000,
-    network: { range: `10.231.${number}.0/24`, prefix, holdOffMs: 0, ...extra.network },
+    network: { range: `10.231.${number}.0/24`, prefix, holdOffMs: 0, readySlots: 0, ...extra.network },
     log: { level: 'debug', file: join(dir, 'agent.log') },
   };
   return {

@@ -17,11 +17,14 @@ import {
   until,
 } from './agent-fixture.ts';
 
+const READY_SLOTS = 2;
+
 let files: TestAgentFiles;
 let agent: AgentProcess;
 
 beforeAll(async () => {
-  files = await prepareAgent(3);
+  // With slots that are in nobody's journal when the agent dies.
+  files = await prepareAgent(3, { network: { readySlots: READY_SLOTS } });
   agent = await startAgentProcess(files);
 });
 
@@ -30,6 +33,8 @@ afterAll(async () => {
   await files?.remove();
 });
 
+const slotsOf = async (agentFiles: TestAgentFiles) =>
+  (await remains(agentFiles)).filter((line) => line.startsWith('namespace'));
 const exists = (path: string) =>
   access(path).then(
     () => true,
@@ -81,11 +86,14 @@ it('is alone in its directory', async () => {
   expect((await agent.client.agent.getInfo({})).pid).toBe(agent.pid);
 });
 
-it('notices that a VMM died while it was away', async () => {
+it('notices that a VMM died while it was away, and takes away what it had ready for others', async () => {
   const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
   const sandbox = sandboxes.find(({ state }) => state === SandboxState.RUNNING);
+  await until('ready slots', 10_000, async () => (await slotsOf(files)).length === 1 + READY_SLOTS);
   await agent.kill('SIGKILL');
   process.kill(sandbox?.vmmPid ?? 0, 'SIGKILL');
+  // Wants none, and finds those of its predecessor.
+  files = { ...files, config: { ...files.config, network: { ...files.config.network, readySlots: 0 } } };
   agent = await startAgentProcess(files);
   const { sandbox: now } = await agent.client.sandboxes.getSandbox({ id: sandbox?.id ?? '' });
   expect(now?.state).toBe(SandboxState.FAILED);

@@ -40,6 +40,7 @@ describe.each([0, 1, 4])('with a pool of %i', (size) => {
   beforeAll(async () => {
     files = await prepareAgent(30 + size, {
       warm: { mode: 'auto' },
+      network: { readySlots: size },
       pool: { entries: size === 0 ? [] : [{ template, vcpus, memoryMib, diskMib, size }] },
     });
     await start();
@@ -105,8 +106,9 @@ describe.each([0, 1, 4])('with a pool of %i', (size) => {
       expect(await codeOf(client.sandboxes.getSandbox({ id: sandbox.id }))).toBe('sandbox_not_found');
       client.close();
       await agent.stop();
-      // The pool's own are there until the next agent, which does not want them.
-      files = { ...files, config: { ...files.config, pool: { entries: [] } } };
+      // The pool's own are there until the next agent, which does not want them. Ready slots went with theirs.
+      const network = { ...files.config.network, readySlots: 0 };
+      files = { ...files, config: { ...files.config, network, pool: { entries: [] } } };
       await start();
       expect(await remains(files)).toEqual([]);
     },

@@ -7,6 +7,7 @@ export {
   agentPaths,
   agentSocketPath,
 } from './config/schema.ts';
+export { slotNameAt } from './network/config.ts';
 export { checkForwarding } from './network/forwarding.ts';
 export { type AgentClient, type AgentClientOptions, createAgentClient } from './server/client.ts';
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';

@@ -136,6 +136,8 @@ const networkSchema = z.strictObject({
   nameservers: z.array(ipv4).min(1).max(3).optional(),
   /** How long the address of a destroyed sandbox rests before it is used again. */
   holdOffMs: count(0, 3_600_000).default(5000),
+  /** Network slots that are set up before they are asked for. */
+  readySlots: count(0, 256).default(4),
   /** Let the host's uplinks forward packets where they do not yet. */
   enableForwarding: z.boolean().default(true),
   /** The gateway for sandboxes that may reach names of hosts. */

@@ -148,6 +148,15 @@ export function slotIndex(plan: NetworkPlan, name: string): number | undefined {
   return index < plan.slotCount ? index : undefined;
 }
 
+/** The name of the slot that a sandbox with this address has. Throws `invalid_argument` for what is no address. */
+export function slotNameAt(
+  { range, prefix }: Pick<NetworkConfig, 'range' | 'prefix'>,
+  address: string,
+): string {
+  const offset = parseIpv4(address) - parseIpv4Range(range).address;
+  return `${prefix}-${Math.floor(offset / ADDRESSES_PER_SLOT)}`;
+}
+
 /** The name of every slot's link, as nft writes it. No other prefix's names fit, as none has a hyphen. */
 export function linkPattern(plan: NetworkPlan): string {
   return `${plan.prefix}-*`;

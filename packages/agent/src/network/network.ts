@@ -8,7 +8,7 @@ import { createNetworkHost, type NetworkHost } from './host.ts';
 import { checkUnchanged, examineHost, installHostSide, removeHostSide } from './host-side.ts';
 import { deniedRanges } from './policy.ts';
 import type { Network, SlotEgress } from './slot.ts';
-import { replaceRules, setUpSlot, takeDownSlot } from './slot-kernel.ts';
+import { limitSlot, replaceRules, setUpSlot, takeDownSlot } from './slot-kernel.ts';
 
 /** Each waits for the kernel most of the time. */
 const LEFTOVERS_AT_ONCE = 8;
@@ -43,6 +43,11 @@ export function createNetwork(
     }
   };
 
+  const assertTaken = (index: number): void => {
+    if (slots.isTaken(index)) return;
+    throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
+  };
+
   const openDoor = async (index: number, { named }: SlotEgress, signal: AbortSignal): Promise<void> => {
     if (named === undefined) return;
     if (gateway === undefined) throw new WrennError('internal', 'There is no gateway for names.');
@@ -75,9 +80,7 @@ export function createNetwork(
     setUp: (index, spec, signal) =>
       inTurn(index, async () => {
         if (mtu === undefined) throw new WrennError('internal', 'The network has not been started.');
-        if (!slots.isTaken(index)) {
-          throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
-        }
+        assertTaken(index);
         await setUpSlot(plan, host, index, spec, mtu, signal);
         if (spec.egress?.named !== undefined) {
           try {
@@ -90,11 +93,14 @@ export function createNetwork(
         }
         return describeSlot(plan, index);
       }),
+    setRates: (index, rates, signal) =>
+      inTurn(index, async () => {
+        assertTaken(index);
+        await limitSlot(plan, host, index, rates, signal);
+      }),
     setEgress: (index, egress, signal) =>
       inTurn(index, async () => {
-        if (!slots.isTaken(index)) {
-          throw new WrennError('internal', `The network slot ${index} has not been reserved.`);
-        }
+        assertTaken(index);
         // What leads to a door comes after it, and goes before it.
         await openDoor(index, egress, signal);
         await replaceRules(plan, host, index, egress, signal);

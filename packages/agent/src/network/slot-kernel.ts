@@ -26,7 +26,7 @@ import {
 import type { NetworkHost } from './host.ts';
 import { slotTables } from './policy.ts';
 import { rateCommands } from './rates.ts';
-import type { SlotEgress, SlotSpec } from './slot.ts';
+import type { SlotEgress, SlotRates, SlotSpec } from './slot.ts';
 
 /** RFC 3021: both addresses of a /31 are hosts. */
 const PAIR_PREFIX_LENGTH = 31;
@@ -66,6 +66,17 @@ export async function setUpSlot(
     });
     throw error;
   }
+}
+
+/** Of a slot that has no limits yet. */
+export async function limitSlot(
+  plan: NetworkPlan,
+  { tc }: NetworkHost,
+  index: number,
+  rates: SlotRates,
+  signal: AbortSignal,
+): Promise<void> {
+  await tc.batch(rateCommands(rates), { netns: slotName(plan, index), signal });
 }
 
 /** In one transaction: there is no moment without rules. */

@@ -15,10 +15,13 @@ export interface NetworkSlot {
   readonly address: string;
 }
 
-export interface SlotSpec {
-  /** The VMM's uid and gid: it alone may open the TAP. */
+/** The VMM's uid and gid: it alone may open the TAP. */
+export interface SlotOwner {
   readonly uid: number;
   readonly gid: number;
+}
+
+export interface SlotSpec extends SlotOwner {
   readonly rates?: SlotRates;
   readonly egress?: SlotEgress;
 }
@@ -54,8 +57,10 @@ export interface Network {
   start(inUse: ReadonlySet<number>, signal: AbortSignal): Promise<number[]>;
   /** Reserves an index, without touching the host yet: journal it, then `setUp`. Throws `network_slots_exhausted`. */
   reserve(): number;
-  /** Makes the slot real. On failure or abort nothing of it is left. */
+  /** Makes the slot real. On failure or abort nothing of it is left but what `release` takes away. */
   setUp(index: number, spec: SlotSpec, signal: AbortSignal): Promise<NetworkSlot>;
+  /** Limits the guest of a slot that is set up and has no limits yet. */
+  setRates(index: number, rates: SlotRates, signal: AbortSignal): Promise<void>;
   /** Replaces what the guest of a slot that is set up may reach, connections that are open too. */
   setEgress(index: number, egress: SlotEgress, signal: AbortSignal): Promise<void>;
   /** The slot of an index already set up by an earlier agent, without touching the host. */

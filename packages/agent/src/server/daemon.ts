@@ -5,7 +5,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { Cgroups } from '../cgroups/cgroups.ts';
 import { type AgentConfig, agentPaths } from '../config/schema.ts';
 import { createEnvdClient } from '../envd-client/client.ts';
-import type { Network } from '../network/slot.ts';
+import type { ReadyNetwork } from '../network/ready-slots.ts';
 import type { BootMicrovm, Checkpoint, KillStrays } from '../sandbox/deps.ts';
 import { createJournal } from '../sandbox/journal.ts';
 import type { Logger } from '../sandbox/log.ts';
@@ -32,7 +32,7 @@ export interface World {
   readonly bootMicrovm: BootMicrovm;
   readonly killStrays: KillStrays;
   readonly cgroups: Cgroups;
-  readonly network: Network;
+  readonly network: ReadyNetwork;
 }
 
 export interface StartAgentOptions {
@@ -104,7 +104,8 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
     await manager.start(signal);
     letGo = async () => {
       await detach();
-      if (manager.liveCount() === 0) await attempt(log, 'taking the network away', world.network.stop());
+      // All of it, unless sandboxes live on.
+      await attempt(log, 'taking the network away', world.network.stop());
       await attempt(log, 'giving the cgroups back', world.cgroups.stop());
     };
 
@@ -132,6 +133,8 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       },
       'ready',
     );
+
+    world.network.keepReady();
 
     const stopOnce = async (): Promise<void> => {
       idle.stop();

@@ -4,7 +4,7 @@ import { createCgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig, AgentPaths } from '../config/schema.ts';
 import { createEgressGateway } from '../network/gateway/supervisor.ts';
 import { createNetwork, deniedToGuests } from '../network/network.ts';
-import type { Network } from '../network/slot.ts';
+import { type ReadyNetwork, withReadySlots } from '../network/ready-slots.ts';
 import type { BootMicrovm } from '../sandbox/deps.ts';
 import type { Logger } from '../sandbox/log.ts';
 import { killStrays } from '../sandbox/strays.ts';
@@ -25,6 +25,8 @@ export interface WorldOptions {
 
 /** The one below those of the slots is the probe's. */
 const GATEWAY_UID_BELOW_BASE = 2;
+/** A new sandbox's first command wants the CPU more. */
+const REFILL_DELAY_MS = 500;
 
 export async function createWorld({ config, paths, log, signal }: WorldOptions): Promise<World> {
   const onWarning = (message: string, err: unknown) => log.warn({ err }, message);
@@ -79,7 +81,7 @@ async function createGuardedNetwork(
   { network, uidBase }: AgentConfig,
   { wrennDir }: AgentPaths,
   onWarning: (message: string, cause: unknown) => void,
-): Promise<Network> {
+): Promise<ReadyNetwork> {
   const { connectMs, resolvers, maxConnectionsPerSandbox: maxConnections, ...limits } = network.egress;
   const gatewayUid = uidBase - GATEWAY_UID_BELOW_BASE;
   const settings = {
@@ -100,5 +102,10 @@ async function createGuardedNetwork(
     command: (role) => [process.execPath, process.argv[1] ?? '', role],
     onWarning,
   });
-  return createNetwork(settings, undefined, gateway);
+  return withReadySlots(createNetwork(settings, undefined, gateway), {
+    size: network.readySlots,
+    ownerOf: (index) => ({ uid: uidBase + index, gid: uidBase + index }),
+    refillDelayMs: REFILL_DELAY_MS,
+    onWarning,
+  });
 }

@@ -310,6 +310,9 @@ function fakeNetwork(world: Ledger): Network {
       world.slots.set(index, 'up');
       return slot(index);
     },
+    setRates: async (index) => {
+      if (world.slots.get(index) !== 'up') world.violations.push(`slot ${index} was not set up`);
+    },
     setEgress: async (index) => {
       if (world.slots.get(index) !== 'up') world.violations.push(`slot ${index} was not set up`);
     },
