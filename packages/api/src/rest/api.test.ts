@@ -526,6 +526,12 @@ describe('a new sandbox that cannot be reached', () => {
   });
 });
 
+it('new sandboxes that are to end at once are told of first', async () => {
+  const made: { sandboxID: string }[] = [];
+  for (let n = 0; n < 10; n += 1) made.push(await create({ timeout: 0 }));
+  await vi.waitUntil(() => made.every(({ sandboxID }) => !api.agent.sandboxes.has(sandboxID)), 5000);
+});
+
 it('a new sandbox is told of even where its template’s use cannot be counted', async () => {
   const count = vi
     .spyOn(api.store.templates, 'countSpawn')

@@ -77,6 +77,8 @@ export interface ServiceDeps {
 
 const TRAFFIC_TOKEN_BYTES = 24;
 const EXTENSION_MIN_MS = 1000;
+/** One that is to end at once is there until whoever asked for it can have been told of it. */
+const FIRST_TIMEOUT_MIN_MS = 1000;
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
   const { agent, store, config, limits, creations, watcher, waker, templates, metrics, log } = deps;
@@ -236,7 +238,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
             ...asked,
             from: origin.from,
             metadata: { ...request.metadata, ...marks },
-            timeoutMs: Math.max(1, request.timeoutMs),
+            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
             onTimeout: request.autoPause ? 'hibernate' : 'destroy',
           });
           const record = toRecord(caller, sandbox, request);
@@ -326,7 +328,11 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         const made: { record: NewSandboxRecord; sandbox: AgentSandbox }[] = [];
         await creations.run(caller.teamId, async (marks) => {
           const metadata = { ...record.metadata, ...marks };
-          const copies = await agent.fork(record.id, { count, timeoutMs: Math.max(1, timeoutMs), metadata });
+          const copies = await agent.fork(record.id, {
+            count,
+            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs),
+            metadata,
+          });
           for (const copy of copies) {
             made.push({ record: toRecord(caller, copy, { ...record, timeoutMs }), sandbox: copy });
           }
