@@ -137,7 +137,8 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
   cleanup.register('cgroup', () => removeCgroup(deps, id));
   let microvm: Microvm | undefined;
   cleanup.register('microVM', async () => {
-    if (microvm !== undefined) await microvm.kill();
+    // PID 1 of its namespace, so that nothing else of it lives on; all of /proc need not be searched for it.
+    if (microvm !== undefined) return await microvm.kill();
     const { cleanupStepMs } = deps.config.timeouts;
     await withDeadline('Ending the microVM', cleanupStepMs, undefined, (limited) =>
       deps.killStrays(id, uid, processesOf(record().handle), limited),

@@ -193,10 +193,7 @@ function registerMachine(
   cleanup.register('cgroup', () => removeCgroup(deps, id));
   if (holdings === undefined) return;
   cleanup.register('guest connections', async () => holdings.guest.close());
-  cleanup.register('microVM', async () => {
-    await holdings.microvm.kill();
-    await endProcesses(deps, record);
-  });
+  cleanup.register('microVM', () => holdings.microvm.kill());
 }
 
 /** Their sandboxes are in no journal, so they are empty; else somebody has to look. */
