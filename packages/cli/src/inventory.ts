@@ -70,8 +70,9 @@ async function vmmProcesses(config: AgentConfig): Promise<string[]> {
     const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
     const program = basename(command.slice(0, command.indexOf('\0')));
     const isVmm = (uid >= uidBase && uid < uidBase + UIDS) || WRAPPER.test(program);
-    if (isVmm && command.includes(sandboxesDir))
-      found.push(`${pid} ${/^Name:\s+(.+)/m.exec(status)?.[1] ?? ''}`);
+    if (!isVmm || !command.includes(sandboxesDir)) continue;
+    const [, id] = command.slice(command.indexOf(sandboxesDir) + sandboxesDir.length).split(/[/\0]/);
+    found.push(`${pid} ${/^Name:\s+(.+)/m.exec(status)?.[1] ?? ''} of ${id ?? 'none'}`);
   }
   return found;
 }
