@@ -72,7 +72,6 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     waker,
     templates,
     metrics,
-    log,
   });
   const directory = createEdgeDirectory({
     agent,

@@ -4,7 +4,6 @@ import { once, setMaxListeners } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseApiConfig } from './config/schema.ts';
 import { openStore } from './store/index.ts';
@@ -106,6 +105,7 @@ describe.each(['embedded', 'on a server'])('an API whose store is %s', (where) =
 
       const before = [...alive.keys()];
       let answered = 0;
+      const exited = once(child, 'exit');
       const work = Array.from({ length: REQUESTS }, async (_, n) => {
         const note = `${round}.${n}`;
         const old = before[n];
@@ -125,12 +125,10 @@ describe.each(['embedded', 'on a server'])('an API whose store is %s', (where) =
           if (made.status === 201) alive.set(made.body.sandboxID, note);
         }
         answered += 1;
+        // In the middle, and not always at the same place.
+        if (answered === 40 + round * 15) child.kill('SIGKILL');
       });
       const done = Promise.allSettled(work);
-      // In the middle, and not always at the same place.
-      while (answered < 40 + round * 15) await sleep(1);
-      const exited = once(child, 'exit');
-      child.kill('SIGKILL');
       await exited;
       gone.abort();
       await done;

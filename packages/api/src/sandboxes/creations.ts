@@ -16,12 +16,15 @@ const CREATION_KEY = `${RESERVED_METADATA}creation`;
 /** A creation that nobody waits for any more may still come to its end for so long. */
 const ABANDONED_MS = 15 * 60_000;
 
+export interface Made {
+  readonly records: readonly NewSandboxRecord[];
+  /** What its use is counted under, if it is. */
+  readonly template?: string | undefined;
+}
+
 export interface Creations {
   /** `make` gets the metadata that its sandboxes must carry; what it returns is kept before this returns. */
-  run(
-    teamId: string,
-    make: (metadata: Readonly<Record<string, string>>) => Promise<readonly NewSandboxRecord[]>,
-  ): Promise<void>;
+  run(teamId: string, make: (metadata: Readonly<Record<string, string>>) => Promise<Made>): Promise<void>;
   /** Takes up what an API before this one left. */
   recover(): Promise<void>;
   /** Destroys what abandoned creations have made. */
@@ -43,8 +46,9 @@ export function createCreations(agent: Agent, store: SandboxStore, log: Logger):
       await store.begin(id, teamId);
       let records: readonly NewSandboxRecord[] = [];
       try {
-        records = await make({ [CREATION_KEY]: id });
-        await store.finish(id, records);
+        const made = await make({ [CREATION_KEY]: id });
+        records = made.records;
+        await store.finish(id, records, made.template);
       } catch (thrown) {
         const error = WrennError.from(thrown);
         if (records.length > 0 || UNKNOWN_OUTCOMES.has(error.code)) abandoned.set(id, performance.now());

@@ -8,11 +8,14 @@ export interface Retryable {
 }
 
 export interface Limits {
+  /** Throws `too_many_requests` where too many were asked for in too short a time. */
+  pace(caller: Caller, count: number): void;
   /**
-   * Makes room for so many new sandboxes or throws `too_many_sandboxes` or `too_many_requests`. The room is held
-   * until the returned function is called, which is when they are in the list that `live` counts.
+   * Makes room for so many new sandboxes or throws `too_many_sandboxes`. `live` counts those that are there, and may
+   * count too many as long as that is not more than `most`, with which there is room. The room is held until the
+   * returned function is called: when they are among those that `live` counts, or never will be.
    */
-  admit(caller: Caller, count: number, live: () => Promise<number>): Promise<() => void>;
+  hold(caller: Caller, count: number, live: (most: number) => Promise<number>): Promise<() => void>;
 }
 
 const MINUTE_MS = 60_000;
@@ -29,7 +32,7 @@ export function createLimits(now: () => number = () => performance.now()): Limit
   const buckets = new Map<string, Bucket>();
   const reserved = new Map<string, number>();
 
-  const take = ({ keyId, limits }: Caller, count: number): void => {
+  const pace = ({ keyId, limits }: Caller, count: number): void => {
     const perMinute = limits.createsPerMinute;
     const bucket = buckets.get(keyId) ?? { tokens: perMinute, at: now() };
     bucket.tokens = Math.min(perMinute, bucket.tokens + ((now() - bucket.at) * perMinute) / MINUTE_MS);
@@ -50,8 +53,8 @@ export function createLimits(now: () => number = () => performance.now()): Limit
   };
 
   return {
-    admit: async (caller, count, live) => {
-      take(caller, count);
+    pace,
+    hold: async (caller, count, live) => {
       const { keyId, limits } = caller;
       const held = reserved.get(keyId) ?? 0;
       // Before anything is waited for, so that those who come at the same time see each other.
@@ -65,7 +68,8 @@ export function createLimits(now: () => number = () => performance.now()): Limit
         else reserved.delete(keyId);
       };
       try {
-        if ((await live()) + held + count > limits.maxSandboxes) {
+        const most = limits.maxSandboxes - held - count;
+        if (most < 0 || (await live(most)) > most) {
           throw retryable(
             'too_many_sandboxes',
             `This API key may have ${limits.maxSandboxes} running sandboxes at once.`,

@@ -22,8 +22,6 @@ export interface MetricPoint {
 export interface MetricsHistory {
   /** Oldest first. Takes the first sample where there is none yet. */
   read(id: string, from?: Date, to?: Date): Promise<readonly MetricPoint[]>;
-  /** Takes one sample soon, as after a creation. */
-  kick(sandbox: AgentSandbox): void;
   start(): void;
   stop(): Promise<void>;
 }
@@ -137,7 +135,6 @@ export function createMetricsHistory(options: MetricsOptions): MetricsHistory {
         ({ at }) => (from === undefined || at >= from) && (to === undefined || at <= to),
       );
     },
-    kick: (sandbox) => void sample(sandbox),
     start: schedule,
     stop: async () => {
       stopped.abort();

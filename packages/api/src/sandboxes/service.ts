@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto';
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentAccess, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
-import type { Logger } from '../log.ts';
 import type { Store } from '../store/index.ts';
 import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
@@ -11,7 +10,7 @@ import { type Creations, RESERVED_METADATA } from './creations.ts';
 import type { Limits } from './limits.ts';
 import { LOG_TAIL_BYTES, type LogLine, parseConsole } from './logs.ts';
 import type { MetricPoint, MetricsHistory } from './metrics.ts';
-import type { Templates } from './templates.ts';
+import type { Origin, Templates } from './templates.ts';
 import type { Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
 
@@ -72,7 +71,6 @@ export interface ServiceDeps {
   readonly waker: Waker;
   readonly templates: Templates;
   readonly metrics: MetricsHistory;
-  readonly log: Logger;
 }
 
 const TRAFFIC_TOKEN_BYTES = 24;
@@ -80,8 +78,21 @@ const EXTENSION_MIN_MS = 1000;
 /** One that is to end at once is there until whoever asked for it can have been told of it. */
 const FIRST_TIMEOUT_MIN_MS = 1000;
 
+/** What the agent has made, before anybody knows. */
+interface Born {
+  readonly sandboxes: readonly { readonly sandbox: AgentSandbox; readonly record: NewSandboxRecord }[];
+  /** What its use is counted under. */
+  readonly template?: string | undefined;
+}
+
+interface Made {
+  readonly record: NewSandboxRecord;
+  readonly sandbox: AgentSandbox;
+  readonly access: Promise<AgentAccess>;
+}
+
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, config, limits, creations, watcher, waker, templates, metrics, log } = deps;
+  const { agent, store, config, limits, creations, watcher, waker, templates, metrics } = deps;
 
   const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
     const record = await store.sandboxes.get(sandboxIdOf(text));
@@ -96,10 +107,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     return { record, sandbox };
   };
 
-  /** Those of the key that hold the host's memory. */
+  /** Those of the key that hold the host's memory. Only where it matters is the agent asked which of them sleep. */
   const liveOf =
     ({ keyId, teamId }: Caller) =>
-    async () => {
+    async (most: number) => {
+      const notEnded = await store.sandboxes.count(teamId, keyId);
+      if (notEnded <= most) return notEnded;
       const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
       const states = new Map(sandboxes.map(({ id, state }) => [id, state]));
       return records.filter((record) => {
@@ -195,7 +208,6 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     }
     const woken = await (underWay ?? waker.wake(record.id, timeoutMs));
     const extended = await extend(record, woken, timeoutMs);
-    metrics.kick(extended);
     return { ...(await accessible(record, extended)), resumed: true };
   };
 
@@ -207,9 +219,9 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
   });
 
   /** Of one that is new: where nobody can be told how to reach it, it is of no use to anybody. */
-  const accessibleOrEnded = async (record: NewSandboxRecord, sandbox: AgentSandbox) => {
+  const accessibleOrEnded = async ({ record, sandbox, access }: Made): Promise<AccessibleSandbox> => {
     try {
-      return await accessible(record, sandbox);
+      return { record, sandbox, state: stateOf(sandbox), access: await access };
     } catch (error) {
       await agent.destroy(sandbox.id).catch(() => {});
       await store.sandboxes.markEnded([sandbox.id], new Date());
@@ -218,50 +230,66 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     }
   };
 
+  /** All that is new is made here: within the key's limits, and kept before anybody is told of it. */
+  const make = async <T>(
+    caller: Caller,
+    count: number,
+    checked: Promise<T>,
+    bear: (checked: T, marks: Readonly<Record<string, string>>) => Promise<Born>,
+  ): Promise<readonly AccessibleSandbox[]> => {
+    const holding = limits.hold(caller, count, liveOf(caller));
+    // That a request is wrong is said first; nobody may be listening by the time this fails.
+    holding.catch(() => {});
+    try {
+      const request = await checked;
+      limits.pace(caller, count);
+      await holding;
+      let made: readonly Made[] = [];
+      await creations.run(caller.teamId, async (marks) => {
+        const { sandboxes, template } = await bear(request, marks);
+        // How to reach them is asked while they are being kept.
+        made = sandboxes.map((one) => ({ ...one, access: agent.access(one.sandbox.id) }));
+        for (const { access } of made) access.catch(() => {});
+        return { records: made.map(({ record }) => record), template };
+      });
+      for (const { sandbox } of made) watcher.note(sandbox);
+      return await Promise.all(made.map(accessibleOrEnded));
+    } finally {
+      // Waited for: whoever is told that nothing was made finds the room free.
+      await holding.then(
+        (release) => release(),
+        () => {},
+      );
+    }
+  };
+
   return {
     create: async (caller, request) => {
       checkTimeout(request.timeoutMs);
       checkMetadata(request.metadata);
-      const origin = await templates.resolve(caller, request.template);
-      if ('snapshotId' in origin.from && (request.vcpus ?? request.memoryMib) !== undefined) {
-        throw new WrennError('invalid_argument', 'cpuCount, memoryMB: a snapshot has its own.', {
-          field: 'cpuCount',
-        });
-      }
-      checkSize(caller, request.vcpus ?? origin.vcpus, request.memoryMib ?? origin.memoryMib);
-      const release = await limits.admit(caller, 1, liveOf(caller));
-      try {
-        let made: { sandbox: AgentSandbox; record: NewSandboxRecord } | undefined;
-        await creations.run(caller.teamId, async (marks) => {
-          const { template: _, ...asked } = request;
-          const sandbox = await agent.create({
-            ...asked,
-            from: origin.from,
-            metadata: { ...request.metadata, ...marks },
-            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
-            onTimeout: request.autoPause ? 'hibernate' : 'destroy',
+      const { template: asked, ...settings } = request;
+      const checked = async (): Promise<Origin> => {
+        const found = await templates.resolve(caller, asked);
+        if ('snapshotId' in found.from && (request.vcpus ?? request.memoryMib) !== undefined) {
+          throw new WrennError('invalid_argument', 'cpuCount, memoryMB: a snapshot has its own.', {
+            field: 'cpuCount',
           });
-          const record = toRecord(caller, sandbox, request);
-          made = { sandbox, record };
-          return [record];
+        }
+        checkSize(caller, request.vcpus ?? found.vcpus, request.memoryMib ?? found.memoryMib);
+        return found;
+      };
+      const [one] = await make(caller, 1, checked(), async ({ from, template }, marks) => {
+        const sandbox = await agent.create({
+          ...settings,
+          from,
+          metadata: { ...request.metadata, ...marks },
+          timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
+          onTimeout: request.autoPause ? 'hibernate' : 'destroy',
         });
-        if (made === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
-        watcher.note(made.sandbox);
-        metrics.kick(made.sandbox);
-        const { template } = origin;
-        const [accessible] = await Promise.all([
-          accessibleOrEnded(made.record, made.sandbox),
-          template === undefined
-            ? undefined
-            : store.templates.countSpawn(template, new Date()).catch((err: unknown) => {
-                // The sandbox is there and its owner's; a number that is one too small is no reason to lose it.
-                log.warn({ err, sandboxId: made?.sandbox.id }, 'a use of a template was not counted');
-              }),
-        ]);
-        return accessible;
-      } finally {
-        release();
-      }
+        return { template, sandboxes: [{ sandbox, record: toRecord(caller, sandbox, request) }] };
+      });
+      if (one === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
+      return one;
     },
     get: async (caller, id) => {
       const { record, sandbox } = await look(caller, id);
@@ -323,26 +351,15 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       const { record, sandbox } = await look(caller, id);
       if (sandbox.state !== 'running') throw inTransition(sandbox);
       checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
-      const release = await limits.admit(caller, count, liveOf(caller));
-      try {
-        const made: { record: NewSandboxRecord; sandbox: AgentSandbox }[] = [];
-        await creations.run(caller.teamId, async (marks) => {
-          const metadata = { ...record.metadata, ...marks };
-          const copies = await agent.fork(record.id, {
-            count,
-            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs),
-            metadata,
-          });
-          for (const copy of copies) {
-            made.push({ record: toRecord(caller, copy, { ...record, timeoutMs }), sandbox: copy });
-          }
-          return made.map((one) => one.record);
-        });
-        for (const one of made) watcher.note(one.sandbox);
-        return await Promise.all(made.map((one) => accessibleOrEnded(one.record, one.sandbox)));
-      } finally {
-        release();
-      }
+      return await make(caller, count, Promise.resolve(), async (_, marks) => {
+        const metadata = { ...record.metadata, ...marks };
+        const lifeMs = Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs);
+        const copies = await agent.fork(record.id, { count, timeoutMs: lifeMs, metadata });
+        const fromParent = { ...record, timeoutMs };
+        return {
+          sandboxes: copies.map((sandbox) => ({ sandbox, record: toRecord(caller, sandbox, fromParent) })),
+        };
+      });
     },
     snapshot: async (caller, id, name) => {
       const { record, sandbox } = await look(caller, id);

@@ -71,7 +71,7 @@ export function createTemplates(agent: Agent, store: Store): Templates {
     (await store.snapshots.get(caller.teamId, name)) ??
     (await store.snapshots.byName(caller.teamId, `${name}:${tag}`));
 
-  const taggedBuild = async ({ name, buildId }: TemplateView, tag: string): Promise<string> => {
+  const taggedBuild = async ({ name, buildId }: AgentTemplate, tag: string): Promise<string> => {
     if (tag === DEFAULT_TAG) return buildId;
     const found = (await store.templates.tags(name)).find((known) => known.tag === tag);
     if (found === undefined) throw noTemplate(`${name}:${tag}`);
@@ -86,17 +86,26 @@ export function createTemplates(agent: Agent, store: Store): Templates {
   return {
     resolve: async (caller, text) => {
       const { name, tag } = splitTag(text);
-      const snapshot = await findSnapshot(caller, name, tag);
-      if (snapshot !== undefined) {
-        const known = (await agent.snapshots()).find(({ id }) => id === snapshot.id);
-        if (known === undefined) throw noTemplate(text);
-        const { vcpus, memoryMib } = known;
-        return { from: { snapshotId: snapshot.id }, template: undefined, vcpus, memoryMib };
+      // Every creation waits for this: one question to each, both at once.
+      const [known, { snapshotId, aliasOf, hidden }] = await Promise.all([
+        agent.templates(),
+        store.templates.meanings(caller.teamId, name, `${name}:${tag}`),
+      ]);
+      if (snapshotId !== undefined) {
+        const snapshot = (await agent.snapshots()).find(({ id }) => id === snapshotId);
+        if (snapshot === undefined) throw noTemplate(text);
+        const { vcpus, memoryMib } = snapshot;
+        return { from: { snapshotId }, template: undefined, vcpus, memoryMib };
       }
-      const view = await find(caller, name);
-      const { vcpus, memoryMib } = view;
-      const template = tag === DEFAULT_TAG ? view.name : await taggedBuild(view, tag);
-      return { from: { template }, template: view.name, vcpus, memoryMib };
+      const found = known.find(
+        (one) =>
+          (one.name === name || one.buildId === name || one.name === aliasOf) &&
+          (caller.admin || !hidden.has(one.name)),
+      );
+      if (found === undefined) throw noTemplate(name);
+      const { vcpus, memoryMib } = found;
+      const template = tag === DEFAULT_TAG ? found.name : await taggedBuild(found, tag);
+      return { from: { template }, template: found.name, vcpus, memoryMib };
     },
     list: views,
     get: find,

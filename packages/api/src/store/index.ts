@@ -26,9 +26,9 @@ export async function openStore(config: ApiConfig['store']): Promise<Store> {
   return createStore(await openDatabase(config));
 }
 
-export function createStore({ db, close }: OpenDatabase): Store {
+export function createStore({ db, isExclusive, close }: OpenDatabase): Store {
   return {
-    keys: createKeyStore(db),
+    keys: createKeyStore(db, isExclusive),
     sandboxes: createSandboxStore(db),
     snapshots: createSnapshotStore(db),
     templates: createTemplateStore(db),

@@ -62,17 +62,54 @@ export interface KeyStore {
   markUsed(id: string, at: Date): Promise<void>;
 }
 
-export function createKeyStore(db: Kysely<Database>): KeyStore {
-  const live = async (id: string, change: { name?: string; revoked_at?: Date }) => {
-    const row = await db
-      .updateTable('api_keys')
-      .set(change)
-      .where('id', '=', id)
-      .returningAll()
-      .executeTakeFirst();
-    if (row === undefined)
-      throw new WrennError('api_key_not_found', 'There is no such API key.', { field: 'id' });
-    return toKey(row);
+/** Keys whose holders have been here lately need not be asked for again. */
+const MAX_REMEMBERED = 10_000;
+
+/**
+ * `isExclusive`: nobody else changes these tables, so that what was read of a key is true until it is changed here. On
+ * a server others may revoke it, and every request asks.
+ */
+export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyStore {
+  const remembered = new Map<string, ApiKey>();
+  let changes = 0;
+  /** All of them where nobody knows what has changed. What is being read at the moment may be of before. */
+  const forget = (hash?: string): void => {
+    changes += 1;
+    if (hash === undefined) remembered.clear();
+    else remembered.delete(hash);
+  };
+  const remember = (hash: string, key: ApiKey): void => {
+    if (!isExclusive) return;
+    remembered.set(hash, key);
+    const [oldest] = remembered.keys();
+    if (remembered.size > MAX_REMEMBERED && oldest !== undefined) remembered.delete(oldest);
+  };
+  const find = async (hash: string): Promise<ApiKey | undefined> => {
+    const known = remembered.get(hash);
+    if (known !== undefined) return known;
+    const asOf = changes;
+    const row = await db.selectFrom('api_keys').selectAll().where('hash', '=', hash).executeTakeFirst();
+    if (row === undefined) return undefined;
+    const key = toKey(row);
+    if (asOf === changes) remember(hash, key);
+    return key;
+  };
+  const live = async (id: string, change: { name?: string; revoked_at?: Date; last_used_at?: Date }) => {
+    let hash: string | undefined;
+    try {
+      const row = await db
+        .updateTable('api_keys')
+        .set(change)
+        .where('id', '=', id)
+        .returningAll()
+        .executeTakeFirst();
+      if (row === undefined)
+        throw new WrennError('api_key_not_found', 'There is no such API key.', { field: 'id' });
+      hash = row.hash;
+      return toKey(row);
+    } finally {
+      forget(hash);
+    }
   };
   return {
     create: async ({ name, teamId, admin = false, limits = {}, expiresAt }) => {
@@ -96,14 +133,10 @@ export function createKeyStore(db: Kysely<Database>): KeyStore {
     },
     authenticate: async (secret) => {
       if (!KEY_PATTERN.test(secret)) return undefined;
-      const row = await db
-        .selectFrom('api_keys')
-        .selectAll()
-        .where('hash', '=', hashOf(secret))
-        .executeTakeFirst();
-      if (row === undefined || row.revoked_at !== null) return undefined;
-      if (row.expires_at !== null && row.expires_at.getTime() <= Date.now()) return undefined;
-      return toKey(row);
+      const key = await find(hashOf(secret));
+      if (key === undefined || key.revokedAt !== undefined) return undefined;
+      if (key.expiresAt !== undefined && key.expiresAt.getTime() <= Date.now()) return undefined;
+      return key;
     },
     list: async () => {
       const rows = await db.selectFrom('api_keys').selectAll().orderBy('created_at', 'desc').execute();
@@ -111,9 +144,7 @@ export function createKeyStore(db: Kysely<Database>): KeyStore {
     },
     rename: async (id, name) => await live(id, { name }),
     revoke: async (id) => void (await live(id, { revoked_at: new Date() })),
-    markUsed: async (id, at) => {
-      await db.updateTable('api_keys').set({ last_used_at: at }).where('id', '=', id).execute();
-    },
+    markUsed: async (id, at) => void (await live(id, { last_used_at: at })),
   };
 }
 

@@ -16,6 +16,8 @@ const STATEMENT_TIMEOUT_MS = 15_000;
 
 export interface OpenDatabase {
   readonly db: Kysely<Database>;
+  /** Nobody else can change what is in it. */
+  readonly isExclusive: boolean;
   readonly close: () => Promise<void>;
 }
 
@@ -51,7 +53,7 @@ async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
   try {
     const client = await PGlite.create({
       dataDir,
-      // A query is answered after its pages have been written, not before.
+      // A query is answered after its pages have been given to the kernel, not before.
       relaxedDurability: false,
       parsers: { [INT8_OID]: (value: string) => value },
     });
@@ -63,7 +65,7 @@ async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
         await unlock();
       }
     };
-    return { db, close };
+    return { db, isExclusive: true, close };
   } catch (error) {
     await unlock();
     throw new WrennError('store_unavailable', 'The embedded store cannot be opened.', {
@@ -84,5 +86,5 @@ function openServer(connectionString: string, maxConnections: number): OpenDatab
   // A connection that breaks while idle is replaced; without a listener it would end the process.
   pool.on('error', () => {});
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
-  return { db, close: async () => await db.destroy() };
+  return { db, isExclusive: false, close: async () => await db.destroy() };
 }

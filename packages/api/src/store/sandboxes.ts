@@ -1,5 +1,5 @@
 /** What the API knows of sandboxes and the agent does not: whose they are, and how the edge treats them. */
-import type { Kysely, Selectable } from 'kysely';
+import type { Kysely, QueryCreator, Selectable } from 'kysely';
 import { z } from 'zod';
 import type { Database } from './schema.ts';
 
@@ -37,13 +37,15 @@ export type NewSandboxRecord = Omit<SandboxRecord, 'number'>;
 export interface SandboxStore {
   /** Notes that a sandbox is about to be made, before the agent is asked. */
   begin(creationId: string, teamId: string): Promise<void>;
-  /** Keeps what came of it; nothing where the creation failed. */
-  finish(creationId: string, records: readonly NewSandboxRecord[]): Promise<void>;
+  /** Keeps what came of it, and counts a use of the template, together; nothing where the creation failed. */
+  finish(creationId: string, records: readonly NewSandboxRecord[], template?: string): Promise<void>;
   /** Those that were begun and not finished. */
   unfinished(): Promise<readonly string[]>;
   get(id: string): Promise<SandboxRecord | undefined>;
   /** Those that have not ended, of one team or of all. */
   live(teamId?: string): Promise<readonly SandboxRecord[]>;
+  /** How many of a key's have not ended. */
+  count(teamId: string, keyId: string): Promise<number>;
   setTimeout(id: string, timeoutMs: number, endsAt: Date): Promise<void>;
   setNetwork(id: string, network: NetworkSettings): Promise<void>;
   markEnded(ids: readonly string[], at: Date): Promise<void>;
@@ -54,12 +56,25 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
     begin: async (id, teamId) => {
       await db.insertInto('creations').values({ id, team_id: teamId, created_at: new Date() }).execute();
     },
-    finish: async (id, records) => {
-      await db.transaction().execute(async (transaction) => {
-        if (records.length > 0)
-          await transaction.insertInto('sandboxes').values(records.map(toRow)).execute();
-        await transaction.deleteFrom('creations').where('id', '=', id).execute();
-      });
+    finish: async (id, records, template) => {
+      if (records.length === 0) {
+        await db.deleteFrom('creations').where('id', '=', id).execute();
+        return;
+      }
+      const rows = records.map(toRow);
+      // One statement: one way to the database and back, and all of it or nothing.
+      const finish =
+        template === undefined
+          ? db
+              .with('kept', (query) => query.insertInto('sandboxes').values(rows))
+              .deleteFrom('creations')
+              .where('id', '=', id)
+          : db
+              .with('counted', (query) => countUse(query, template))
+              .with('kept', (query) => query.insertInto('sandboxes').values(rows))
+              .deleteFrom('creations')
+              .where('id', '=', id);
+      await finish.execute();
     },
     unfinished: async () => {
       const rows = await db.selectFrom('creations').select('id').execute();
@@ -78,6 +93,16 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
       let query = db.selectFrom('sandboxes').selectAll().where('ended_at', 'is', null);
       if (teamId !== undefined) query = query.where('team_id', '=', teamId);
       return (await query.orderBy('number', 'desc').execute()).map(toRecord);
+    },
+    count: async (teamId, keyId) => {
+      const { count } = await db
+        .selectFrom('sandboxes')
+        .select(({ fn }) => fn.countAll<string>().as('count'))
+        .where('team_id', '=', teamId)
+        .where('key_id', '=', keyId)
+        .where('ended_at', 'is', null)
+        .executeTakeFirstOrThrow();
+      return Number(count);
     },
     setTimeout: async (id, timeoutMs, endsAt) => {
       const change = { timeout_ms: String(timeoutMs), ends_at: endsAt };
@@ -100,6 +125,19 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
         .execute();
     },
   };
+}
+
+function countUse(query: QueryCreator<Database>, template: string) {
+  const now = new Date();
+  return query
+    .insertInto('templates')
+    .values({ name: template, public: true, spawn_count: '1', last_spawned_at: now, updated_at: now })
+    .onConflict((conflict) =>
+      conflict.column('name').doUpdateSet(({ eb, ref }) => ({
+        spawn_count: eb(ref('templates.spawn_count'), '+', '1'),
+        last_spawned_at: now,
+      })),
+    );
 }
 
 function toRow(record: NewSandboxRecord) {

@@ -103,6 +103,27 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
     expect(await store.keys.authenticate(old.secret)).toBeUndefined();
   });
 
+  it('knows of a key at once what has changed', async () => {
+    const { key, secret } = await store.keys.create({ name: 'one', expiresAt: new Date(Date.now() + 300) });
+    const other = await store.keys.create({ name: 'other' });
+    for (const _ of [1, 2]) expect(await store.keys.authenticate(secret)).toEqual(key);
+    await store.keys.rename(key.id, 'two');
+    expect((await store.keys.authenticate(secret))?.name).toBe('two');
+    await store.keys.markUsed(key.id, new Date(5000));
+    expect((await store.keys.authenticate(secret))?.lastUsedAt).toEqual(new Date(5000));
+    await expect.poll(() => store.keys.authenticate(secret)).toBeUndefined();
+    // Also those that look at it while it is being revoked must not remember it as it was.
+    const during: Promise<unknown>[] = [];
+    const looking = setInterval(() => during.push(store.keys.authenticate(other.secret)), 0);
+    const revoked = store.keys.revoke(other.key.id);
+    during.push(...Array.from({ length: 10 }, () => store.keys.authenticate(other.secret)));
+    await revoked;
+    expect(await store.keys.authenticate(other.secret)).toBeUndefined();
+    clearInterval(looking);
+    await Promise.all(during);
+    expect(await store.keys.authenticate(other.secret)).toBeUndefined();
+  });
+
   it('keeps sandboxes with their owners, newest first, until they end', async () => {
     await store.sandboxes.begin('c1', 't1');
     await store.sandboxes.begin('c2', 't1');
@@ -125,6 +146,9 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
     expect((await store.sandboxes.live('t1')).map(({ id }) => id)).toEqual(['b', 'a']);
     await store.sandboxes.markEnded(['b'], new Date());
     expect(await store.sandboxes.get('b')).toBeUndefined();
+    expect(await store.sandboxes.count('t1', 'k')).toBe(1);
+    expect(await store.sandboxes.count('t1', 'other')).toBe(0);
+    expect(await store.sandboxes.count('t2', 'k')).toBe(1);
     expect((await store.sandboxes.live('t1')).map(({ id }) => id)).toEqual(['a']);
   });
 
@@ -161,15 +185,31 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
   });
 
   it('counts the use of templates, and keeps their aliases and tags', async () => {
-    await store.templates.countSpawn('base', new Date(1000));
-    await store.templates.countSpawn('base', new Date(2000));
+    await store.sandboxes.begin('c1', 't1');
+    const before = Date.now();
+    await store.sandboxes.finish('c1', [record('a')], 'base');
+    await expect(store.sandboxes.finish('c2', [record('a')], 'base')).rejects.toThrow();
+    await store.sandboxes.finish('c3', [record('b')], 'base');
     await store.templates.setPublic('base', false);
-    expect((await store.templates.uses()).get('base')).toMatchObject({
-      public: false,
-      spawnCount: 2,
-      lastSpawnedAt: new Date(2000),
-    });
+    const use = (await store.templates.uses()).get('base');
+    expect(use).toMatchObject({ public: false, spawnCount: 2 });
+    expect(use?.lastSpawnedAt?.getTime()).toBeGreaterThanOrEqual(before);
+    expect(await store.sandboxes.unfinished()).toEqual([]);
     await store.templates.setAlias('x', 'base');
+    await store.snapshots.add({
+      id: 's1',
+      teamId: 't',
+      sandboxId: 's',
+      createdAt: new Date(),
+      names: ['n:v1'],
+    });
+    const hidden = new Set(['base']);
+    expect(await store.templates.meanings('t', 'x', 'x:default')).toEqual({ aliasOf: 'base', hidden });
+    expect(await store.templates.meanings('t', 'n', 'n:v1')).toEqual({ snapshotId: 's1', hidden });
+    expect(await store.templates.meanings('t', 's1', 's1:v1')).toEqual({ snapshotId: 's1', hidden });
+    expect(await store.templates.meanings('other', 's1', 'n:v1')).toEqual({ hidden });
+    await store.templates.setPublic('base', true);
+    expect(await store.templates.meanings('t', 'n', 'n:default')).toEqual({ hidden: new Set() });
     await store.templates.setTags('base', ['v1', 'v2'], 'b1');
     await store.templates.setTags('base', ['v1'], 'b2');
     expect((await store.templates.tags('base')).map(({ tag, buildId }) => [tag, buildId])).toEqual([

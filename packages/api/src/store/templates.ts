@@ -1,5 +1,5 @@
 /** Snapshots and their names; aliases, tags and use of templates. The images themselves are the agent's. */
-import type { Kysely } from 'kysely';
+import { type Kysely, sql } from 'kysely';
 import type { Database } from './schema.ts';
 
 export interface SnapshotRecord {
@@ -84,10 +84,21 @@ export interface TemplateTag {
   readonly createdAt: Date;
 }
 
+/** What a name may stand for. */
+export interface Meanings {
+  /** A snapshot of the team's, by its id or a name of it. */
+  readonly snapshotId: string | undefined;
+  /** The template that has it as an alias. */
+  readonly aliasOf: string | undefined;
+  /** Templates that not everybody may use. */
+  readonly hidden: ReadonlySet<string>;
+}
+
 export interface TemplateStore {
+  /** `tagged` is the name with its tag. */
+  meanings(teamId: string, name: string, tagged: string): Promise<Meanings>;
   uses(): Promise<ReadonlyMap<string, TemplateUse>>;
   setPublic(name: string, isPublic: boolean): Promise<void>;
-  countSpawn(name: string, at: Date): Promise<void>;
   aliases(): Promise<ReadonlyMap<string, string>>;
   setAlias(alias: string, template: string): Promise<void>;
   tags(template: string): Promise<readonly TemplateTag[]>;
@@ -99,6 +110,23 @@ export interface TemplateStore {
 
 export function createTemplateStore(db: Kysely<Database>): TemplateStore {
   return {
+    meanings: async (teamId, name, tagged) => {
+      const { rows } = await sql<{ snapshot_id: string | null; alias_of: string | null; hidden: string[] }>`
+        SELECT
+          coalesce(
+            (SELECT id FROM snapshots WHERE team_id = ${teamId} AND id = ${name}),
+            (SELECT snapshot_id FROM snapshot_names WHERE team_id = ${teamId} AND name = ${tagged})
+          ) AS snapshot_id,
+          (SELECT template FROM template_aliases WHERE alias = ${name}) AS alias_of,
+          (SELECT coalesce(jsonb_agg(name), '[]') FROM templates WHERE NOT public) AS hidden
+      `.execute(db);
+      const [row] = rows;
+      return {
+        snapshotId: row?.snapshot_id ?? undefined,
+        aliasOf: row?.alias_of ?? undefined,
+        hidden: new Set(row?.hidden),
+      };
+    },
     uses: async () => {
       const rows = await db.selectFrom('templates').selectAll().execute();
       return new Map(
@@ -119,18 +147,6 @@ export function createTemplateStore(db: Kysely<Database>): TemplateStore {
         .insertInto('templates')
         .values({ name, spawn_count: '0', ...row })
         .onConflict((conflict) => conflict.column('name').doUpdateSet(row))
-        .execute();
-    },
-    countSpawn: async (name, at) => {
-      await db
-        .insertInto('templates')
-        .values({ name, public: true, spawn_count: '1', last_spawned_at: at, updated_at: at })
-        .onConflict((conflict) =>
-          conflict.column('name').doUpdateSet(({ eb, ref }) => ({
-            spawn_count: eb(ref('templates.spawn_count'), '+', '1'),
-            last_spawned_at: at,
-          })),
-        )
         .execute();
     },
     aliases: async () => {
