@@ -26,6 +26,14 @@ describe('the pool', () => {
     await until(() => paused(world) === SIZE);
   });
 
+  it('leaves the host for a moment to whoever was given one', async () => {
+    await startFull();
+    const beganMs = performance.now();
+    await manager.create(request);
+    await until(() => paused(world) === SIZE);
+    expect(performance.now() - beganMs).toBeGreaterThan(250);
+  });
+
   it('gives up its own while the host is short of memory, and fills up again afterwards', async () => {
     await startFull();
     world.availableMemoryMib = MIN_AVAILABLE_MIB - 1;

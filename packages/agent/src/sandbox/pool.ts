@@ -32,6 +32,9 @@ const LOOK_MS = 1_000;
 const AFTER_FAILURE_MS = 5_000;
 /** Creates come first. */
 const BUSY_POLL_MS = 20;
+/** And so does whoever has just been given one and sends it a first command; but not for ever, one after the other. */
+const REST_MS = 250;
+const REST_MAX_MS = 1_000;
 
 interface Ready {
   readonly sandbox: Sandbox;
@@ -52,6 +55,13 @@ export function createPool(
   // Every request that is rehearsed listens to it for a while.
   setMaxListeners(0, stopping.signal);
   let wake = (): void => {};
+  /** The first and the last that were taken since one was made. */
+  let taken: { readonly firstMs: number; readonly lastMs: number } | undefined;
+  const isResting = (): boolean => {
+    if (taken === undefined) return false;
+    const nowMs = performance.now();
+    return nowMs - taken.lastMs < REST_MS && nowMs - taken.firstMs < REST_MAX_MS;
+  };
 
   /** One of them may have ended by itself. */
   const usable = ({ sandbox }: Ready): boolean => sandbox.view().state === 'paused';
@@ -113,7 +123,8 @@ export function createPool(
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal, ref: false });
   const fill = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
-      while (isBusy()) await pause(BUSY_POLL_MS);
+      while (isBusy() || isResting()) await pause(BUSY_POLL_MS);
+      taken = undefined;
       const next = await adjust().catch((err: unknown) => {
         if (!stopping.signal.aborted) log.warn({ err }, 'the pool could not be filled');
         return 'failed' as const;
@@ -135,6 +146,8 @@ export function createPool(
       const found = ready.findIndex((one) => usable(one) && fits(one, template, spec));
       if (found < 0) return undefined;
       const [one] = ready.splice(found, 1);
+      const nowMs = performance.now();
+      taken = { firstMs: taken?.firstMs ?? nowMs, lastMs: nowMs };
       wake();
       return one?.sandbox;
     },
