@@ -81,7 +81,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     config: config.sandboxes,
     envdPort,
   });
-  const edge = createEdge({ domain: config.domain ?? NO_DOMAIN }, directory);
+  const edge = createEdge({ domain: config.domain ?? NO_DOMAIN, log }, directory);
   const front = createFront({ edge, config: config.requests, certificates });
   const rest = createRest({
     config,

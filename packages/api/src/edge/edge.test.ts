@@ -23,6 +23,7 @@ let target: EdgeTarget | undefined;
 let goneListener: (sandboxId: string) => void;
 let exposing: ((port: number) => Promise<boolean>) | undefined;
 let serve: (incoming: IncomingMessage, outgoing: ServerResponse) => void;
+let logged: unknown[];
 
 const portOf = (server: Server): number => (server.address() as AddressInfo).port;
 const listening = async (server: Server): Promise<Server> => {
@@ -33,6 +34,7 @@ const listening = async (server: Server): Promise<Server> => {
 
 beforeEach(async () => {
   exposing = undefined;
+  logged = [];
   serve = (_, outgoing) => outgoing.end('hello');
   guest = await listening(createServer((incoming, outgoing) => serve(incoming, outgoing)));
   guestSockets = new Set();
@@ -50,7 +52,8 @@ beforeEach(async () => {
     },
   };
   const limits = { perSandbox: 8, total: 8, idleMs: 10_000 };
-  edge = createEdge({ domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 300 }, directory);
+  const log = { info: (fields: unknown) => void logged.push(fields) };
+  edge = createEdge({ domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 300, log }, directory);
   front = createServer((incoming, outgoing) => {
     const address = edge.addressOf(incoming);
     if (address === undefined) outgoing.writeHead(418).end();
@@ -128,6 +131,21 @@ describe('a request', () => {
       'x-forwarded-proto': 'http',
     });
     for (const name of ['x-hop', 'e2b-traffic-access-token']) expect(seen?.headers[name]).toBeUndefined();
+  });
+
+  it('is told of in the log when it is over, without its path and headers', async () => {
+    await answerOf(ask('/secret?signature=secret', { headers: { 'x-access-token': 'secret' } }));
+    await answerOf(ask('/secret', { to: 1 }));
+    const cut = ask('/');
+    serve = () => cut.destroy();
+    cut.end();
+    await expect.poll(() => logged).toHaveLength(3);
+    const common = { sandboxId: ID, port: portOf(guest), method: 'GET', durationMs: expect.any(Number) };
+    expect(logged).toEqual([
+      { ...common, status: 200 },
+      { ...common, port: 1, status: 502 },
+      { ...common, status: 0, aborted: true },
+    ]);
   });
 
   it('has the host that its sandbox wants to see', async () => {
@@ -356,6 +374,7 @@ describe('a change of the protocol', () => {
     goneListener(ID);
     await closed;
     await expect.poll(() => guestSockets.size).toBe(0);
+    await expect.poll(() => logged).toMatchObject([{ sandboxId: ID, method: 'UPGRADE', status: 101 }]);
   });
 
   it('that the guest does not want is answered as the guest answers', async () => {

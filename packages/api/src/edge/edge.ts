@@ -3,6 +3,7 @@ import { request as httpRequest, type IncomingMessage, type ServerResponse } fro
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
+import type { Logger } from '../log.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
@@ -29,6 +30,8 @@ export interface EdgeOptions {
   /** For the next piece of a request's body. Answers may be silent for as long as they like. */
   readonly bodyIdleTimeoutMs?: number;
   readonly limits?: ConnectionLimits;
+  /** Told of each request when it is over: for whom and how long, and nothing that only its client should know. */
+  readonly log?: Pick<Logger, 'info'>;
 }
 
 /** What was done about a request that could not be passed on. */
@@ -56,7 +59,7 @@ const PORT_PLACEHOLDER = '${PORT}';
 const REPEATABLE: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS']);
 
 export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge {
-  const { domain, connectTimeoutMs = 5_000, bodyIdleTimeoutMs = 120_000 } = options;
+  const { domain, connectTimeoutMs = 5_000, bodyIdleTimeoutMs = 120_000, log } = options;
   const connections = createConnections(options.limits ?? DEFAULT_LIMITS);
   const stopListening = directory.onGone(connections.cutAll);
   let [requests, refused] = [0, 0];
@@ -109,7 +112,20 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   const handle: Edge['handle'] = async (address, request, response) => {
     const asked = request.headers;
     const gone = new AbortController();
-    whenOver(request, response, () => gone.abort());
+    const beganMs = performance.now();
+    whenOver(request, response, () => {
+      gone.abort();
+      log?.info(
+        {
+          ...address,
+          method: request.method,
+          status: response.headersSent ? response.statusCode : 0,
+          ...(response.writableFinished ? {} : { aborted: true }),
+          durationMs: Math.round(performance.now() - beganMs),
+        },
+        'edge request',
+      );
+    });
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       if (response.headersSent) cutClient();
@@ -173,10 +189,17 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
 
   const upgrade: Edge['upgrade'] = async (address, request, socket, head) => {
     const gone = new AbortController();
-    socket.once('close', () => gone.abort());
+    const beganMs = performance.now();
+    let status = 0;
+    socket.once('close', () => {
+      gone.abort();
+      const durationMs = Math.round(performance.now() - beganMs);
+      log?.info({ ...address, method: 'UPGRADE', status, durationMs }, 'edge request');
+    });
     socket.on('error', () => socket.destroy());
     const say = (what: EdgeAnswer): void => {
       refused += 1;
+      status = what.status;
       const { headers, text } = renderAnswer(what, request.headers);
       const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
       socket.end([`HTTP/1.1 ${what.status} -`, ...lines, 'Connection: close', '', text].join('\r\n'));
@@ -215,11 +238,13 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       });
       // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
       outgoing.once('response', (answer) => {
+        status = answer.statusCode ?? 0;
         socket.write(headOf(answer, { Connection: 'close' }));
         answer.pipe(socket);
         answer.once('error', () => reset(request.socket));
       });
       outgoing.once('upgrade', (answer, guest, guestHead) => {
+        status = 101;
         socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
         if (guestHead.length > 0) socket.write(guestHead);
         if (head.length > 0) guest.write(head);
