@@ -38,6 +38,8 @@ const requestsSchema = z.strictObject({
   requestTimeoutMs: count(100, 600_000).default(30_000),
   keepAliveTimeoutMs: count(100, 600_000).default(65_000),
   maxConnections: count(1, 100_000).default(4096),
+  /** That one address may try. */
+  wrongKeysPerMinute: count(1, 1_000_000).default(600),
 });
 
 const agentSchema = z.strictObject({

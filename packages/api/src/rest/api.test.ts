@@ -433,6 +433,25 @@ describe('keys', () => {
   });
 });
 
+it('keys that are none are looked for so often a minute, and shut nobody out', {
+  timeout: 30_000,
+}, async () => {
+  const own = await startHarness({ config: { requests: { wrongKeysPerMinute: 5 } } });
+  try {
+    expect((await own.call('GET', '/teams')).status).toBe(200);
+    const looked = vi.spyOn(own.store.keys, 'authenticate');
+    const wrong = Array.from({ length: 12 }, (_, n) => `e2b_${String(n).padStart(40, '0')}`);
+    const tries = await Promise.all(wrong.map((key) => own.call('GET', '/teams', { key })));
+    expect(tries.filter(({ status }) => status === 401)).toHaveLength(5);
+    expect(tries.filter(({ status }) => status === 429)).toHaveLength(7);
+    expect(Number(tries.at(-1)?.headers.get('retry-after'))).toBeGreaterThan(0);
+    expect(looked).toHaveBeenCalledTimes(5);
+    expect((await own.call('GET', '/teams')).status).toBe(200);
+  } finally {
+    await own.close();
+  }
+});
+
 describe('the server', () => {
   it('has one form for every error', async () => {
     expect((await api.call('GET', '/nothing')).status).toBe(404);

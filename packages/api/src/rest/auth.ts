@@ -4,7 +4,8 @@ import type { KeyLimits } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import type { Caller } from '../sandboxes/caller.ts';
 import { retryable } from '../sandboxes/limits.ts';
-import type { KeyStore } from '../store/keys.ts';
+import type { ApiKey, KeyStore } from '../store/keys.ts';
+import { createWrongKeys } from './wrong-keys.ts';
 
 export interface Visitor {
   readonly caller: Caller;
@@ -14,8 +15,8 @@ export interface Visitor {
 }
 
 export interface Doorkeeper {
-  /** Throws `unauthenticated`, or `too_many_requests` where the key has too many open. */
-  admit(headers: Readonly<Record<string, string | string[] | undefined>>): Promise<Visitor>;
+  /** Throws `unauthenticated`, or `too_many_requests` where the key has too many open or too many were tried. */
+  admit(headers: Readonly<Record<string, string | string[] | undefined>>, address: string): Promise<Visitor>;
   readonly inFlight: number;
   settle(): Promise<void>;
 }
@@ -24,15 +25,31 @@ export interface Doorkeeper {
 const MARK_EVERY_MS = 60_000;
 const RETRY_MS = 1000;
 
-export function createDoorkeeper(keys: KeyStore, defaults: KeyLimits, log: Logger): Doorkeeper {
+export interface DoorkeeperOptions {
+  readonly keys: KeyStore;
+  readonly defaults: KeyLimits;
+  readonly wrongKeysPerMinute: number;
+  readonly log: Logger;
+}
+
+export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: DoorkeeperOptions): Doorkeeper {
+  const wrongKeys = createWrongKeys(wrongKeysPerMinute);
   const open = new Map<string, number>();
   const marks = new Set<Promise<void>>();
   let inFlight = 0;
   return {
-    admit: async (headers) => {
+    admit: async (headers, address) => {
       const secret = keyIn(headers);
       if (secret === undefined) throw refused('An API key is needed, in the header X-API-Key.');
-      const key = await keys.authenticate(secret);
+      const tried = wrongKeys.try(secret, address);
+      let isGood: boolean | undefined;
+      let key: ApiKey | undefined;
+      try {
+        key = await keys.authenticate(secret);
+        isGood = key !== undefined;
+      } finally {
+        tried(isGood);
+      }
       if (key === undefined) throw refused('This API key is not valid: unknown, expired or revoked.');
       const { id, teamId, admin } = key;
       const limits: KeyLimits = { ...defaults, ...withoutUndefined(key.limits) };

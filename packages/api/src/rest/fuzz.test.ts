@@ -33,7 +33,9 @@ const connections = new Agent({ keepAlive: true, maxSockets: 32 });
 
 beforeAll(async () => {
   process.stdout.write(`fuzzing with WRENN_FUZZ_SEED=${SEED}\n`);
-  api = await startHarness({ config: { domain: 'sandboxes.test' } });
+  api = await startHarness({
+    config: { domain: 'sandboxes.test', requests: { wrongKeysPerMinute: 1_000_000 } },
+  });
   const { store } = api;
   const limits = { createsPerMinute: 100_000 };
   const [first, second, expired, revoked] = await Promise.all([

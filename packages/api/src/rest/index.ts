@@ -50,7 +50,12 @@ export function createRest({
   edge,
   front,
 }: RestDeps): Rest {
-  const doorkeeper = createDoorkeeper(store.keys, config.keyLimits, log);
+  const doorkeeper = createDoorkeeper({
+    keys: store.keys,
+    defaults: config.keyLimits,
+    wrongKeysPerMinute: config.requests.wrongKeysPerMinute,
+    log,
+  });
   const metrics = createApiMetrics({
     version,
     sandboxes: () => watcher.view.values(),

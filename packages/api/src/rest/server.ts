@@ -104,7 +104,7 @@ export function createRestServer({
       onRequest: async (request, reply) => {
         reply.header('x-request-id', request.id);
         if (spec.access === 'open') return;
-        const visitor = await doorkeeper.admit(request.headers);
+        const visitor = await doorkeeper.admit(request.headers, request.socket.remoteAddress ?? '');
         stays.set(request, { visitor, isWorking: false, isOver: false });
         whenOver(request.raw, reply.raw, () => {
           change(request, { isOver: true });
