@@ -16,12 +16,16 @@ import {
 import { bundleProgram, startApiProcess } from '../api-process.ts';
 import { createReleases } from '../releases.ts';
 import { median } from '../samples.ts';
-import type { ClientOrder, ClientReport } from './messages.ts';
+import { type ClientOrder, type ClientReport, KINDS, type Kind, type ToClients } from './messages.ts';
 
 export interface SoakOptions {
   readonly clients: number;
   readonly sandboxes: number;
   readonly seconds: number;
+  /** Between one thing and the next of its kind, on average, of each client. */
+  readonly pauseS: number;
+  /** In which they all come, one after the other. */
+  readonly rampS: number;
   /** Makes the agent's names and addresses its own. */
   readonly number: number;
   readonly progress: (line: string) => void;
@@ -36,8 +40,18 @@ export interface Sample {
   readonly agentFiles: number;
 }
 
+/** Of one kind of thing, by all clients. */
+export interface Work {
+  readonly count: number;
+  /** Of the client that did the fewest. */
+  readonly least: number;
+  readonly medianMs: number;
+  readonly slowestMs: number;
+}
+
 export interface SoakResult {
-  readonly done: Readonly<Record<string, number>>;
+  /** From when all were at work. */
+  readonly done: Readonly<Record<Kind, Work>>;
   readonly errors: readonly string[];
   readonly samples: readonly Sample[];
   /** MiB and open files: the middle of the last quarter over that of what follows the first minute. */
@@ -50,14 +64,15 @@ export interface SoakResult {
 }
 
 const SAMPLE_MS = 5000;
+const PROGRESS_MS = 10_000;
 const CLIENT_PROCESSES = 4;
 const PATIENCE_MS = 240_000;
-const READY_TIMEOUT_MS = 900_000;
+const READY_TIMEOUT_MS = 1_200_000;
 const REPORT_TIMEOUT_MS = 10_000;
 const WARM_UP_S = 60;
 
 export async function runSoak(options: SoakOptions): Promise<SoakResult> {
-  const { clients, sandboxes, seconds, number, progress, signal } = options;
+  const { clients, sandboxes, seconds, pauseS, rampS, number, progress, signal } = options;
   const releases = createReleases();
   const files = await prepareAgent(number);
   releases.add('the directory', files.remove);
@@ -94,6 +109,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     );
     releases.add('the clients', async () => processes.map((one) => one.disconnect()));
     const startedAt = performance.now();
+    const waiting = new Map<number, Readonly<Record<string, number>>>();
     const ready = Promise.all(
       processes.map((one, index) => {
         const mine = Array.from({ length: clients }, (_, n) => n).filter(
@@ -103,9 +119,17 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
           url: api.url,
           apiKey: api.apiKey,
           patienceMs: PATIENCE_MS,
-          clients: mine.map((n) => ({ name: `c${n}`, sandboxId: ids[n % ids.length] ?? '' })),
+          pauseMs: pauseS * 1000,
+          clients: mine.map((n) => ({
+            name: `c${n}`,
+            sandboxId: ids[n % ids.length] ?? '',
+            beginAfterMs: (n * rampS * 1000) / clients,
+          })),
         };
-        one.send(order);
+        one.send(order satisfies ToClients);
+        one.on('message', (report: ClientReport) => {
+          if (report.kind === 'progress') waiting.set(index, report.waiting);
+        });
         return reportOf(one, 'ready', READY_TIMEOUT_MS, signal);
       }),
     );
@@ -116,8 +140,13 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
       );
     }, SAMPLE_MS);
     releases.add('the sampling', async () => clearInterval(sampling));
-    await ready;
+    const telling = setInterval(() => {
+      const atS = ((performance.now() - startedAt) / 1000).toFixed(0);
+      progress(`${atS} s; clients wait for: ${JSON.stringify(sum(waiting.values()))}`);
+    }, PROGRESS_MS);
+    await ready.finally(() => clearInterval(telling));
     const readyS = (performance.now() - startedAt) / 1000;
+    for (const one of processes) one.send('count' satisfies ToClients);
     progress(`all ${clients} clients at work after ${readyS.toFixed(0)} s`);
     for (let left = seconds; left > 0; left -= 5) {
       await sleep(Math.min(left, 5) * 1000, undefined, { signal });
@@ -130,14 +159,10 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     const reports = await Promise.all(
       processes.map((one) => {
         const report = reportOf(one, 'report', REPORT_TIMEOUT_MS, signal);
-        one.send('stop');
+        one.send('stop' satisfies ToClients);
         return report;
       }),
     );
-    const done: Record<string, number> = {};
-    for (const report of reports) {
-      for (const [what, count] of Object.entries(report.done)) done[what] = (done[what] ?? 0) + count;
-    }
     const lost = await lostOf(agent);
     const apiStop = await api.stop();
     await destroyAll(agent);
@@ -147,10 +172,35 @@ export async function runSoak(options: SoakOptions): Promise<SoakResult> {
     const left = await remains(files);
     const growth = growthOf(samples, readyS);
     const errors = reports.flatMap((report) => report.errors);
-    return { done, errors, samples, growth, apiStop, agentStop, lost, left };
+    return { done: workOf(reports), errors, samples, growth, apiStop, agentStop, lost, left };
   } finally {
     await releases.all();
   }
+}
+
+type Report = Extract<ClientReport, { readonly kind: 'report' }>;
+
+function workOf(reports: readonly Report[]): SoakResult['done'] {
+  const all = reports.flatMap((report) => report.done);
+  const of = (kind: Kind): Work => {
+    const counts = all.map((one) => one[kind]);
+    const tookMs = reports.flatMap((report) => report.tookMs[kind]);
+    return {
+      count: counts.reduce((total, count) => total + count, 0),
+      least: Math.min(...counts),
+      medianMs: tookMs.length === 0 ? 0 : median(tookMs),
+      slowestMs: tookMs.reduce((most, ms) => Math.max(most, ms), 0),
+    };
+  };
+  return Object.fromEntries(KINDS.map((kind) => [kind, of(kind)])) as Record<Kind, Work>;
+}
+
+function sum(some: Iterable<Readonly<Record<string, number>>>): Record<string, number> {
+  const total: Record<string, number> = {};
+  for (const one of some) {
+    for (const [what, count] of Object.entries(one)) total[what] = (total[what] ?? 0) + count;
+  }
+  return total;
 }
 
 async function lostOf({ client }: AgentProcess): Promise<string[]> {

@@ -9,14 +9,15 @@ it('holds while clients run commands, move files, type and watch at once', { tim
     clients: 20,
     sandboxes: 3,
     seconds: 30,
+    pauseS: 2,
+    rampS: 5,
     number: 78,
     progress: () => {},
     signal,
   });
   expect(lost).toEqual([]);
   expect(errors).toEqual([]);
-  for (const what of ['exec', 'files and watch', 'terminal'])
-    expect(done[what], what).toBeGreaterThanOrEqual(20);
+  for (const [kind, { least }] of Object.entries(done)) expect(least, kind).toBeGreaterThanOrEqual(1);
   for (const { code, tookMs } of [apiStop, agentStop]) {
     expect(code).toBe(0);
     expect(tookMs).toBeLessThan(10_000);
