@@ -14,7 +14,8 @@ export interface ApiProcess {
 }
 
 const PROGRAM = `
-  import { createApi, createApiLogger, openStore, parseApiConfig } from '@wrenn/api';
+  import { createApi, createApiLogger, openStore, parseApiConfig, tuneHeap } from '@wrenn/api';
+  tuneHeap();
   const config = parseApiConfig(JSON.parse(process.argv[2]));
   const store = await openStore(config.store);
   const { secret } = await store.keys.create({ name: 'measurement', admin: true });

@@ -12,6 +12,7 @@ import {
   openCertificates,
   openStore,
   type Store,
+  tuneHeap,
 } from '@wrenn/api';
 import { WrennError } from '@wrenn/protocol';
 import { API_UID } from '../api-user.ts';
@@ -33,6 +34,7 @@ export interface ApiOptions {
 
 export async function runApi(options: ApiOptions): Promise<void> {
   if (options.withParent === true) endWithParent();
+  tuneHeap();
   const config = loadApiConfig(options);
   dropPrivileges(config);
   const log = createApiLogger(config.logLevel);
