@@ -219,6 +219,21 @@ describe('a request', () => {
     expect(seen.at(-1)).toBe('GET /after ');
   });
 
+  it('keeps its framing, whatever its client says belongs to its own connection alone', async () => {
+    const seen: string[] = [];
+    serve = async (incoming, outgoing) => {
+      for await (const _ of incoming);
+      seen.push(`${incoming.method} ${incoming.url}`);
+      outgoing.end('hello');
+    };
+    for (const method of ['GET', 'DELETE', 'OPTIONS', 'POST']) {
+      const inner = `POST /init HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n`;
+      const headers = { Connection: 'close, Content-Length, Host', 'Content-Length': String(inner.length) };
+      expect(await answerOf(ask('/outer', { method, headers }), inner)).toMatchObject({ status: 200 });
+      expect(seen.splice(0)).toEqual([`${method} /outer`]);
+    }
+  });
+
   it('with an answer that nobody may be given is refused, and nothing worse comes of it', async () => {
     for (const status of ['099', '000', '101']) {
       const raw = await listening(
