@@ -2,13 +2,15 @@
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
-import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
+import { WrennError } from '@wrenn/protocol';
+import type { EdgeAccess, EdgeDirectory, EdgeTarget } from '../directory.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
 import {
   badAnswer,
   badRequest,
+  cannotBeWoken,
   type EdgeAnswer,
   lateAnswer,
   notFound,
@@ -68,9 +70,20 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     signal: AbortSignal,
   ): Promise<EdgeTarget | EdgeAnswer> => {
     requests += 1;
-    const target = await directory.find(sandboxId, signal).catch(() => undefined);
-    if (target === undefined) return notFound(sandboxId);
-    return refusal(target, port, request.url ?? '', request.headers) ?? target;
+    const refused = (access: EdgeAccess) => refusal(access, port, request.url ?? '', request.headers);
+    let asStranger: EdgeAnswer | undefined;
+    const mayWake = (access: EdgeAccess): boolean => {
+      asStranger = refused(access);
+      return asStranger === undefined;
+    };
+    try {
+      const target = await directory.find(sandboxId, mayWake, signal);
+      if (target === undefined) return asStranger ?? notFound(sandboxId);
+      return refused(target) ?? target;
+    } catch (error) {
+      // It is there: nobody should take it for one that is gone.
+      return cannotBeWoken(sandboxId, WrennError.from(error).kind === 'exhausted');
+    }
   };
 
   const expose = (target: EdgeTarget, port: number, signal: AbortSignal): Promise<boolean> =>

@@ -544,7 +544,8 @@ it('a new sandbox is told of even where its template’s use cannot be counted',
 });
 
 describe('the directory of the edge', () => {
-  const find = (id: string) => api.api.directory.find(id, AbortSignal.timeout(5000));
+  const find = (id: string, mayWake = () => true) =>
+    api.api.directory.find(id, mayWake, AbortSignal.timeout(5000));
 
   it('wakes a sandbox once for all that ask, where its owner wants that', async () => {
     const { sandboxID: id } = await create({
@@ -565,7 +566,13 @@ describe('the directory of the edge', () => {
     await api.call('POST', `/sandboxes/${id}/pause`);
     expect(new Set(gone)).toEqual(new Set([id]));
     const resumes = api.agent.calls.get('ResumeSandbox') ?? 0;
-    const found = await Promise.all(Array.from({ length: 20 }, () => find(id)));
+    expect(await find(id, () => false)).toBeUndefined();
+    expect(api.agent.calls.get('ResumeSandbox') ?? 0).toBe(resumes);
+    const [stranger, ...found] = await Promise.all([
+      find(id, () => false),
+      ...Array.from({ length: 20 }, () => find(id)),
+    ]);
+    expect(stranger).toBeUndefined();
     expect(new Set(found.map((one) => one?.address))).toEqual(new Set(['127.0.0.1']));
     expect((api.agent.calls.get('ResumeSandbox') ?? 0) - resumes).toBe(1);
     expect(api.agent.sandboxes.get(id)?.endsAt).toBeDefined();
@@ -607,7 +614,7 @@ describe('the directory of the edge', () => {
     expect(await find(id)).toBeUndefined();
     expect(await find('../etc/passwd')).toBeUndefined();
     expect(await find('a'.repeat(20))).toBeUndefined();
-    await expect(api.api.directory.find(id, AbortSignal.abort())).rejects.toMatchObject({
+    await expect(api.api.directory.find(id, () => true, AbortSignal.abort())).rejects.toMatchObject({
       code: 'cancelled',
     });
     await api.call('DELETE', `/sandboxes/${id}`);

@@ -1,5 +1,7 @@
 /** What one key may have at once and how fast. In memory: a restart forgives the rate, never the number. */
 import { WrennError } from '@wrenn/protocol';
+import type { KeyLimits } from '../config/schema.ts';
+import type { KeyLimitOverrides } from '../store/keys.ts';
 import type { Caller } from './caller.ts';
 
 /** An error that says when to come again; rest/ makes a Retry-After of it. */
@@ -12,8 +14,12 @@ export interface Limits {
    * Makes room for so many new sandboxes or throws `too_many_sandboxes` or `too_many_requests`. The room is held
    * until the returned function is called, which is when they are in the list that `live` counts.
    */
-  admit(caller: Caller, count: number, live: () => Promise<number>): Promise<() => void>;
+  admit(caller: LimitedKey, count: number, live: () => Promise<number>): Promise<() => void>;
+  /** As `admit`, however many were made of late. `live` is called before anything is waited for. */
+  hold(owner: LimitedKey, count: number, live: () => Promise<number>): Promise<() => void>;
 }
+
+export type LimitedKey = Pick<Caller, 'keyId' | 'limits'>;
 
 const MINUTE_MS = 60_000;
 /** Where places become free when somebody else lets go, nobody knows when. */
@@ -29,7 +35,7 @@ export function createLimits(now: () => number = () => performance.now()): Limit
   const buckets = new Map<string, Bucket>();
   const reserved = new Map<string, number>();
 
-  const take = ({ keyId, limits }: Caller, count: number): void => {
+  const take = ({ keyId, limits }: LimitedKey, count: number): void => {
     const perMinute = limits.createsPerMinute;
     const bucket = buckets.get(keyId) ?? { tokens: perMinute, at: now() };
     bucket.tokens = Math.min(perMinute, bucket.tokens + ((now() - bucket.at) * perMinute) / MINUTE_MS);
@@ -49,36 +55,46 @@ export function createLimits(now: () => number = () => performance.now()): Limit
     bucket.tokens -= count;
   };
 
+  const hold: Limits['hold'] = async ({ keyId, limits }, count, live) => {
+    const held = reserved.get(keyId) ?? 0;
+    // Before anything is waited for, so that those who come at the same time see each other.
+    reserved.set(keyId, held + count);
+    let released = false;
+    const release = (): void => {
+      if (released) return;
+      released = true;
+      const left = (reserved.get(keyId) ?? 0) - count;
+      if (left > 0) reserved.set(keyId, left);
+      else reserved.delete(keyId);
+    };
+    try {
+      if ((await live()) + held + count > limits.maxSandboxes) {
+        throw retryable(
+          'too_many_sandboxes',
+          `This API key may have ${limits.maxSandboxes} running sandboxes at once.`,
+          PLACE_RETRY_MS,
+        );
+      }
+      return release;
+    } catch (error) {
+      release();
+      throw error;
+    }
+  };
+
   return {
     admit: async (caller, count, live) => {
       take(caller, count);
-      const { keyId, limits } = caller;
-      const held = reserved.get(keyId) ?? 0;
-      // Before anything is waited for, so that those who come at the same time see each other.
-      reserved.set(keyId, held + count);
-      let released = false;
-      const release = (): void => {
-        if (released) return;
-        released = true;
-        const left = (reserved.get(keyId) ?? 0) - count;
-        if (left > 0) reserved.set(keyId, left);
-        else reserved.delete(keyId);
-      };
-      try {
-        if ((await live()) + held + count > limits.maxSandboxes) {
-          throw retryable(
-            'too_many_sandboxes',
-            `This API key may have ${limits.maxSandboxes} running sandboxes at once.`,
-            PLACE_RETRY_MS,
-          );
-        }
-        return release;
-      } catch (error) {
-        release();
-        throw error;
-      }
+      return await hold(caller, count, live);
     },
+    hold,
   };
+}
+
+/** The configuration's, but for what the key has of its own. */
+export function limitsOf(defaults: KeyLimits, own: KeyLimitOverrides = {}): KeyLimits {
+  const set = Object.entries(own).filter(([, value]) => value !== undefined);
+  return { ...defaults, ...Object.fromEntries(set) };
 }
 
 export function retryable(

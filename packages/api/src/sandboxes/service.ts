@@ -8,9 +8,9 @@ import type { Store } from '../store/index.ts';
 import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
 import { type Creations, RESERVED_METADATA } from './creations.ts';
-import type { Limits } from './limits.ts';
 import { LOG_TAIL_BYTES, type LogLine, parseConsole } from './logs.ts';
 import type { MetricPoint, MetricsHistory } from './metrics.ts';
+import type { Places } from './places.ts';
 import type { Templates } from './templates.ts';
 import type { Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
@@ -66,7 +66,7 @@ export interface ServiceDeps {
   readonly agent: Agent;
   readonly store: Store;
   readonly config: ApiConfig['sandboxes'];
-  readonly limits: Limits;
+  readonly places: Places;
   readonly creations: Creations;
   readonly watcher: Watcher;
   readonly waker: Waker;
@@ -81,7 +81,7 @@ const EXTENSION_MIN_MS = 1000;
 const FIRST_TIMEOUT_MIN_MS = 1000;
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, config, limits, creations, watcher, waker, templates, metrics, log } = deps;
+  const { agent, store, config, places, creations, watcher, waker, templates, metrics, log } = deps;
 
   const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
     const record = await store.sandboxes.get(sandboxIdOf(text));
@@ -95,18 +95,6 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     if (sandbox.state === 'failed' || sandbox.state === 'destroying') throw noSandbox(text);
     return { record, sandbox };
   };
-
-  /** Those of the key that hold the host's memory. */
-  const liveOf =
-    ({ keyId, teamId }: Caller) =>
-    async () => {
-      const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
-      const states = new Map(sandboxes.map(({ id, state }) => [id, state]));
-      return records.filter((record) => {
-        const state = states.get(record.id);
-        return record.keyId === keyId && state !== undefined && state !== 'hibernated' && state !== 'failed';
-      }).length;
-    };
 
   const checkTimeout = (timeoutMs: number): void => {
     if (timeoutMs <= config.maxTimeoutS * 1000) return;
@@ -193,7 +181,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       const extended = await extend(record, sandbox, timeoutMs);
       return { ...(await accessible(record, extended)), resumed: false };
     }
-    const woken = await (underWay ?? waker.wake(record.id, timeoutMs));
+    const woken = await (underWay ?? waker.wake(record, timeoutMs));
     const extended = await extend(record, woken, timeoutMs);
     metrics.kick(extended);
     return { ...(await accessible(record, extended)), resumed: true };
@@ -229,7 +217,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         });
       }
       checkSize(caller, request.vcpus ?? origin.vcpus, request.memoryMib ?? origin.memoryMib);
-      const release = await limits.admit(caller, 1, liveOf(caller));
+      const release = await places.forNew(caller, 1);
       try {
         let made: { sandbox: AgentSandbox; record: NewSandboxRecord } | undefined;
         await creations.run(caller.teamId, async (marks) => {
@@ -323,7 +311,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       const { record, sandbox } = await look(caller, id);
       if (sandbox.state !== 'running') throw inTransition(sandbox);
       checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
-      const release = await limits.admit(caller, count, liveOf(caller));
+      const release = await places.forNew(caller, count);
       try {
         const made: { record: NewSandboxRecord; sandbox: AgentSandbox }[] = [];
         await creations.run(caller.teamId, async (marks) => {

@@ -54,6 +54,8 @@ export interface KeyStore {
   create(key: NewApiKey): Promise<{ readonly key: ApiKey; readonly secret: string }>;
   /** The key that this is, unless it has expired, was revoked or never was one. */
   authenticate(secret: string): Promise<ApiKey | undefined>;
+  /** Whether it is still good or not. */
+  get(id: string): Promise<ApiKey | undefined>;
   /** Newest first, revoked ones included. */
   list(): Promise<readonly ApiKey[]>;
   rename(id: string, name: string): Promise<ApiKey>;
@@ -104,6 +106,10 @@ export function createKeyStore(db: Kysely<Database>): KeyStore {
       if (row === undefined || row.revoked_at !== null) return undefined;
       if (row.expires_at !== null && row.expires_at.getTime() <= Date.now()) return undefined;
       return toKey(row);
+    },
+    get: async (id) => {
+      const row = await db.selectFrom('api_keys').selectAll().where('id', '=', id).executeTakeFirst();
+      return row === undefined ? undefined : toKey(row);
     },
     list: async () => {
       const rows = await db.selectFrom('api_keys').selectAll().orderBy('created_at', 'desc').execute();
