@@ -381,6 +381,26 @@ describe('a change of the protocol', () => {
     const dead = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'echo' } });
     expect(await answerOf(dead)).toMatchObject({ status: 502 });
   });
+
+  it('that is refused holds no connection of a client that never ends its side', async () => {
+    serve = (_, outgoing) => outgoing.writeHead(426, { 'X-Latin': 'f\u00fcr' }).end('no');
+    const sockets = new Set<Socket>();
+    front.on('connection', (socket) => sockets.add(socket.once('close', () => sockets.delete(socket))));
+    const heads: string[] = [];
+    for (const id of [ID, 'z'.repeat(20)]) {
+      const client = connect({ port: portOf(front), host: '127.0.0.1', allowHalfOpen: true });
+      client.on('error', () => {});
+      client.on('data', (chunk) => heads.push(chunk.toString('latin1')));
+      client.write(
+        `GET / HTTP/1.1\r\nHost: ${portOf(guest)}-${id}.wrenn.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`,
+      );
+    }
+    await expect.poll(() => heads.join('')).toMatch(/ 502 /);
+    await expect.poll(() => heads.join('')).toContain('X-Latin: f\u00fcr\r\n');
+    expect(edge.counts().open).toBeLessThanOrEqual(1);
+    await expect.poll(() => sockets.size, { timeout: 5000 }).toBe(0);
+    expect(edge.counts().open).toBe(0);
+  });
 });
 
 async function settled(value: () => number): Promise<number> {

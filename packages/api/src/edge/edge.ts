@@ -4,6 +4,7 @@ import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'no
 import type { Duplex } from 'node:stream';
 import { WrennError } from '@wrenn/protocol';
 import type { EdgeAccess, EdgeDirectory, EdgeTarget } from '../directory.ts';
+import { closeOnceWritten } from '../refusals.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
@@ -192,6 +193,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       refused += 1;
       const { headers, text } = renderAnswer(what, request.headers);
       const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+      closeOnceWritten(socket);
       socket.end([`HTTP/1.1 ${what.status} -`, ...lines, 'Connection: close', '', text].join('\r\n'));
     };
     const admitted = await admit(address, request, gone.signal);
@@ -228,12 +230,14 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       });
       // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
       outgoing.once('response', (answer) => {
-        socket.write(headOf(answer, { Connection: 'close' }));
+        closeOnceWritten(socket);
+        socket.write(headOf(answer, { Connection: 'close' }), 'latin1');
         answer.pipe(socket);
         answer.once('error', () => reset(request.socket));
       });
       outgoing.once('upgrade', (answer, guest, guestHead) => {
-        socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
+        const own = { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' };
+        socket.write(headOf(answer, own), 'latin1');
         if (guestHead.length > 0) socket.write(guestHead);
         if (head.length > 0) guest.write(head);
         guest.on('error', () => reset(request.socket));
