@@ -127,7 +127,7 @@ describe('sandboxes', () => {
     expect((await api.call('POST', `/sandboxes/${id}/pause`, { body: { memory: false } })).status).toBe(400);
     expect((await api.call('GET', `/sandboxes/${id}`)).body.state).toBe('paused');
     const timeless = await api.call('POST', `/sandboxes/${id}/timeout`, { body: { timeout: 5 } });
-    expect([timeless.status, timeless.body.message]).toEqual([409, expect.stringContaining('is paused')]);
+    expect([timeless.status, timeless.body.message]).toEqual([404, expect.stringContaining('is paused')]);
     const both = await Promise.all(
       [1, 2].map(() => api.call('POST', `/sandboxes/${id}/connect`, { body: { timeout: 30 } })),
     );

@@ -287,13 +287,13 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     setTimeout: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
       const { record, sandbox } = await look(caller, id);
-      if (stateOf(sandbox) === 'paused') throw noTime();
+      assertTimed(sandbox);
       await give(record, timeoutMs);
     },
     refresh: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
       const { record, sandbox } = await look(caller, id);
-      if (stateOf(sandbox) === 'paused') throw noTime();
+      assertTimed(sandbox);
       await extend(record, sandbox, timeoutMs);
     },
     updateNetwork: async (caller, id, network) => {
@@ -381,8 +381,14 @@ function inTransition({ state }: AgentSandbox): WrennError {
   return conflict(`The sandbox is ${state}: try again when that is done.`);
 }
 
-function noTime(): WrennError {
-  return conflict('The sandbox is paused: it gets its time from who connects to it.');
+/** One that is paused has no time. 404 is all that SDKs expect here besides success. */
+function assertTimed(sandbox: AgentSandbox): void {
+  if (stateOf(sandbox) !== 'paused') return;
+  if (sandbox.state === 'hibernating') throw inTransition(sandbox);
+  throw new WrennError(
+    'sandbox_not_found',
+    'The sandbox does not run: it is paused, and gets its time from who connects to it.',
+  );
 }
 
 function conflict(message: string): WrennError {
