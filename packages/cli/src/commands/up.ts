@@ -48,7 +48,9 @@ export async function runUp(options: UpOptions): Promise<void> {
     const started = new Promise<void>((resolve) => {
       tellStarted = resolve;
     });
-    const api = superviseOne('api', apiWords(options), { WRENN_SOCKET: socketPath }, log, {
+    const api = superviseOne('api', apiWords(options, options.newKey), { WRENN_SOCKET: socketPath }, log, {
+      // Another key is made once.
+      wordsAgain: apiWords(options, undefined),
       // A later process would say the same again, but for the key.
       onStdout: (line) => {
         if (isFirst) process.stdout.write(`${line}\n`);
@@ -82,6 +84,7 @@ function createLog(asJson: boolean): Log {
 }
 
 interface More {
+  readonly wordsAgain?: readonly string[];
   readonly onStdout?: (line: string) => void;
   readonly onRestart?: () => void;
 }
@@ -91,10 +94,11 @@ function superviseOne(
   words: readonly string[],
   env: Readonly<Record<string, string>>,
   log: Log,
-  { onStdout = () => {}, onRestart = () => {} }: More = {},
+  { wordsAgain = words, onStdout = () => {}, onRestart = () => {} }: More = {},
 ): Supervised {
   return supervise({
     words,
+    wordsAgain,
     env,
     onStdout,
     onStderr: (line) => log(source, line),
@@ -105,7 +109,7 @@ function superviseOne(
   });
 }
 
-function apiWords({ newKey, domain, tls }: UpOptions): string[] {
+function apiWords({ domain, tls }: UpOptions, newKey: string | undefined): string[] {
   return [
     'api',
     '--with-parent',
