@@ -64,8 +64,9 @@ export function createEdgeDirectory({
     if (waker.waking(record.id) === undefined && waker.size >= config.maxResumesInFlight) {
       throw retryable('too_many_requests', 'Too many sandboxes are being woken.', RETRY_MS);
     }
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(config.resumeTimeoutMs)]);
-    return targetOf(record, await unlessAborted(waker.wake(record, record.timeoutMs), limited).catch(ifGone));
+    const woken = waker.wake(record, record.timeoutMs);
+    const inTime = unlessAborted(woken, AbortSignal.timeout(config.resumeTimeoutMs));
+    return targetOf(record, await unlessAborted(inTime, signal).catch(ifGone));
   };
 
   const remember = (id: string): Promise<Found | undefined> => {
