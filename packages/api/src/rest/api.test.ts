@@ -564,7 +564,8 @@ describe('the directory of the edge', () => {
     const gone: string[] = [];
     const off = api.api.directory.onGone((one) => gone.push(one));
     await api.call('POST', `/sandboxes/${id}/pause`);
-    expect(new Set(gone)).toEqual(new Set([id]));
+    // Others' ends may be told at this moment, too.
+    expect(gone).toContain(id);
     const resumes = api.agent.calls.get('ResumeSandbox') ?? 0;
     expect(await find(id, () => false)).toBeUndefined();
     expect(api.agent.calls.get('ResumeSandbox') ?? 0).toBe(resumes);

@@ -4,6 +4,7 @@ import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
 import type { SandboxRecord, SandboxStore } from '../store/sandboxes.ts';
+import { askGuest } from './ask-guest.ts';
 import { retryable } from './limits.ts';
 import { unlessAborted, type Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
@@ -22,6 +23,8 @@ const KEPT_MS = 2000;
 const MAX_KEPT = 10_000;
 const RETRY_MS = 1000;
 const EXPOSE_TIMEOUT_MS = 5000;
+/** Whatever the guest has to say about it is not looked at. */
+const EXPOSE_ANSWER_MAX_BYTES = 16 * 1024;
 const ID = /^[a-z0-9]{20}$/;
 
 interface Found {
@@ -101,16 +104,18 @@ export function createEdgeDirectory({
     },
     expose: async ({ sandboxId }, port, signal) => {
       const { address, envdAccessToken } = await agent.access(sandboxId, signal);
-      const answer = await fetch(`http://${address}:${envdPort}/expose`, {
+      const { status } = await askGuest({
+        address,
+        port: envdPort,
+        token: envdAccessToken,
         method: 'POST',
-        headers: { 'content-type': 'application/json', 'x-access-token': envdAccessToken },
-        body: JSON.stringify({ port }),
-        redirect: 'error',
-        signal: AbortSignal.any([signal, AbortSignal.timeout(EXPOSE_TIMEOUT_MS)]),
+        path: '/expose',
+        body: { port },
+        timeoutMs: EXPOSE_TIMEOUT_MS,
+        maxBytes: EXPOSE_ANSWER_MAX_BYTES,
+        signal,
       });
-      // Whatever the guest has to say about it is not read.
-      await answer.body?.cancel();
-      return answer.status === 204;
+      return status === 204;
     },
     onGone: (listener) => watcher.onGone((id) => listener(id)),
   };
