@@ -7,6 +7,7 @@ import { createFront } from './front.ts';
 import type { Logger } from './log.ts';
 import { createRest } from './rest/index.ts';
 import type { OpenApiDocument } from './rest/openapi.ts';
+import { createActivityReader } from './sandboxes/activity.ts';
 import { createCreations } from './sandboxes/creations.ts';
 import { createEdgeDirectory } from './sandboxes/edge-directory.ts';
 import { createLimits } from './sandboxes/limits.ts';
@@ -75,6 +76,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     waker,
     templates,
     metrics,
+    activity: createActivityReader(agent, envdPort),
     log,
   });
   const directory = createEdgeDirectory({

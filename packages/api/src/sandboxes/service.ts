@@ -6,9 +6,10 @@ import type { ApiConfig } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/index.ts';
 import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
+import type { ReadActivity } from './activity.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
 import { type Creations, RESERVED_METADATA } from './creations.ts';
-import { LOG_TAIL_BYTES, type LogLine, parseConsole } from './logs.ts';
+import { LOG_TAIL_BYTES, type LogLine, mergedByTime, parseConsole } from './logs.ts';
 import type { MetricPoint, MetricsHistory } from './metrics.ts';
 import type { Places } from './places.ts';
 import type { Templates } from './templates.ts';
@@ -58,6 +59,7 @@ export interface SandboxService {
   updateNetwork(caller: Caller, id: string, network: NetworkSettings): Promise<void>;
   fork(caller: Caller, id: string, count: number, timeoutMs: number): Promise<readonly AccessibleSandbox[]>;
   snapshot(caller: Caller, id: string, name: string | undefined): ReturnType<Templates['addSnapshot']>;
+  /** Its console, and, while it runs, which processes were started through its agent. */
   logs(caller: Caller, id: string): Promise<readonly LogLine[]>;
   metrics(caller: Caller, id: string, from?: Date, to?: Date): Promise<readonly MetricPoint[]>;
 }
@@ -72,6 +74,7 @@ export interface ServiceDeps {
   readonly waker: Waker;
   readonly templates: Templates;
   readonly metrics: MetricsHistory;
+  readonly activity: ReadActivity;
   readonly log: Logger;
 }
 
@@ -81,7 +84,7 @@ const EXTENSION_MIN_MS = 1000;
 const FIRST_TIMEOUT_MIN_MS = 1000;
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, config, places, creations, watcher, waker, templates, metrics, log } = deps;
+  const { agent, store, config, places, creations, watcher, waker, templates, metrics, activity, log } = deps;
 
   const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
     const record = await store.sandboxes.get(sandboxIdOf(text));
@@ -338,8 +341,19 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       return await templates.addSnapshot(caller, record.id, name);
     },
     logs: async (caller, id) => {
-      const { record } = await look(caller, id);
-      return parseConsole(await agent.logs(record.id, LOG_TAIL_BYTES), record.createdAt);
+      const { record, sandbox } = await look(caller, id);
+      const done = sandbox.state === 'running' ? activity(record.id) : Promise.resolve([]);
+      const [console, entries] = await Promise.all([
+        agent.logs(record.id, LOG_TAIL_BYTES),
+        // An agent of another age knows nothing of it, and a guest may say what it likes.
+        done.catch((err: unknown) => {
+          log.debug({ err, sandboxId: record.id }, 'the guest does not tell what was done');
+          return [];
+        }),
+      ]);
+      // What its template or a pool did before is nobody's.
+      const own = entries.filter(({ at }) => at >= record.createdAt);
+      return mergedByTime(parseConsole(console, record.createdAt), own);
     },
     metrics: async (caller, id, from, to) => {
       const { record, sandbox } = await look(caller, id);
