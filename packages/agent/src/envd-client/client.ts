@@ -106,7 +106,7 @@ export interface EnvdClient extends FileTransfers {
 /** A listing of some 50,000 entries; an event of a process is far smaller. */
 const MESSAGE_MAX_BYTES = 16 * 1024 * 1024;
 const ANSWER_MAX_BYTES = 64 * 1024;
-/** Many guests at once on a loaded host are slow. One whose agent knows of no datagrams costs this much more. */
+/** Many guests at once on a loaded host are slow. The kernel of one whose agent knows of no datagrams refuses them at once. */
 const SHORT_INIT_TIMEOUT_MS = 3_000;
 /** It is applied right behind its acknowledgement. */
 const SHORT_INIT_LISTEN_MS = 10_000;

@@ -47,6 +47,7 @@ export async function sendShortInit(init: ShortInit): Promise<Acknowledged | und
   let isOpen = false;
   try {
     socket.once('message', () => settle(true));
+    // Nobody listens at that port: the guest's kernel says so by ICMP.
     socket.on('error', giveUp);
     socket.once('connect', () => socket.send(datagram, (error) => error !== null && giveUp()));
     socket.connect(port, host);
