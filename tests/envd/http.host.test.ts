@@ -147,3 +147,27 @@ it('answers what it does not know with 404, 405 and 415', async () => {
   const wrongType = await fetch(`${envd.url}/process.Process/List`, { method: 'POST', body: 'x' });
   expect(wrongType.status).toBe(415);
 });
+
+describe('GET /logs', () => {
+  it('tells those who know the token which processes there were, and nothing to a clone', async () => {
+    await envd.init({ accessToken: 'secret' });
+    expect((await get('/logs')).status).toBe(401);
+    const asked = { process: { cmd: '/bin/sh', args: ['-c', 'exit 3'] } };
+    const ran = await stream(envd.url, 'process.Process/Start', asked, { headers: withToken('secret') });
+    expect((await finish(ran)).error).toBeUndefined();
+    const read = async () => (await get('/logs', withToken('secret'))).json();
+    const about = (event: string) => ({
+      atMs: expect.any(Number),
+      message: expect.any(String),
+      fields: { event, pid: expect.any(String) },
+    });
+    const { entries } = (await read()) as { entries: { message: string }[] };
+    expect(entries).toEqual([about('process_start'), about('process_end')]);
+    expect(entries.map(({ message }) => message.replace(/\d+ /, ''))).toEqual([
+      'process started: /bin/sh -c exit 3',
+      'process ended: exit status 3',
+    ]);
+    await envd.init({ accessToken: 'secret', replaceEnvs: true });
+    expect(await read()).toEqual({ entries: [] });
+  });
+});

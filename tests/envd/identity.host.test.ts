@@ -168,15 +168,18 @@ describe.skipIf(process.getuid?.() !== 0)('the identity of a machine', () => {
 
   it('comes in a datagram too, before anything else is answered', async () => {
     await machine.envd.init({ accessToken: 'of the parent' });
-    const send = (token: string, fields: object) =>
-      sendShortInit({
+    const refusals: string[] = [];
+    const send = async (token: string, fields: object) =>
+      (await sendShortInit({
         host: '127.0.0.1',
         port: machine.envd.port,
         token,
         body: JSON.stringify({ accessToken: 'of the child', replaceEnvs: true, ...fields }),
         timeoutMs: 2_000,
+        listenMs: 10_000,
+        onRefused: (why) => refusals.push(why),
         signal: new AbortController().signal,
-      });
+      })) !== undefined;
     const asChild = { 'X-Access-Token': 'of the child' };
     expect(await send('of another', { identity })).toBe(false);
     expect((await files())[0]).toBe('parent\n');
@@ -192,6 +195,7 @@ describe.skipIf(process.getuid?.() !== 0)('the identity of a machine', () => {
       500,
       { code: 500, message: expect.stringContaining('EISDIR') },
     ]);
+    await expect.poll(() => refusals).toEqual([expect.stringContaining('EISDIR')]);
     rmSync(join(machine.etc, 'hosts'), { recursive: true });
     expect((await machine.envd.init({ accessToken: 'of the child', identity: renamed })).status).toBe(204);
     expect(await machine.sh('uname -n', asChild)).toBe('renamed\n');

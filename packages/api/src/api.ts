@@ -7,10 +7,12 @@ import { createFront } from './front.ts';
 import type { Logger } from './log.ts';
 import { createRest } from './rest/index.ts';
 import type { OpenApiDocument } from './rest/openapi.ts';
+import { createActivityReader } from './sandboxes/activity.ts';
 import { createCreations } from './sandboxes/creations.ts';
 import { createEdgeDirectory } from './sandboxes/edge-directory.ts';
 import { createLimits } from './sandboxes/limits.ts';
 import { createMetricsHistory } from './sandboxes/metrics.ts';
+import { createPlaces } from './sandboxes/places.ts';
 import { createSandboxService } from './sandboxes/service.ts';
 import { createTemplates } from './sandboxes/templates.ts';
 import { createUpkeep } from './sandboxes/upkeep.ts';
@@ -47,10 +49,12 @@ const SETTLE_MS = 2000;
 export function createApi(config: ApiConfig, { store, log, version, certificates, envdPort }: ApiDeps): Api {
   const agent = createAgent(config.agent);
   const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
+  const places = createPlaces({ agent, store, limits: createLimits(), defaults: config.keyLimits });
   const waker = createWaker({
     agent,
     store: store.sandboxes,
     watcher,
+    places,
     asleepTimeoutMs: config.agent.longCallTimeoutMs,
   });
   const creations = createCreations(agent, store.sandboxes, log);
@@ -66,12 +70,14 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     agent,
     store,
     config: config.sandboxes,
-    limits: createLimits(),
+    places,
     creations,
     watcher,
     waker,
     templates,
     metrics,
+    activity: createActivityReader(agent, envdPort),
+    log,
   });
   const directory = createEdgeDirectory({
     agent,

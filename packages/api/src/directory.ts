@@ -10,9 +10,19 @@ export interface EdgeTarget {
   readonly maskRequestHost: string | undefined;
 }
 
+/** What decides who may pass. */
+export type EdgeAccess = Pick<EdgeTarget, 'sandboxId' | 'trafficToken'>;
+
 export interface EdgeDirectory {
-  /** Undefined for one that is unknown, gone or asleep. */
-  find(sandboxId: string, signal: AbortSignal): Promise<EdgeTarget | undefined>;
+  /**
+   * Undefined for one that is unknown, gone or asleep. One that traffic wakes is woken for those whom `mayWake` lets;
+   * throws where it cannot be: `too_many_requests` and the like where that is a matter of limits.
+   */
+  find(
+    sandboxId: string,
+    mayWake: (access: EdgeAccess) => boolean,
+    signal: AbortSignal,
+  ): Promise<EdgeTarget | undefined>;
   /** A port was refused: whether the guest lets the world reach one that is open on its loopback alone from now on. */
   expose(target: EdgeTarget, port: number, signal: AbortSignal): Promise<boolean>;
   /** Calls back when a sandbox cannot be reached any more; returns how to stop that. */

@@ -16,7 +16,7 @@ import type { ApiConfig } from './config/schema.ts';
 import type { Edge } from './edge/edge.ts';
 import { isHttp2 } from './edge/headers.ts';
 import { serveHttp2 } from './http2.ts';
-import { rawRefusal, refuse, refuseLate } from './refusals.ts';
+import { closeOnceWritten, rawRefusal, refuse, refuseLate } from './refusals.ts';
 import type { Certificates } from './tls/certificates.ts';
 
 const CHECK_INTERVAL_MS = 1000;
@@ -80,7 +80,10 @@ export function createFront({ edge, config, certificates }: FrontOptions): Front
     server.on('upgrade', (request, socket, head) => {
       const address = edge.addressOf(request);
       if (address !== undefined) void edge.upgrade(address, request, socket, head);
-      else socket.on('error', () => {}).end(NOT_HERE);
+      else {
+        closeOnceWritten(socket.on('error', () => {}));
+        socket.end(NOT_HERE);
+      }
     });
     // Those that have not said yet what they speak are among these.
     server.on('connection', (socket: Socket) => {

@@ -1,6 +1,7 @@
 /** What is said before any route is asked, in the one form that every error has. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 const REASONS: Readonly<Record<number, string>> = {
   400: 'Bad Request',
@@ -21,6 +22,21 @@ export function rawRefusal(status: number, message: string): string {
     '',
     body,
   ].join('\r\n');
+}
+
+/** Last words have reached whoever wants them by then. */
+const LAST_WORDS_MS = 2_000;
+
+/**
+ * For a socket that no server looks after any more, and whose last words are being written: it is closed even if its
+ * client never ends its own side. What else comes on it is nobody's.
+ */
+export function closeOnceWritten(socket: Duplex): void {
+  socket.once('finish', () => {
+    socket.resume();
+    const timer = setTimeout(() => socket.destroy(), LAST_WORDS_MS);
+    socket.once('close', () => clearTimeout(timer));
+  });
 }
 
 /** The connection ends with it: what else comes on it belongs to a request that was not understood. */

@@ -40,6 +40,14 @@ describe('a process that is looked after', () => {
     expect(restarts).toEqual([]);
   });
 
+  it('is started again with other words, where it has them', async () => {
+    const script = 'console.log(process.argv.slice(1).join()); setTimeout(() => process.exit(1), 50)';
+    const process_ = start(script, { words: ['test', 'once'], wordsAgain: ['test'] });
+    process_.ready();
+    await process_.gaveUp;
+    expect(said).toEqual(['test,once', ...Array.from({ length: 5 }, () => 'test')]);
+  });
+
   it('is started again when it dies, each time a while later, and given up in the end', async () => {
     const process_ = start('console.log(process.pid); setTimeout(() => process.exit(1), 50)');
     process_.ready();

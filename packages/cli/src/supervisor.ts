@@ -14,6 +14,8 @@ const END_MS = 30_000;
 export interface SupervisedOptions {
   /** Of the program `wrenn`. */
   readonly words: readonly string[];
+  /** The same for all but its first process; `words` unless given. */
+  readonly wordsAgain?: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly onStdout: (line: string) => void;
   readonly onStderr: (line: string) => void;
@@ -36,7 +38,8 @@ export interface Supervised {
 }
 
 export function supervise(options: SupervisedOptions): Supervised {
-  const { words, env, onStdout, onStderr, onRestart, firstPauseMs = FIRST_PAUSE_MS } = options;
+  const { words, wordsAgain = words, env, onStdout, onStderr, onRestart } = options;
+  const { firstPauseMs = FIRST_PAUSE_MS } = options;
   const [program = process.execPath, ...before] = options.program ?? [
     process.execPath,
     process.argv[1] ?? '',
@@ -45,8 +48,8 @@ export function supervise(options: SupervisedOptions): Supervised {
   let child: ChildProcess | undefined;
   let isReady = false;
 
-  const runOnce = async (): Promise<string> => {
-    const started = spawn(program, [...before, ...words], {
+  const runOnce = async (these: readonly string[]): Promise<string> => {
+    const started = spawn(program, [...before, ...these], {
       env: { ...process.env, ...env },
       // Its stdin ends with this process, however that ends. Ctrl+C is for this process alone.
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -66,9 +69,10 @@ export function supervise(options: SupervisedOptions): Supervised {
 
   const run = async (): Promise<WrennError> => {
     let pauseMs = firstPauseMs;
-    for (let failures = 0; ; ) {
+    let these = words;
+    for (let failures = 0; ; these = wordsAgain) {
       const startedAt = performance.now();
-      const why = await runOnce();
+      const why = await runOnce(these);
       if (stopping.signal.aborted) return await new Promise(() => {});
       const wasSteady = performance.now() - startedAt > STEADY_MS;
       failures = wasSteady ? 1 : failures + 1;

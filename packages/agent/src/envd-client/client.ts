@@ -3,7 +3,7 @@ import { Agent } from 'node:http';
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, createClient, type Interceptor } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
-import { ENVD_PORT } from '@wrenn/protocol';
+import { ENVD_PORT, type WrennError } from '@wrenn/protocol';
 import { type EntryInfo, Filesystem } from '@wrenn/protocol/filesystem';
 import { Process, type ProcessEvent, ProcessSelectorSchema } from '@wrenn/protocol/process';
 import { withDeadline } from '../signals/signals.ts';
@@ -11,7 +11,7 @@ import { createFileTransfers, type FileTransfers } from './files.ts';
 import { fromGuest, guestText, misbehaved } from './guest-errors.ts';
 import { waitUntilHealthy } from './health.ts';
 import { readText, sendHttp } from './http.ts';
-import { sendShortInit } from './short-init.ts';
+import { type Acknowledged, sendShortInit } from './short-init.ts';
 
 export interface EnvdClientOptions {
   readonly host: string;
@@ -34,10 +34,10 @@ export interface GuestInit {
   /** The one that the guest still knows, where this client's own is to replace it. */
   readonly previousAccessToken?: string;
   /**
-   * The guest may answer before it has applied them; it does not answer anything else before. For guests in which nothing
-   * runs that could see the difference.
+   * With it the guest may answer before it has applied them; it does not answer anything else before. For guests in which
+   * nothing runs that could see the difference. Called where the guest says afterwards that it could not: it is of no use.
    */
-  readonly answerFirst?: boolean;
+  readonly onRefused?: (error: WrennError) => void;
 }
 
 /** The guest refuses what is malformed, and changes nothing then. */
@@ -106,8 +106,10 @@ export interface EnvdClient extends FileTransfers {
 /** A listing of some 50,000 entries; an event of a process is far smaller. */
 const MESSAGE_MAX_BYTES = 16 * 1024 * 1024;
 const ANSWER_MAX_BYTES = 64 * 1024;
-/** Many guests at once on a loaded host are slow. One whose agent knows of no datagrams costs this much more. */
+/** Many guests at once on a loaded host are slow. The kernel of one whose agent knows of no datagrams refuses them at once. */
 const SHORT_INIT_TIMEOUT_MS = 3_000;
+/** It is applied right behind its acknowledgement. */
+const SHORT_INIT_LISTEN_MS = 10_000;
 const IDLE_CONNECTIONS = 4;
 /** How often a silent process's stream shows that the guest is still there. */
 export const KEEPALIVE_INTERVAL_S = 30;
@@ -146,6 +148,9 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
     if (entry === undefined) throw misbehaved('an answer has no entry');
     return entry;
   };
+
+  /** Of the last settings that were handed over in a datagram. */
+  let acknowledged: Acknowledged | undefined;
 
   /** A request of envd's own, outside of its RPCs, whose answer has nothing in it. */
   const post = (
@@ -212,10 +217,21 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
         identity: settings.identity === undefined ? undefined : identityJson(settings.identity),
       };
       const token = settings.previousAccessToken ?? accessToken;
-      if (settings.answerFirst === true) {
-        const timeoutMs = Math.min(requestTimeoutMs, SHORT_INIT_TIMEOUT_MS);
-        const text = JSON.stringify(body);
-        if (await sendShortInit({ host, port, token, body: text, timeoutMs, signal })) return;
+      const { onRefused } = settings;
+      if (onRefused !== undefined) {
+        acknowledged?.close();
+        acknowledged = await sendShortInit({
+          host,
+          port,
+          token,
+          body: JSON.stringify(body),
+          timeoutMs: Math.min(requestTimeoutMs, SHORT_INIT_TIMEOUT_MS),
+          listenMs: SHORT_INIT_LISTEN_MS,
+          onRefused: (why) =>
+            onRefused(misbehaved(`it did not become a machine of its own: ${guestText(why)}`)),
+          signal,
+        });
+        if (acknowledged !== undefined) return;
       }
       await post('/init', 'Giving the guest its settings', body, token, signal);
     },
@@ -272,7 +288,10 @@ export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
         filesystem.remove({ path }, { signal, timeoutMs, headers: asUser(user) }),
       );
     },
-    close: () => agent.destroy(),
+    close: () => {
+      acknowledged?.close();
+      agent.destroy();
+    },
   };
 }
 

@@ -20,7 +20,12 @@ import { driveRateLimit, slotRates } from './rate-limits.ts';
 
 export type Start =
   | { readonly kind: 'boot' }
-  | { readonly kind: 'copy'; readonly snapshot: Snapshot }
+  | {
+      readonly kind: 'copy';
+      readonly snapshot: Snapshot;
+      /** As `Created.refused`. */
+      readonly onRefused?: () => void;
+    }
   /** From its own files, those of its last hibernation. */
   | { readonly kind: 'wake' };
 
@@ -42,6 +47,8 @@ export interface Created {
   readonly slot: NetworkSlot;
   readonly microvm: Microvm;
   readonly guest: EnvdClient;
+  /** Aborts where the guest has answered, and says afterwards that it has not become what it is to be. */
+  readonly refused: AbortSignal;
 }
 
 /** The guest's default user, and where a process without a directory starts; as E2B's SDKs expect them. */
@@ -92,21 +99,31 @@ export async function bringUp(context: CreateContext, slot: NetworkSlot): Promis
 
   const microvm = await run(context, slot, guest);
 
+  const refused = new AbortController();
+  const onRefused = (error: WrennError): void => {
+    refused.abort(error);
+    if (start.kind === 'copy') start.onRefused?.();
+  };
   const died = new AbortController();
   void microvm.exited.then(({ message }) => died.abort(new WrennError('vmm_died', message)));
   const alive = joinSignals(signal, died.signal);
   try {
     await timed.run('init', record().id, alive.signal, () =>
-      initGuest(guest, firstInit(deps, record(), start), alive.signal),
+      initGuest(guest, firstInit(deps, record(), start, onRefused), alive.signal),
     );
   } finally {
     alive.release();
   }
-  return { slot, microvm, guest };
+  return { slot, microvm, guest, refused: refused.signal };
 }
 
 /** What makes the guest a machine of its own, or a machine that has slept up to date. */
-function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start): Partial<GuestInit> {
+function firstInit(
+  deps: SandboxDeps,
+  { id, envs }: JournalRecord,
+  start: Start,
+  onRefused: (error: WrennError) => void,
+): Partial<GuestInit> {
   const { nameservers } = deps;
   const entropy = randomBytes(ENTROPY_BYTES);
   if (start.kind === 'wake') return { envs, identity: { entropy } };
@@ -116,9 +133,9 @@ function firstInit(deps: SandboxDeps, { id, envs }: JournalRecord, start: Start)
   return {
     envs,
     replaceEnvs: true,
-    // Nothing but its agent runs in a warm template.
-    answerFirst: isWarm,
     identity: { hostname: id, machineId, entropy, ...(isWarm ? {} : { nameservers }) },
+    // Nothing but its agent runs in a warm template.
+    ...(isWarm ? { onRefused } : {}),
     ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };
 }

@@ -142,7 +142,10 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       const template = await deps.storage.resolveTemplate(spec.template);
       use(template.name);
       const snapshot = warm.find(template, spec);
-      const start: Start = snapshot === undefined ? { kind: 'boot' } : { kind: 'copy', snapshot };
+      const start: Start =
+        snapshot === undefined
+          ? { kind: 'boot' }
+          : { kind: 'copy', snapshot, onRefused: () => warm.distrust(snapshot) };
       return { spec, template, start };
     });
     const order = orderOf(deps, { ...plan, id, timed });

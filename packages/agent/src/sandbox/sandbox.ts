@@ -103,6 +103,8 @@ export interface Holdings {
   readonly slot: NetworkSlot;
   readonly microvm: Microvm;
   readonly guest: EnvdClient;
+  /** As in Created; undefined for one found at the agent's start. */
+  readonly refused?: AbortSignal;
 }
 
 export interface SandboxParts {
@@ -215,6 +217,13 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     timer.set(record.endsAtMs ?? undefined);
     // One that hibernates needs it no more, even before it is taken away.
     const isOfNoUse = (): boolean => ending !== undefined || holdings !== held || state === 'hibernated';
+    held.refused?.addEventListener('abort', () => {
+      if (isOfNoUse()) return;
+      const { message } = WrennError.from(held.refused?.reason);
+      log.warn({ sandboxId: id, message }, 'a guest did not take its settings');
+      observer.failed();
+      void end(message);
+    });
     void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
       if (isOfNoUse()) return;
       const [why, console] = await Promise.all([endReason(deps, id, howEnded), consoleOf(held.microvm)]);
@@ -377,6 +386,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
           throwIfAborted(signal);
           await save({ state: 'running', phases: timed.phases.map((phase) => ({ ...phase })) });
           throwIfAborted(signal);
+          throwIfAborted(created.refused);
           become('running');
           hold(created);
         });

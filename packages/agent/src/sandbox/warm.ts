@@ -165,7 +165,9 @@ async function settle(deps: SandboxDeps, sandbox: Sandbox, signal: AbortSignal):
     for (let round = 0; round < REHEARSALS; round++) {
       const machineId = randomBytes(16).toString('hex');
       const identity = { hostname: `warm-${round}`, machineId, entropy: randomBytes(64) };
-      await initGuest(lease.envd, { replaceEnvs: true, answerFirst: true, identity }, signal);
+      // The command behind it tells of a refusal.
+      const onRefused = (): void => {};
+      await initGuest(lease.envd, { replaceEnvs: true, onRefused, identity }, signal);
     }
     await collect(
       exec({ ...lease, release: () => {} }, { command: ['true'], envs: {}, stdin: false }, timeouts, signal),

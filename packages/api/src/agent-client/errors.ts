@@ -19,6 +19,8 @@ export function fromAgentError(thrown: unknown): WrennError {
       return new WrennError('cancelled', 'The request was cancelled.', { cause: error });
     case Code.DeadlineExceeded:
       return new WrennError('deadline_exceeded', 'The host agent did not answer in time.', { cause: error });
+    // Broken off in the middle: what was asked may have been done.
+    case Code.Aborted:
     case Code.Unavailable:
       return new WrennError('agent_not_running', 'The host agent cannot be reached.', { cause: error });
     case Code.InvalidArgument:
@@ -28,8 +30,21 @@ export function fromAgentError(thrown: unknown): WrennError {
     case Code.FailedPrecondition:
       return new WrennError('sandbox_wrong_state', error.rawMessage, { cause: error });
     default:
+      // Node's own word on a stream that an agent on its way out did not take, or broke off.
+      if (isBroken(error.cause)) {
+        return new WrennError('agent_not_running', 'The host agent cannot be reached.', { cause: error });
+      }
       return new WrennError('internal', 'The host agent failed.', { cause: error });
   }
+}
+
+function isBroken(cause: unknown): boolean {
+  return (
+    cause instanceof Error &&
+    'code' in cause &&
+    typeof cause.code === 'string' &&
+    cause.code.startsWith('ERR_HTTP2_')
+  );
 }
 
 /** Of what the API's callers know by other names than the agent does. */

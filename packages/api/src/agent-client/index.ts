@@ -1,8 +1,7 @@
 /** The host agent, called over its unix socket. Each call has a deadline; what it throws is a WrennError. */
-import { connect } from 'node:net';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
-import { createConnectTransport, Http2SessionManager } from '@connectrpc/connect-node';
+import { createConnectTransport } from '@connectrpc/connect-node';
 import { AgentService, SandboxService, TimeoutAction } from '@wrenn/protocol/agent';
 import type { ApiConfig } from '../config/schema.ts';
 import {
@@ -14,6 +13,7 @@ import {
   toTemplate,
 } from './convert.ts';
 import { fromAgentError } from './errors.ts';
+import { createAgentSession } from './session.ts';
 
 export type { AgentSandbox, AgentSnapshot, AgentTemplate } from './convert.ts';
 
@@ -72,16 +72,12 @@ export interface Agent {
   close(): void;
 }
 
-/** What the client believes to call; the connection itself always goes to the unix socket. */
+/** What the client believes to call. */
 const BASE_URL = 'http://agent.wrenn.internal';
 const ANSWER_MAX_BYTES = 64 * 1024 * 1024;
 
 export function createAgent(config: ApiConfig['agent']): Agent {
-  const sessionManager = new Http2SessionManager(
-    BASE_URL,
-    {},
-    { createConnection: () => connect({ path: config.socketPath }) },
-  );
+  const sessionManager = createAgentSession(config.socketPath, BASE_URL);
   const transport = createConnectTransport({
     httpVersion: '2',
     baseUrl: BASE_URL,
@@ -145,7 +141,7 @@ export function createAgent(config: ApiConfig['agent']): Agent {
         return tail;
       }),
     ping: () => meant(async () => void (await agent.getInfo({}, soon))),
-    close: () => sessionManager.abort(),
+    close: sessionManager.close,
   };
 }
 

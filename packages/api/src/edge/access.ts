@@ -1,8 +1,8 @@
-/** Who may reach what of a sandbox that is there. */
+/** Who may reach what of a sandbox. Asked before one that sleeps is woken, too. */
 import { timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { ENVD_PORT } from '@wrenn/protocol';
-import type { EdgeTarget } from '../directory.ts';
+import type { EdgeAccess } from '../directory.ts';
 import { type EdgeAnswer, needsToken, noSuchPath } from './answers.ts';
 
 /** Everything else of envd's is the host agent's business: /init, /quiesce, and what may come. */
@@ -11,7 +11,7 @@ const ENVD_PATHS =
 
 /** Undefined where it may pass. `url` is as the client sent it. */
 export function refusal(
-  { sandboxId, trafficToken }: EdgeTarget,
+  { sandboxId, trafficToken }: EdgeAccess,
   port: number,
   url: string,
   headers: IncomingHttpHeaders,

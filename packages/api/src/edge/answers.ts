@@ -23,6 +23,11 @@ export const needsToken = (sandboxId: string): EdgeAnswer =>
 export const noSuchPath = (sandboxId: string): EdgeAnswer => answer(404, sandboxId, 'There is no such path');
 export const tooMany = (sandboxId: string): EdgeAnswer =>
   answer(429, sandboxId, 'This sandbox has too many connections open');
+/** Whether it runs, or could, is not known at the moment, or no more may run. */
+export const cannotBeWoken = (sandboxId: string, isForLimits: boolean): EdgeAnswer =>
+  isForLimits
+    ? answer(429, sandboxId, 'The sandbox sleeps, and no more may be woken at the moment')
+    : answer(503, sandboxId, 'The sandbox cannot be reached at the moment');
 export const badRequest = (sandboxId: string): EdgeAnswer =>
   answer(400, sandboxId, 'The request cannot be passed on to a sandbox');
 export const badAnswer = (sandboxId: string, port: number): EdgeAnswer =>
@@ -46,7 +51,7 @@ export function renderAnswer(
     'Content-Length': Buffer.byteLength(text),
     'Cache-Control': 'no-store',
   };
-  return { headers: status === 429 ? { ...base, 'Retry-After': 1 } : base, text };
+  return { headers: status === 429 || status === 503 ? { ...base, 'Retry-After': 1 } : base, text };
 }
 
 export function sendAnswer(

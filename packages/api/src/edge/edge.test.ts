@@ -237,6 +237,21 @@ describe('a request', () => {
     expect(seen.at(-1)).toBe('GET /after ');
   });
 
+  it('keeps its framing, whatever its client says belongs to its own connection alone', async () => {
+    const seen: string[] = [];
+    serve = async (incoming, outgoing) => {
+      for await (const _ of incoming);
+      seen.push(`${incoming.method} ${incoming.url}`);
+      outgoing.end('hello');
+    };
+    for (const method of ['GET', 'DELETE', 'OPTIONS', 'POST']) {
+      const inner = `POST /init HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n`;
+      const headers = { Connection: 'close, Content-Length, Host', 'Content-Length': String(inner.length) };
+      expect(await answerOf(ask('/outer', { method, headers }), inner)).toMatchObject({ status: 200 });
+      expect(seen.splice(0)).toEqual([`${method} /outer`]);
+    }
+  });
+
   it('with an answer that nobody may be given is refused, and nothing worse comes of it', async () => {
     for (const status of ['099', '000', '101']) {
       const raw = await listening(
@@ -384,6 +399,26 @@ describe('a change of the protocol', () => {
     target = undefined;
     const dead = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'echo' } });
     expect(await answerOf(dead)).toMatchObject({ status: 502 });
+  });
+
+  it('that is refused holds no connection of a client that never ends its side', async () => {
+    serve = (_, outgoing) => outgoing.writeHead(426, { 'X-Latin': 'f\u00fcr' }).end('no');
+    const sockets = new Set<Socket>();
+    front.on('connection', (socket) => sockets.add(socket.once('close', () => sockets.delete(socket))));
+    const heads: string[] = [];
+    for (const id of [ID, 'z'.repeat(20)]) {
+      const client = connect({ port: portOf(front), host: '127.0.0.1', allowHalfOpen: true });
+      client.on('error', () => {});
+      client.on('data', (chunk) => heads.push(chunk.toString('latin1')));
+      client.write(
+        `GET / HTTP/1.1\r\nHost: ${portOf(guest)}-${id}.wrenn.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`,
+      );
+    }
+    await expect.poll(() => heads.join('')).toMatch(/ 502 /);
+    await expect.poll(() => heads.join('')).toContain('X-Latin: f\u00fcr\r\n');
+    expect(edge.counts().open).toBeLessThanOrEqual(1);
+    await expect.poll(() => sockets.size, { timeout: 5000 }).toBe(0);
+    expect(edge.counts().open).toBe(0);
   });
 });
 

@@ -2,14 +2,17 @@
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
-import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
+import { WrennError } from '@wrenn/protocol';
+import type { EdgeAccess, EdgeDirectory, EdgeTarget } from '../directory.ts';
 import type { Logger } from '../log.ts';
+import { closeOnceWritten } from '../refusals.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
 import {
   badAnswer,
   badRequest,
+  cannotBeWoken,
   type EdgeAnswer,
   lateAnswer,
   notFound,
@@ -71,9 +74,20 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     signal: AbortSignal,
   ): Promise<EdgeTarget | EdgeAnswer> => {
     requests += 1;
-    const target = await directory.find(sandboxId, signal).catch(() => undefined);
-    if (target === undefined) return notFound(sandboxId);
-    return refusal(target, port, request.url ?? '', request.headers) ?? target;
+    const refused = (access: EdgeAccess) => refusal(access, port, request.url ?? '', request.headers);
+    let asStranger: EdgeAnswer | undefined;
+    const mayWake = (access: EdgeAccess): boolean => {
+      asStranger = refused(access);
+      return asStranger === undefined;
+    };
+    try {
+      const target = await directory.find(sandboxId, mayWake, signal);
+      if (target === undefined) return asStranger ?? notFound(sandboxId);
+      return refused(target) ?? target;
+    } catch (error) {
+      // It is there: nobody should take it for one that is gone.
+      return cannotBeWoken(sandboxId, WrennError.from(error).kind === 'exhausted');
+    }
   };
 
   const expose = (target: EdgeTarget, port: number, signal: AbortSignal): Promise<boolean> =>
@@ -202,6 +216,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       status = what.status;
       const { headers, text } = renderAnswer(what, request.headers);
       const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+      closeOnceWritten(socket);
       socket.end([`HTTP/1.1 ${what.status} -`, ...lines, 'Connection: close', '', text].join('\r\n'));
     };
     const admitted = await admit(address, request, gone.signal);
@@ -239,13 +254,15 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       // It did not want to change the protocol: what it says instead goes back as it is, and that is the end.
       outgoing.once('response', (answer) => {
         status = answer.statusCode ?? 0;
-        socket.write(headOf(answer, { Connection: 'close' }));
+        closeOnceWritten(socket);
+        socket.write(headOf(answer, { Connection: 'close' }), 'latin1');
         answer.pipe(socket);
         answer.once('error', () => reset(request.socket));
       });
       outgoing.once('upgrade', (answer, guest, guestHead) => {
         status = 101;
-        socket.write(headOf(answer, { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' }));
+        const own = { Connection: 'Upgrade', Upgrade: answer.headers.upgrade ?? '' };
+        socket.write(headOf(answer, own), 'latin1');
         if (guestHead.length > 0) socket.write(guestHead);
         if (head.length > 0) guest.write(head);
         guest.on('error', () => reset(request.socket));

@@ -85,6 +85,8 @@ function passedOn(message: IncomingMessage, isDropped: (name: string) => boolean
   const named = new Set(
     (message.headers.connection ?? '').split(',').map((name) => name.trim().toLowerCase()),
   );
+  // Not theirs to take away: a body without a length would be read by the guest as its next request.
+  named.delete('content-length');
   const headers: Record<string, string[]> = {};
   const spelling = new Map<string, string>();
   for (let index = 0; index + 1 < message.rawHeaders.length; index += 2) {

@@ -3,7 +3,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { KeyLimits } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import type { Caller } from '../sandboxes/caller.ts';
-import { retryable } from '../sandboxes/limits.ts';
+import { limitsOf, retryable } from '../sandboxes/limits.ts';
 import type { ApiKey, KeyStore } from '../store/keys.ts';
 import { createWrongKeys } from './wrong-keys.ts';
 
@@ -52,7 +52,7 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
       }
       if (key === undefined) throw refused('This API key is not valid: unknown, expired or revoked.');
       const { id, teamId, admin } = key;
-      const limits: KeyLimits = { ...defaults, ...withoutUndefined(key.limits) };
+      const limits = limitsOf(defaults, key.limits);
       const count = open.get(id) ?? 0;
       if (count >= limits.maxRequestsInFlight) {
         throw retryable('too_many_requests', 'This API key has too many requests open.', RETRY_MS);
@@ -97,8 +97,4 @@ function keyIn(headers: Readonly<Record<string, string | string[] | undefined>>)
 
 function refused(message: string): WrennError {
   return new WrennError('unauthenticated', message);
-}
-
-function withoutUndefined(limits: Partial<Record<string, number | undefined>>): Partial<KeyLimits> {
-  return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined));
 }

@@ -254,6 +254,18 @@ describe('slow clients', () => {
     expect(heard.closed).toBe(true);
   });
 
+  it('that are refused a change of protocol hold nothing, though they never end their side', async () => {
+    const client = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
+    client.on('error', () => {}).resume();
+    client.write(`GET / HTTP/1.1\r\n${host}Connection: Upgrade\r\nUpgrade: echo\r\n\r\n`);
+    const isOver = new Promise((resolve) => {
+      // Only a connection that is closed on the other side is reset.
+      client.once('end', () => setInterval(() => client.write('a'), 100).unref());
+      client.once('close', () => resolve('over'));
+    });
+    expect(await Promise.race([isOver, sleep(5000, 'held')])).toBe('over');
+  });
+
   it('that end their side first are answered all the same', async () => {
     expect(statusesOf(await tell([`GET /nothing HTTP/1.1\r\n${host}\r\n`], 1000, true))).toEqual([404]);
   });

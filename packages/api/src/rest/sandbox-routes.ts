@@ -2,6 +2,7 @@
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { Caller } from '../sandboxes/caller.ts';
+import type { LogLine } from '../sandboxes/logs.ts';
 import type { SandboxService, SandboxView } from '../sandboxes/service.ts';
 import type { NetworkSettings } from '../store/sandboxes.ts';
 import { toAnswer } from './errors.ts';
@@ -339,18 +340,18 @@ const toDate = (unix: number | undefined) => (unix === undefined ? undefined : n
 
 function logRoutes(service: SandboxService): readonly Route[] {
   const common = { tag, access: 'key', params, method: 'GET' } as const;
-  const entry = ({ at, message }: { readonly at: Date; readonly message: string }) => ({
+  const entry = ({ at, message, fields = {} }: LogLine) => ({
     timestamp: at.toISOString(),
     message,
     level: 'info' as const,
-    fields: {},
+    fields: { ...fields },
   });
   return [
     route(
       {
         ...common,
         path: '/sandboxes/{sandboxID}/logs',
-        summary: 'The end of its console',
+        summary: 'The end of its console, and its processes',
         query: z.strictObject({ start: unixMs.optional(), limit: numberParam(0, INT_MAX).default(LOGS_MAX) }),
         responses: { 200: schemas.logsSchema },
         deprecated: true,
@@ -367,7 +368,7 @@ function logRoutes(service: SandboxService): readonly Route[] {
       {
         ...common,
         path: '/v2/sandboxes/{sandboxID}/logs',
-        summary: 'The end of its console',
+        summary: 'The end of its console, and its processes',
         query: z.strictObject({
           cursor: unixMs.optional(),
           direction: z.enum(['forward', 'backward']).default('forward'),

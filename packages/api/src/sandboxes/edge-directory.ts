@@ -1,9 +1,10 @@
 /** Where the edge finds sandboxes. What it learns is kept for a moment, and forgotten at once when one is gone. */
 import { ENVD_PORT, WrennError } from '@wrenn/protocol';
-import type { Agent } from '../agent-client/index.ts';
+import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
-import type { SandboxStore } from '../store/sandboxes.ts';
+import type { SandboxRecord, SandboxStore } from '../store/sandboxes.ts';
+import { askGuest } from './ask-guest.ts';
 import { retryable } from './limits.ts';
 import { unlessAborted, type Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
@@ -22,10 +23,14 @@ const KEPT_MS = 2000;
 const MAX_KEPT = 10_000;
 const RETRY_MS = 1000;
 const EXPOSE_TIMEOUT_MS = 5000;
+/** Whatever the guest has to say about it is not looked at. */
+const EXPOSE_ANSWER_MAX_BYTES = 16 * 1024;
 const ID = /^[a-z0-9]{20}$/;
 
 interface Found {
-  readonly target: EdgeTarget;
+  readonly record: SandboxRecord;
+  /** Undefined for one that sleeps. */
+  readonly target: EdgeTarget | undefined;
   /** When its time is over it may pause or end: what was true until then is asked for again. */
   readonly endsAtMs: number;
 }
@@ -49,40 +54,37 @@ export function createEdgeDirectory({
   const look = async (id: string): Promise<Found | undefined> => {
     const record = await store.get(id);
     if (record === undefined) return undefined;
-    let sandbox = await agent.get(id).catch(ifGone);
-    const asleep =
+    const sandbox = await agent.get(id).catch(ifGone);
+    const isAsleep =
       sandbox?.state === 'hibernated' || sandbox?.state === 'hibernating' || waker.waking(id) !== undefined;
-    if (asleep && record.autoResume) {
-      if (waker.waking(id) === undefined && waker.size >= config.maxResumesInFlight) {
-        throw retryable('too_many_requests', 'Too many sandboxes are being woken.', RETRY_MS);
-      }
-      sandbox = await unlessAborted(
-        waker.wake(id, record.timeoutMs),
-        AbortSignal.timeout(config.resumeTimeoutMs),
-      ).catch(ifGone);
+    const isToBeWoken = isAsleep && record.autoResume;
+    const target = isToBeWoken ? undefined : targetOf(record, sandbox);
+    if (target === undefined && !isToBeWoken) return undefined;
+    return { record, target, endsAtMs: sandbox?.endsAt?.getTime() ?? Number.POSITIVE_INFINITY };
+  };
+
+  const wake = async (record: SandboxRecord, signal: AbortSignal): Promise<EdgeTarget | undefined> => {
+    if (waker.waking(record.id) === undefined && waker.size >= config.maxResumesInFlight) {
+      throw retryable('too_many_requests', 'Too many sandboxes are being woken.', RETRY_MS);
     }
-    if (sandbox?.state !== 'running' || sandbox.address === '') return undefined;
-    const { trafficToken, network } = record;
-    const { address, endsAt } = sandbox;
-    return {
-      target: { sandboxId: id, address, trafficToken, maskRequestHost: network.maskRequestHost },
-      endsAtMs: endsAt?.getTime() ?? Number.POSITIVE_INFINITY,
-    };
+    const woken = waker.wake(record, record.timeoutMs);
+    const inTime = unlessAborted(woken, AbortSignal.timeout(config.resumeTimeoutMs));
+    return targetOf(record, await unlessAborted(inTime, signal).catch(ifGone));
   };
 
   const remember = (id: string): Promise<Found | undefined> => {
     const known = kept.get(id);
     if (known !== undefined && Date.now() < known.until) return known.found;
     const found = look(id);
-    const entry: Kept = { found, until: Date.now() + config.resumeTimeoutMs };
+    const entry: Kept = { found, until: Date.now() + KEPT_MS };
     kept.delete(id);
     kept.set(id, entry);
     const forget = (): void => {
       if (kept.get(id) === entry) kept.delete(id);
     };
     found.then((what) => {
-      // Only what was found is kept: one that is not there now may be in a moment.
-      if (what === undefined) forget();
+      // Only what runs is kept: one that is not there now, or sleeps, may be in a moment.
+      if (what?.target === undefined) forget();
       else entry.until = Math.min(Date.now() + KEPT_MS, what.endsAtMs);
     }, forget);
     const [oldest] = kept.keys();
@@ -91,23 +93,41 @@ export function createEdgeDirectory({
   };
 
   return {
-    find: async (id, signal) =>
-      ID.test(id) ? (await unlessAborted(remember(id), signal))?.target : undefined,
+    find: async (id, mayWake, signal) => {
+      if (!ID.test(id)) return undefined;
+      const found = await unlessAborted(remember(id), signal);
+      if (found === undefined || found.target !== undefined) return found?.target;
+      const { record } = found;
+      return mayWake({ sandboxId: id, trafficToken: record.trafficToken })
+        ? await wake(record, signal)
+        : undefined;
+    },
     expose: async ({ sandboxId }, port, signal) => {
       const { address, envdAccessToken } = await agent.access(sandboxId, signal);
-      const answer = await fetch(`http://${address}:${envdPort}/expose`, {
+      const { status } = await askGuest({
+        address,
+        port: envdPort,
+        token: envdAccessToken,
         method: 'POST',
-        headers: { 'content-type': 'application/json', 'x-access-token': envdAccessToken },
-        body: JSON.stringify({ port }),
-        redirect: 'error',
-        signal: AbortSignal.any([signal, AbortSignal.timeout(EXPOSE_TIMEOUT_MS)]),
+        path: '/expose',
+        body: { port },
+        timeoutMs: EXPOSE_TIMEOUT_MS,
+        maxBytes: EXPOSE_ANSWER_MAX_BYTES,
+        signal,
       });
-      // Whatever the guest has to say about it is not read.
-      await answer.body?.cancel();
-      return answer.status === 204;
+      return status === 204;
     },
     onGone: (listener) => watcher.onGone((id) => listener(id)),
   };
+}
+
+function targetOf(
+  { id, trafficToken, network }: SandboxRecord,
+  sandbox: AgentSandbox | undefined,
+): EdgeTarget | undefined {
+  if (sandbox?.state !== 'running' || sandbox.address === '') return undefined;
+  const { address } = sandbox;
+  return { sandboxId: id, address, trafficToken, maskRequestHost: network.maskRequestHost };
 }
 
 function ifGone(error: unknown): undefined {

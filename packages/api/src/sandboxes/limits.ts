@@ -1,5 +1,7 @@
 /** What one key may have at once and how fast. In memory: a restart forgives the rate, never the number. */
 import { WrennError } from '@wrenn/protocol';
+import type { KeyLimits } from '../config/schema.ts';
+import type { KeyLimitOverrides } from '../store/keys.ts';
 import type { Caller } from './caller.ts';
 
 /** An error that says when to come again; rest/ makes a Retry-After of it. */
@@ -9,14 +11,16 @@ export interface Retryable {
 
 export interface Limits {
   /** Throws `too_many_requests` where too many were asked for in too short a time. */
-  pace(caller: Caller, count: number): void;
+  pace(caller: LimitedKey, count: number): void;
   /**
    * Makes room for so many new sandboxes or throws `too_many_sandboxes`. `live` counts those that are there, and may
    * count too many as long as that is not more than `most`, with which there is room. The room is held until the
    * returned function is called: when they are among those that `live` counts, or never will be.
    */
-  hold(caller: Caller, count: number, live: (most: number) => Promise<number>): Promise<() => void>;
+  hold(owner: LimitedKey, count: number, live: (most: number) => Promise<number>): Promise<() => void>;
 }
+
+export type LimitedKey = Pick<Caller, 'keyId' | 'limits'>;
 
 const MINUTE_MS = 60_000;
 /** Where places become free when somebody else lets go, nobody knows when. */
@@ -32,7 +36,7 @@ export function createLimits(now: () => number = () => performance.now()): Limit
   const buckets = new Map<string, Bucket>();
   const reserved = new Map<string, number>();
 
-  const pace = ({ keyId, limits }: Caller, count: number): void => {
+  const pace = ({ keyId, limits }: LimitedKey, count: number): void => {
     const perMinute = limits.createsPerMinute;
     const bucket = buckets.get(keyId) ?? { tokens: perMinute, at: now() };
     bucket.tokens = Math.min(perMinute, bucket.tokens + ((now() - bucket.at) * perMinute) / MINUTE_MS);
@@ -54,8 +58,8 @@ export function createLimits(now: () => number = () => performance.now()): Limit
 
   return {
     pace,
-    hold: async (caller, count, live) => {
-      const { keyId, limits } = caller;
+    hold: async (owner, count, live) => {
+      const { keyId, limits } = owner;
       const held = reserved.get(keyId) ?? 0;
       // Before anything is waited for, so that those who come at the same time see each other.
       reserved.set(keyId, held + count);
@@ -83,6 +87,12 @@ export function createLimits(now: () => number = () => performance.now()): Limit
       }
     },
   };
+}
+
+/** The configuration's, but for what the key has of its own. */
+export function limitsOf(defaults: KeyLimits, own: KeyLimitOverrides = {}): KeyLimits {
+  const set = Object.entries(own).filter(([, value]) => value !== undefined);
+  return { ...defaults, ...Object.fromEntries(set) };
 }
 
 export function retryable(

@@ -2,10 +2,11 @@
  * What sandboxes use, asked of their guest agents and kept for a day, bounded: every sample of the last hour, then
  * one a minute. Guests are hostile: an answer is small, in time and of the right form, or there is none.
  */
-import { request } from 'node:http';
+import { setMaxListeners } from 'node:events';
 import { ENVD_PORT } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { Agent, AgentSandbox } from '../agent-client/index.ts';
+import { askGuest } from './ask-guest.ts';
 import type { Watcher } from './watcher.ts';
 
 export interface MetricPoint {
@@ -67,6 +68,8 @@ export function createMetricsHistory(options: MetricsOptions): MetricsHistory {
   const maxFine = Math.max(1, Math.ceil(FINE_MS / intervalMs));
   const all = new Map<string, Series>();
   const stopped = new AbortController();
+  // Every question that is open listens to it.
+  setMaxListeners(0, stopped.signal);
   let timer: NodeJS.Timeout | undefined;
   let round: Promise<void> = Promise.resolve();
   watcher.onGone((id, ended) => {
@@ -154,28 +157,18 @@ function thin(series: Series): void {
   if (series.coarse.length > MAX_COARSE) series.coarse.shift();
 }
 
-async function ask(host: string, port: number, token: string, signal: AbortSignal): Promise<MetricPoint> {
-  const text = await new Promise<string>((resolve, reject) => {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]);
-    const headers = { 'x-access-token': token, accept: 'application/json' };
-    const call = request({ host, port, path: '/metrics', headers, agent: false, signal: limit });
-    call.once('error', reject);
-    call.once('response', (answer) => {
-      const chunks: Buffer[] = [];
-      let bytes = 0;
-      answer.on('data', (chunk: Buffer) => {
-        bytes += chunk.length;
-        if (bytes > ANSWER_MAX_BYTES) call.destroy(new Error('The answer is too large.'));
-        else chunks.push(chunk);
-      });
-      answer.once('error', reject);
-      answer.once('end', () => {
-        if (answer.statusCode === 200) resolve(Buffer.concat(chunks).toString('utf8'));
-        else reject(new Error(`The guest answered ${answer.statusCode}.`));
-      });
-    });
-    call.end();
+async function ask(address: string, port: number, token: string, signal: AbortSignal): Promise<MetricPoint> {
+  const { status, text } = await askGuest({
+    address,
+    port,
+    token,
+    method: 'GET',
+    path: '/metrics',
+    timeoutMs: ANSWER_TIMEOUT_MS,
+    maxBytes: ANSWER_MAX_BYTES,
+    signal,
   });
+  if (status !== 200) throw new Error(`The guest answered ${status}.`);
   const answer = answerSchema.parse(JSON.parse(text));
   return {
     at: new Date(),

@@ -3,13 +3,15 @@ import { randomBytes } from 'node:crypto';
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentAccess, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
+import type { Logger } from '../log.ts';
 import type { Store } from '../store/index.ts';
 import type { NetworkSettings, NewSandboxRecord, SandboxRecord } from '../store/sandboxes.ts';
+import type { ReadActivity } from './activity.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
 import { type Creations, RESERVED_METADATA } from './creations.ts';
-import type { Limits } from './limits.ts';
-import { LOG_TAIL_BYTES, type LogLine, parseConsole } from './logs.ts';
+import { LOG_TAIL_BYTES, type LogLine, mergedByTime, parseConsole } from './logs.ts';
 import type { MetricPoint, MetricsHistory } from './metrics.ts';
+import type { Places } from './places.ts';
 import type { Origin, Templates } from './templates.ts';
 import type { Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
@@ -57,6 +59,7 @@ export interface SandboxService {
   updateNetwork(caller: Caller, id: string, network: NetworkSettings): Promise<void>;
   fork(caller: Caller, id: string, count: number, timeoutMs: number): Promise<readonly AccessibleSandbox[]>;
   snapshot(caller: Caller, id: string, name: string | undefined): ReturnType<Templates['addSnapshot']>;
+  /** Its console, and, while it runs, which processes were started through its agent. */
   logs(caller: Caller, id: string): Promise<readonly LogLine[]>;
   metrics(caller: Caller, id: string, from?: Date, to?: Date): Promise<readonly MetricPoint[]>;
 }
@@ -65,12 +68,14 @@ export interface ServiceDeps {
   readonly agent: Agent;
   readonly store: Store;
   readonly config: ApiConfig['sandboxes'];
-  readonly limits: Limits;
+  readonly places: Places;
   readonly creations: Creations;
   readonly watcher: Watcher;
   readonly waker: Waker;
   readonly templates: Templates;
   readonly metrics: MetricsHistory;
+  readonly activity: ReadActivity;
+  readonly log: Logger;
 }
 
 const TRAFFIC_TOKEN_BYTES = 24;
@@ -92,7 +97,7 @@ interface Made {
 }
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, config, limits, creations, watcher, waker, templates, metrics } = deps;
+  const { agent, store, config, places, creations, watcher, waker, templates, metrics, activity, log } = deps;
 
   const own = async (caller: Caller, text: string): Promise<SandboxRecord> => {
     const record = await store.sandboxes.get(sandboxIdOf(text));
@@ -106,20 +111,6 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     if (sandbox.state === 'failed' || sandbox.state === 'destroying') throw noSandbox(text);
     return { record, sandbox };
   };
-
-  /** Those of the key that hold the host's memory. Only where it matters is the agent asked which of them sleep. */
-  const liveOf =
-    ({ keyId, teamId }: Caller) =>
-    async (most: number) => {
-      const notEnded = await store.sandboxes.count(teamId, keyId);
-      if (notEnded <= most) return notEnded;
-      const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
-      const states = new Map(sandboxes.map(({ id, state }) => [id, state]));
-      return records.filter((record) => {
-        const state = states.get(record.id);
-        return record.keyId === keyId && state !== undefined && state !== 'hibernated' && state !== 'failed';
-      }).length;
-    };
 
   const checkTimeout = (timeoutMs: number): void => {
     if (timeoutMs <= config.maxTimeoutS * 1000) return;
@@ -206,7 +197,7 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       const extended = await extend(record, sandbox, timeoutMs);
       return { ...(await accessible(record, extended)), resumed: false };
     }
-    const woken = await (underWay ?? waker.wake(record.id, timeoutMs));
+    const woken = await (underWay ?? waker.wake(record, timeoutMs));
     const extended = await extend(record, woken, timeoutMs);
     return { ...(await accessible(record, extended)), resumed: true };
   };
@@ -237,12 +228,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     checked: Promise<T>,
     bear: (checked: T, marks: Readonly<Record<string, string>>) => Promise<Born>,
   ): Promise<readonly AccessibleSandbox[]> => {
-    const holding = limits.hold(caller, count, liveOf(caller));
+    const holding = places.forNew(caller, count);
     // That a request is wrong is said first; nobody may be listening by the time this fails.
     holding.catch(() => {});
     try {
       const request = await checked;
-      limits.pace(caller, count);
+      places.pace(caller, count);
       await holding;
       let made: readonly Made[] = [];
       await creations.run(caller.teamId, async (marks) => {
@@ -327,13 +318,13 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     setTimeout: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
       const { record, sandbox } = await look(caller, id);
-      if (stateOf(sandbox) === 'paused') throw noTime();
+      assertTimed(sandbox);
       await give(record, timeoutMs);
     },
     refresh: async (caller, id, timeoutMs) => {
       checkTimeout(timeoutMs);
       const { record, sandbox } = await look(caller, id);
-      if (stateOf(sandbox) === 'paused') throw noTime();
+      assertTimed(sandbox);
       await extend(record, sandbox, timeoutMs);
     },
     updateNetwork: async (caller, id, network) => {
@@ -353,8 +344,11 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
       return await make(caller, count, Promise.resolve(), async (_, marks) => {
         const metadata = { ...record.metadata, ...marks };
-        const lifeMs = Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs);
-        const copies = await agent.fork(record.id, { count, timeoutMs: lifeMs, metadata });
+        const copies = await agent.fork(record.id, {
+          count,
+          timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs),
+          metadata,
+        });
         const fromParent = { ...record, timeoutMs };
         return {
           sandboxes: copies.map((sandbox) => ({ sandbox, record: toRecord(caller, sandbox, fromParent) })),
@@ -367,8 +361,19 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       return await templates.addSnapshot(caller, record.id, name);
     },
     logs: async (caller, id) => {
-      const { record } = await look(caller, id);
-      return parseConsole(await agent.logs(record.id, LOG_TAIL_BYTES), record.createdAt);
+      const { record, sandbox } = await look(caller, id);
+      const done = sandbox.state === 'running' ? activity(record.id) : Promise.resolve([]);
+      const [console, entries] = await Promise.all([
+        agent.logs(record.id, LOG_TAIL_BYTES),
+        // An agent of another age knows nothing of it, and a guest may say what it likes.
+        done.catch((err: unknown) => {
+          log.debug({ err, sandboxId: record.id }, 'the guest does not tell what was done');
+          return [];
+        }),
+      ]);
+      // What its template or a pool did before is nobody's.
+      const own = entries.filter(({ at }) => at >= record.createdAt);
+      return mergedByTime(parseConsole(console, record.createdAt), own);
     },
     metrics: async (caller, id, from, to) => {
       const { record, sandbox } = await look(caller, id);
@@ -410,8 +415,14 @@ function inTransition({ state }: AgentSandbox): WrennError {
   return conflict(`The sandbox is ${state}: try again when that is done.`);
 }
 
-function noTime(): WrennError {
-  return conflict('The sandbox is paused: it gets its time from who connects to it.');
+/** One that is paused has no time. 404 is all that SDKs expect here besides success. */
+function assertTimed(sandbox: AgentSandbox): void {
+  if (stateOf(sandbox) !== 'paused') return;
+  if (sandbox.state === 'hibernating') throw inTransition(sandbox);
+  throw new WrennError(
+    'sandbox_not_found',
+    'The sandbox does not run: it is paused, and gets its time from who connects to it.',
+  );
 }
 
 function conflict(message: string): WrennError {

@@ -2,12 +2,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentSandbox } from '../agent-client/index.ts';
-import type { SandboxStore } from '../store/sandboxes.ts';
+import type { SandboxRecord, SandboxStore } from '../store/sandboxes.ts';
+import type { Places } from './places.ts';
 import type { Watcher } from './watcher.ts';
 
 export interface Waker {
   /** `timeoutMs` counts from when it runs again; of several callers, the first one's. */
-  wake(id: string, timeoutMs: number): Promise<AgentSandbox>;
+  wake(record: SandboxRecord, timeoutMs: number): Promise<AgentSandbox>;
   /** The one under way. */
   waking(id: string): Promise<AgentSandbox> | undefined;
   readonly size: number;
@@ -17,13 +18,14 @@ export interface WakerOptions {
   readonly agent: Agent;
   readonly store: SandboxStore;
   readonly watcher: Watcher;
+  readonly places: Places;
   /** For one that is only just going to sleep. */
   readonly asleepTimeoutMs: number;
 }
 
 const POLL_MS = 50;
 
-export function createWaker({ agent, store, watcher, asleepTimeoutMs }: WakerOptions): Waker {
+export function createWaker({ agent, store, watcher, places, asleepTimeoutMs }: WakerOptions): Waker {
   const flights = new Map<string, Promise<AgentSandbox>>();
 
   /** One whose memory is still being written is told of as paused: who asks for it then waits, and is not sent away. */
@@ -36,20 +38,27 @@ export function createWaker({ agent, store, watcher, asleepTimeoutMs }: WakerOpt
     }
   };
 
-  const fly = async (id: string, timeoutMs: number): Promise<AgentSandbox> => {
-    // It goes on by itself where it could not be written.
-    if ((await whenAsleep(id)).state !== 'running') await agent.resume(id);
-    const sandbox = await agent.setTimeout(id, timeoutMs);
-    watcher.note(sandbox);
-    if (sandbox.endsAt !== undefined) await store.setTimeout(id, timeoutMs, sandbox.endsAt);
-    return sandbox;
+  const fly = async (record: SandboxRecord, timeoutMs: number): Promise<AgentSandbox> => {
+    const { id } = record;
+    const release = await places.toWake(record);
+    try {
+      // It goes on by itself where it could not be written.
+      if ((await whenAsleep(id)).state !== 'running') await agent.resume(id);
+      const sandbox = await agent.setTimeout(id, timeoutMs);
+      watcher.note(sandbox);
+      if (sandbox.endsAt !== undefined) await store.setTimeout(id, timeoutMs, sandbox.endsAt);
+      return sandbox;
+    } finally {
+      release();
+    }
   };
 
   return {
-    wake: (id, timeoutMs) => {
+    wake: (record, timeoutMs) => {
+      const { id } = record;
       const known = flights.get(id);
       if (known !== undefined) return known;
-      const flight = fly(id, timeoutMs).finally(() => flights.delete(id));
+      const flight = fly(record, timeoutMs).finally(() => flights.delete(id));
       flights.set(id, flight);
       return flight;
     },

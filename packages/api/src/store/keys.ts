@@ -54,6 +54,8 @@ export interface KeyStore {
   create(key: NewApiKey): Promise<{ readonly key: ApiKey; readonly secret: string }>;
   /** The key that this is, unless it has expired, was revoked or never was one. */
   authenticate(secret: string): Promise<ApiKey | undefined>;
+  /** Whether it is still good or not. */
+  get(id: string): Promise<ApiKey | undefined>;
   /** Newest first, revoked ones included. */
   list(): Promise<readonly ApiKey[]>;
   rename(id: string, name: string): Promise<ApiKey>;
@@ -137,6 +139,10 @@ export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyS
       if (key === undefined || key.revokedAt !== undefined) return undefined;
       if (key.expiresAt !== undefined && key.expiresAt.getTime() <= Date.now()) return undefined;
       return key;
+    },
+    get: async (id) => {
+      const row = await db.selectFrom('api_keys').selectAll().where('id', '=', id).executeTakeFirst();
+      return row === undefined ? undefined : toKey(row);
     },
     list: async () => {
       const rows = await db.selectFrom('api_keys').selectAll().orderBy('created_at', 'desc').execute();

@@ -1,5 +1,5 @@
 /** `wrenn api`: the API and the edge in the foreground, without privileges. */
-import { chmodSync, chownSync, mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname } from 'node:path';
 import {
@@ -15,7 +15,7 @@ import {
   tuneHeap,
 } from '@wrenn/api';
 import { WrennError } from '@wrenn/protocol';
-import { API_UID } from '../api-user.ts';
+import { API_UID, giveToApi } from '../api-user.ts';
 import { endWithParent } from '../supervisor.ts';
 
 export const API_CONFIG_FILE = '/etc/wrenn/api.json';
@@ -111,12 +111,7 @@ export function loadApiConfig(options: ApiOptions): ApiConfig {
 /** Before anything is opened. What it keeps is its own from then on. */
 function dropPrivileges({ store, tls }: ApiConfig): void {
   if (process.geteuid?.() !== 0) return;
-  if (store.databaseUrl === undefined || tls === 'development') {
-    const directory = dirname(store.dataDir);
-    mkdirSync(directory, { recursive: true });
-    chownSync(directory, API_UID, API_UID);
-    chmodSync(directory, 0o711);
-  }
+  if (store.databaseUrl === undefined || tls === 'development') giveToApi(dirname(store.dataDir));
   process.setgroups?.([]);
   process.setgid?.(API_UID);
   process.setuid?.(API_UID);

@@ -1,11 +1,20 @@
 /** `wrenn install` and `wrenn uninstall`: the agent and the API as services of systemd. */
-import { chmod, chown, mkdir, readFile, realpath, rm, stat } from 'node:fs/promises';
+import { mkdir, readFile, realpath, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { parseEnv } from 'node:util';
 import { agentSocketPath, loadConfig } from '@wrenn/agent';
-import { hasSystemd, makeUsers, reloadUnits, runCommand, systemctl, writeFileDurably } from '@wrenn/host';
+import {
+  hasSystemd,
+  makeUsers,
+  plainEnvironment,
+  reloadUnits,
+  runCommand,
+  systemctl,
+  writeFileDurably,
+} from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
-import { API_UID } from '../api-user.ts';
-import { AGENT_UNIT, API_UNIT, API_USER, type UnitFile, unitFiles } from '../systemd/units.ts';
+import { giveToApi } from '../api-user.ts';
+import { AGENT_UNIT, API_ENV_FILE, API_UNIT, API_USER, type UnitFile, unitFiles } from '../systemd/units.ts';
 import { loadApiConfig } from './api.ts';
 
 const KEY_MS = 60_000;
@@ -40,9 +49,7 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   for (const file of files) say(await write(file));
   const [users] = files;
   if (users !== undefined) await makeUsers(users.path);
-  await mkdir(apiDir, { recursive: true });
-  await chown(apiDir, API_UID, API_UID);
-  await chmod(apiDir, 0o711);
+  giveToApi(apiDir);
   if (!start) {
     say(`not started: \`systemctl daemon-reload && systemctl enable --now ${AGENT_UNIT} ${API_UNIT}\` does`);
     return;
@@ -52,7 +59,9 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   await systemctl('restart', [AGENT_UNIT]);
   // The store is one process's at a time.
   await systemctl('stop', [API_UNIT]);
-  const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS });
+  // In the store that the service has.
+  const env = { ...plainEnvironment(), ...configured(), ...(await serviceEnvironment()) };
+  const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS, env });
   process.stdout.write(stdout);
   await systemctl('restart', [API_UNIT]);
   say('running, and started with the machine from now on');
@@ -95,6 +104,13 @@ export async function runUninstall({ dryRun = false }: InstallOptions): Promise<
 function configured(): Record<string, string> {
   const names = ['WRENN_CONFIG', 'WRENN_API_CONFIG', 'WRENN_DIR', 'WRENN_IMAGES_DIR'];
   return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
+}
+
+/** What a DATABASE_URL is in, for one. */
+async function serviceEnvironment(): Promise<Record<string, string>> {
+  const text = await readFile(API_ENV_FILE, 'utf8').catch(() => '');
+  const entries = Object.entries(parseEnv(text));
+  return Object.fromEntries(entries.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
 }
 
 async function write({ path, text }: UnitFile): Promise<string> {

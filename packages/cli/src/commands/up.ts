@@ -12,6 +12,7 @@ import { type ApiOptions, loadApiConfig } from './api.ts';
 
 const AGENT_START_MS = 60_000;
 const API_START_MS = 60_000;
+const REACH_MS = 2_000;
 const POLL_MS = 50;
 const PROGRAM = `import { Sandbox } from 'e2b'
 const sandbox = await Sandbox.create()
@@ -48,7 +49,9 @@ export async function runUp(options: UpOptions): Promise<void> {
     const started = new Promise<void>((resolve) => {
       tellStarted = resolve;
     });
-    const api = superviseOne('api', apiWords(options), { WRENN_SOCKET: socketPath }, log, {
+    const api = superviseOne('api', apiWords(options, options.newKey), { WRENN_SOCKET: socketPath }, log, {
+      // Another key is made once.
+      wordsAgain: apiWords(options, undefined),
       // A later process would say the same again, but for the key.
       onStdout: (line) => {
         if (isFirst) process.stdout.write(`${line}\n`);
@@ -82,6 +85,7 @@ function createLog(asJson: boolean): Log {
 }
 
 interface More {
+  readonly wordsAgain?: readonly string[];
   readonly onStdout?: (line: string) => void;
   readonly onRestart?: () => void;
 }
@@ -91,10 +95,11 @@ function superviseOne(
   words: readonly string[],
   env: Readonly<Record<string, string>>,
   log: Log,
-  { onStdout = () => {}, onRestart = () => {} }: More = {},
+  { wordsAgain = words, onStdout = () => {}, onRestart = () => {} }: More = {},
 ): Supervised {
   return supervise({
     words,
+    wordsAgain,
     env,
     onStdout,
     onStderr: (line) => log(source, line),
@@ -105,7 +110,7 @@ function superviseOne(
   });
 }
 
-function apiWords({ newKey, domain, tls }: UpOptions): string[] {
+function apiWords({ domain, tls }: UpOptions, newKey: string | undefined): string[] {
   return [
     'api',
     '--with-parent',
@@ -151,15 +156,22 @@ async function untilAnswers(socketPath: string): Promise<void> {
 /** An agent runs already: whether the API, with a user of its own, may speak to it. */
 async function checkReach(socketPath: string): Promise<void> {
   if (process.geteuid?.() !== 0) return;
-  const { uid, gid, mode } = await stat(socketPath);
-  const mayUse =
-    (mode & 0o006) === 6 ||
-    (uid === API_UID && (mode & 0o600) === 0o600) ||
-    (gid === API_UID && (mode & 0o060) === 0o060);
-  if (mayUse) return;
+  // One that has just begun takes connections a moment before it lets anybody but root make them.
+  for (const deadline = performance.now() + REACH_MS; performance.now() < deadline; await sleep(POLL_MS)) {
+    if (await apiMayUse(socketPath)) return;
+  }
   throw new WrennError('agent_not_running', 'The host agent that runs does not let the API use its socket.', {
     hint: `Stop that agent (\`wrenn doctor\` tells its pid; sandboxes go on) and run this again, or set server.socketGid to ${API_UID} for it.`,
   });
+}
+
+async function apiMayUse(socketPath: string): Promise<boolean> {
+  const { uid, gid, mode } = await stat(socketPath);
+  return (
+    (mode & 0o006) === 6 ||
+    (uid === API_UID && (mode & 0o600) === 0o600) ||
+    (gid === API_UID && (mode & 0o060) === 0o060)
+  );
 }
 
 async function checkSetUp(config: AgentConfig): Promise<void> {

@@ -5,6 +5,7 @@ import { API_UID } from '../api-user.ts';
 export const AGENT_UNIT = 'wrenn-agent.service';
 export const API_UNIT = 'wrenn-api.service';
 export const API_USER = 'wrenn-api';
+export const API_ENV_FILE = '/etc/wrenn/api.env';
 
 export interface UnitSettings {
   /** Absolute: Node, and the file that it runs as `wrenn`. */
@@ -78,7 +79,7 @@ function apiUnit({ node, program, socketPath, apiDir, port, environment }: UnitS
       ['ExecReload', '/bin/kill -HUP $MAINPID'],
       ['Environment', `WRENN_SOCKET=${word(socketPath)}`],
       ...variables(environment),
-      ['EnvironmentFile', '-/etc/wrenn/api.env'],
+      ['EnvironmentFile', `-${API_ENV_FILE}`],
       ['User', API_USER],
       ['Group', API_USER],
       ['Restart', 'always'],

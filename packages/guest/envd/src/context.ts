@@ -1,6 +1,7 @@
 /** What every handler is given: the settings that /init changes, who asks, and where a path leads. */
 import { normalize } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
+import type { Activity } from './activity.ts';
 import type { AccessToken } from './auth.ts';
 import type { Credentials } from './sys/credentials.ts';
 import type { Libc } from './sys/libc.ts';
@@ -21,6 +22,7 @@ export interface EnvdContext {
   readonly users: Users;
   readonly libc: Libc;
   readonly credentials: Credentials;
+  readonly activity: Activity;
 }
 
 /**

@@ -1,10 +1,12 @@
 /** Which path goes to which handler, and who may pass. */
+import { createActivity } from './activity.ts';
 import { createAccessToken } from './auth.ts';
 import type { EnvdContext } from './context.ts';
 import type { IdleLimiter } from './files/handler.ts';
 import type { Flags } from './flags.ts';
 import { envs } from './http/envs.ts';
 import { createInit } from './http/init.ts';
+import { logs } from './http/logs.ts';
 import { createMetrics } from './http/metrics.ts';
 import { createQuiesce } from './http/quiesce.ts';
 import { errorJson } from './http/respond.ts';
@@ -71,6 +73,8 @@ export function createRoutes(flags: Flags, port: number): Routes {
         return envs(context.settings);
       case 'GET /metrics':
         return metrics();
+      case 'GET /logs':
+        return logs(context.activity);
     }
     if (path === '/files' || path.startsWith('/files/')) return (await files())(request, server);
     const rpc = (await rpcs()).get(path);
@@ -88,5 +92,6 @@ function createContext(flags: Flags): EnvdContext {
     users: createUsers(),
     libc,
     credentials: createCredentials(libc, protectFromOomKiller()),
+    activity: createActivity(),
   };
 }

@@ -59,6 +59,8 @@ export interface FakeWorld {
   availableMemoryMib: number;
   /** What the guest does with a command; the default prints its arguments. */
   onExec: (command: readonly string[]) => AsyncIterable<ProcessEvent>;
+  /** A guest has acknowledged its settings, and may refuse them still. */
+  onAnsweredFirst: (refuse: (error: WrennError) => void) => void;
   readonly signalled: { readonly pid: number; readonly signal: number }[];
   readonly inputs: { readonly pid: number; readonly bytes: Uint8Array }[];
   /** Called within every operation: throws to make it fail, waits to make it slow. */
@@ -98,6 +100,7 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     counted: [],
     availableMemoryMib: 8192,
     onExec: echo,
+    onAnsweredFirst: () => {},
     signalled: [],
     inputs: [],
     disturb: async () => {},
@@ -477,8 +480,9 @@ function fakeGuest(world: Ledger, address: string): EnvdClient {
       await world.disturb('health', signal);
       throwIfAborted(signal);
     },
-    init: async (_settings, signal) => {
+    init: async ({ onRefused }, signal) => {
       check('init');
+      if (onRefused !== undefined) world.onAnsweredFirst(onRefused);
       await world.disturb('init', signal);
       throwIfAborted(signal);
     },

@@ -70,7 +70,11 @@ export function createInit(context: EnvdContext, options: InitOptions): Init {
 
   function changeSettings(init: InitRequest): void {
     if (init.timestampNs !== undefined && options.setClock) setClock(context, init.timestampNs);
-    if (init.replaceEnvs) context.settings.globalEnv.clear();
+    if (init.replaceEnvs) {
+      // A machine begins here: what its parent did is not its own.
+      context.settings.globalEnv.clear();
+      context.activity.clear();
+    }
     for (const [name, value] of init.envVars) context.settings.globalEnv.set(name, value);
     if (init.accessToken !== undefined) context.accessToken.set(init.accessToken);
     if (init.defaultUser !== undefined) context.settings.defaultUser = init.defaultUser;

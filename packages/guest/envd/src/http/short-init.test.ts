@@ -11,10 +11,13 @@ describe('an /init in a datagram', () => {
   let applied: string[];
   let problem: Error | undefined;
   let short: ShortInit;
+  let refused: string[];
+  const take = (datagram: Uint8Array) => short.take(datagram, (why) => refused.push(why));
   beforeEach(() => {
     vi.useFakeTimers();
     applied = [];
     problem = undefined;
+    refused = [];
     const apply = (body: string): void => {
       if (problem !== undefined) throw problem;
       applied.push(body);
@@ -24,11 +27,11 @@ describe('an /init in a datagram', () => {
   });
 
   it('is taken at once, and applied with the next request or soon', () => {
-    expect(short.take(bytes('secret\n{"a":1}'))).toBe(true);
+    expect(take(bytes('secret\n{"a":1}'))).toBe(true);
     expect(applied).toEqual([]);
     expect(short.settle()).toBeUndefined();
     expect(applied).toEqual(['{"a":1}']);
-    expect(short.take(bytes('secret\n{"a":2}'))).toBe(true);
+    expect(take(bytes('secret\n{"a":2}'))).toBe(true);
     vi.runAllTimers();
     expect(short.settle()).toBeUndefined();
     expect(applied).toEqual(['{"a":1}', '{"a":2}']);
@@ -36,9 +39,9 @@ describe('an /init in a datagram', () => {
 
   it('is kept, whatever becomes of the memory that it came in, and applied before the next one', () => {
     const datagram = bytes('secret\none');
-    short.take(datagram);
+    take(datagram);
     datagram.fill(0);
-    short.take(bytes('secret\ntwo'));
+    take(bytes('secret\ntwo'));
     expect(applied).toEqual(['one']);
     short.settle();
     expect(applied).toEqual(['one', 'two']);
@@ -46,22 +49,27 @@ describe('an /init in a datagram', () => {
 
   it('that could not be applied stands in the way of all, until another one was', () => {
     problem = new Error('no room');
-    short.take(bytes('secret\n{}'));
+    take(bytes('secret\n{}'));
     vi.spyOn(console, 'error').mockImplementation(() => {});
     vi.runAllTimers();
     expect(short.settle()).toContain('no room');
     expect(short.settle()).toContain('no room');
+    expect(refused).toEqual([expect.stringContaining('no room')]);
     short.replaced();
     expect(short.settle()).toBeUndefined();
+    problem = undefined;
+    take(bytes('secret\n{}'));
+    vi.runAllTimers();
+    expect(refused).toHaveLength(1);
   });
 
   it('is nothing without the token', () => {
     const wrong = ['', 'secret', 'secrets\n', 'secre\n', '\n', 'Secret\n{}', 'secret {}', ' secret\n{}'];
-    for (const text of wrong) expect(short.take(bytes(text))).toBe(false);
+    for (const text of wrong) expect(take(bytes(text))).toBe(false);
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 64 }), (noise) => {
         fc.pre(!Buffer.from(noise).toString('latin1').startsWith('secret\n'));
-        expect(short.take(noise)).toBe(false);
+        expect(take(noise)).toBe(false);
       }),
     );
     expect(createAccessToken().leads(bytes('\n{}'))).toBeUndefined();

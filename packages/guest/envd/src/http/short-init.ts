@@ -3,15 +3,16 @@
  * anew after a restore, and this needs the fewest. So it is answered before it is applied; nothing else is answered
  * before that. Only where no program runs that could see the machine in between: the host knows when.
  *
- * The datagram is the access token, a line feed, and the body of an /init. What it does not prove gets no answer.
+ * The datagram is the access token, a line feed, and the body of an /init. What it does not prove gets no answer. What
+ * could not be applied after all is told in a second one, `no` and the reason: the host ends the machine then.
  */
 import type { AccessToken } from '../auth.ts';
 import { logError } from '../log.ts';
 import type { Init } from './init.ts';
 
 export interface ShortInit {
-  /** Whether it is to be acknowledged. */
-  take(datagram: Uint8Array): boolean;
+  /** Whether it is to be acknowledged. `refuse` is told why it was not applied, if so. */
+  take(datagram: Uint8Array, refuse: (why: string) => void): boolean;
   /** Applies what was taken, if that is still to be done. Why it failed, as long as no /init has succeeded since. */
   settle(): string | undefined;
   /** A whole /init has succeeded. */
@@ -20,34 +21,41 @@ export interface ShortInit {
 }
 
 const ACKNOWLEDGEMENT = Buffer.from('ok');
+const REASON_MAX_CHARS = 300;
+
+interface Pending {
+  readonly body: Uint8Array;
+  readonly refuse: (why: string) => void;
+}
 
 export function createShortInit(accessToken: AccessToken, init: Init): ShortInit {
-  let pending: Uint8Array | undefined;
+  let pending: Pending | undefined;
   let failure: string | undefined;
   // A socket that nobody holds is collected as garbage.
   const held: Promise<unknown>[] = [];
 
   function settle(): string | undefined {
     if (pending === undefined) return failure;
-    const body = Buffer.from(pending).toString('utf8');
+    const { body, refuse } = pending;
     pending = undefined;
     try {
-      init.apply(body);
+      init.apply(Buffer.from(body).toString('utf8'));
       failure = undefined;
     } catch (error) {
       logError('the settings were not applied', error);
       failure = `the settings were not applied: ${error instanceof Error ? error.message : String(error)}`;
+      refuse(failure);
     }
     return failure;
   }
 
-  function take(datagram: Uint8Array): boolean {
+  function take(datagram: Uint8Array, refuse: (why: string) => void): boolean {
     const begin = accessToken.leads(datagram);
     if (begin === undefined) return false;
     // An earlier one comes first, whoever was slow.
     settle();
     // A copy: the socket's memory is the next datagram's.
-    pending = new Uint8Array(datagram.subarray(begin));
+    pending = { body: new Uint8Array(datagram.subarray(begin)), refuse };
     setTimeout(settle, 0);
     return true;
   }
@@ -64,7 +72,10 @@ export function createShortInit(accessToken: AccessToken, init: Init): ShortInit
         port,
         socket: {
           data: (self, datagram, senderPort, senderAddress) => {
-            if (take(datagram)) self.send(ACKNOWLEDGEMENT, senderPort, senderAddress);
+            const refuse = (why: string): void => {
+              self.send(`no ${why.slice(0, REASON_MAX_CHARS)}`, senderPort, senderAddress);
+            };
+            if (take(datagram, refuse)) self.send(ACKNOWLEDGEMENT, senderPort, senderAddress);
           },
         },
       });

@@ -41,6 +41,9 @@ export function createProcessService(context: EnvdContext): ServiceImpl<typeof P
         killAfterMs: call.timeoutMs(),
       });
       registry.add(process);
+      const { pid, config } = process;
+      context.activity.processStarted(pid, [config.cmd, ...config.args]);
+      void process.ended.then(({ status }) => context.activity.processEnded(pid, status));
       for await (const event of followProcess(process, keepaliveMs(call.requestHeader), call.signal)) {
         // The process may be gone before the call itself has noticed that its time is over.
         if (event.event.case === 'end' && process.timedOut()) {

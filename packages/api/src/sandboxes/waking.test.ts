@@ -1,0 +1,91 @@
+/** Who may wake what sleeps, and how much of it: over an API with all of it real but the agent. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type Harness, startHarness } from '../testing/harness.ts';
+
+let api: Harness;
+beforeAll(async () => {
+  api = await startHarness();
+}, 60_000);
+afterAll(async () => await api.close());
+
+async function create(key: string, body: Readonly<Record<string, unknown>> = {}) {
+  const answer = await api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base', ...body } });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+}
+const pause = async (key: string, id: string) =>
+  expect((await api.call('POST', `/sandboxes/${id}/pause`, { key })).status).toBe(204);
+const connect = (key: string, id: string) =>
+  api.call('POST', `/v2/sandboxes/${id}/connect`, { key, body: { timeout: 60 } });
+const throughEdge = async (id: string, port: number, path: string, headers = {}) => {
+  const answer = await fetch(`${api.url}${path}`, {
+    headers: { 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port), ...headers },
+  });
+  const body: unknown = await answer.json();
+  return { status: answer.status, body, headers: answer.headers };
+};
+const resumes = () => api.agent.calls.get('ResumeSandbox') ?? 0;
+
+describe('waking', () => {
+  it('takes a place of the key that made it, however it is woken', async () => {
+    const key = await api.newKey({ maxSandboxes: 1 });
+    const first = await create(key, { autoResume: { enabled: true } });
+    await pause(key, first.sandboxID);
+    const second = await create(key);
+    const refused = await connect(key, first.sandboxID);
+    expect([refused.status, refused.headers.get('retry-after')]).toEqual([429, '5']);
+    const byTraffic = await throughEdge(first.sandboxID, 8000, '/');
+    expect([byTraffic.status, byTraffic.headers.get('retry-after')]).toEqual([429, '1']);
+    expect(byTraffic.body).toMatchObject({ code: 429, sandboxId: first.sandboxID });
+    // Refused is not gone.
+    await pause(key, second.sandboxID);
+    const tries = await Promise.all([first, second, first].map(({ sandboxID }) => connect(key, sandboxID)));
+    expect(tries.map(({ status }) => status)).toEqual([201, 429, 201]);
+    const none = await api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base' } });
+    expect(none.status).toBe(429);
+  });
+
+  it('counts one that wakes once', async () => {
+    const key = await api.newKey({ maxSandboxes: 3 });
+    const made = [await create(key), await create(key), await create(key)];
+    await pause(key, made[0].sandboxID);
+    await pause(key, made[1].sandboxID);
+    api.agent.transitionMs = 100;
+    try {
+      const slow = connect(key, made[0].sandboxID);
+      await sleep(50);
+      expect((await connect(key, made[1].sandboxID)).status).toBe(201);
+      expect((await slow).status).toBe(201);
+    } finally {
+      api.agent.transitionMs = 5;
+    }
+  });
+
+  it('is not for strangers, who are told what they would be told of one that runs', async () => {
+    const key = await api.newKey();
+    const { sandboxID: id, trafficAccessToken: token } = await create(key, {
+      autoResume: { enabled: true },
+      network: { allowPublicTraffic: false },
+    });
+    await pause(key, id);
+    const before = resumes();
+    expect((await throughEdge(id, 8000, '/')).status).toBe(403);
+    expect((await throughEdge(id, 8000, '/', { 'e2b-traffic-access-token': 'wrong' })).status).toBe(403);
+    expect((await throughEdge(id, 49_983, '/init')).status).toBe(404);
+    expect(resumes()).toBe(before);
+    expect((await api.call('GET', `/sandboxes/${id}`, { key })).body.state).toBe('paused');
+    await throughEdge(id, 8000, '/', { 'e2b-traffic-access-token': token });
+    expect(resumes()).toBe(before + 1);
+    expect((await api.call('GET', `/sandboxes/${id}`, { key })).body.state).toBe('running');
+  });
+
+  it('that fails for now is not told of as a sandbox that is gone', async () => {
+    const key = await api.newKey();
+    const { sandboxID: id } = await create(key);
+    await api.agent.close();
+    const answer = await throughEdge(id, 8000, '/');
+    expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '1']);
+    expect(answer.body).toMatchObject({ code: 503, sandboxId: id });
+  });
+});
