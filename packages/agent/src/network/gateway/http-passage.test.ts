@@ -31,6 +31,14 @@ beforeAll(async () => {
         response.end(`<${request.url}>`);
       });
   });
+  web.on('upgrade', (request, socket) => {
+    seen.push(`${request.method} ${request.headers.host}${request.url} upgrade`);
+    socket.on('error', () => {});
+    socket.write(
+      'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n<hello>',
+    );
+    socket.on('data', (chunk: Buffer) => socket.write(chunk));
+  });
   await once(web.listen(0, '127.0.0.1'), 'listening');
   const passage = createPassage(LIMITS, async () => {
     const socket = net.connect({ host: '127.0.0.1', port: portOf(web), allowHalfOpen: true });
@@ -45,6 +53,7 @@ beforeAll(async () => {
 afterAll(() => {
   gateway.closeAllConnections();
   gateway.close();
+  web.closeAllConnections();
   web.close();
 });
 
@@ -96,4 +105,27 @@ it('judges each of several requests, in any pieces', async () => {
     }),
     { numRuns: 60 },
   );
+});
+
+const upgrade = (path: string, connection = 'Connection: Upgrade\r\n') =>
+  `GET ${path} HTTP/1.1\r\nHost: good.example\r\n${connection}Upgrade: websocket\r\n\r\n`;
+
+it('carries websockets', async () => {
+  expect(await converse([Buffer.from(upgrade('/ws'))], 1)).toMatch(/^HTTP\/1.1 101 [\s\S]*\r\n\r\n<hello>$/);
+});
+
+// What is thrown here would end the gateway, and every sandbox's connections with it.
+it.each([
+  ['sent ahead of an answer', good('/1') + upgrade('/ws'), []],
+  ['of which Node knows nothing', upgrade('/ws', ''), ['HTTP/1.1 200']],
+  [
+    'of which Node knows nothing, sent ahead',
+    good('/1') + upgrade('/ws', ''),
+    ['HTTP/1.1 200', 'HTTP/1.1 200'],
+  ],
+])('lets no wish for another protocol through %s', async (_how, text, statuses) => {
+  const got = await converse([Buffer.from(text)], statuses.length || 9);
+  expect(got.match(/HTTP\/1.1 \d+/g) ?? []).toEqual(statuses);
+  expect(got).not.toContain('<hello>');
+  expect(await converse([Buffer.from(good('/well'))], 1)).toContain('</well>');
 });

@@ -31,12 +31,24 @@ export function createHttpServer(passage: Passage): http.Server {
     guest.setMaxListeners(0);
     passage.admit(guest);
   });
-  server.on('request', (request, response) => void exchange(request, response, passage));
+  /** Of each connection, how many requests are not answered yet. */
+  const unanswered = new WeakMap<net.Socket, number>();
+  const count = (guest: net.Socket, change: 1 | -1): void =>
+    void unanswered.set(guest, (unanswered.get(guest) ?? 0) + change);
+  const serve = (request: http.IncomingMessage, response: http.ServerResponse): void => {
+    const { socket } = request;
+    count(socket, 1);
+    response.once('close', () => count(socket, -1));
+    begin(request, response, passage, { mayUpgrade: false });
+  };
+  server.on('request', serve);
   server.on('checkContinue', (request, response) => {
     response.writeContinue();
-    void exchange(request, response, passage);
+    serve(request, response);
   });
   server.on('upgrade', (request, guest: net.Socket, ahead: Buffer) => {
+    // Sent ahead of answers that still have their turn; nobody who is well does that.
+    if ((unanswered.get(guest) ?? 0) > 0) return void guest.resetAndDestroy();
     const response = new http.ServerResponse(request);
     response.assignSocket(guest);
     response.shouldKeepAlive = false;
@@ -47,7 +59,7 @@ export function createHttpServer(passage: Passage): http.Server {
       refuse(response, 400, 'A request that asks for another protocol must be without a body.');
       return;
     }
-    void exchange(request, response, passage);
+    begin(request, response, passage, { mayUpgrade: true });
   });
   server.on('clientError', (_error, guest) => {
     if (guest.writable) guest.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
@@ -56,10 +68,26 @@ export function createHttpServer(passage: Passage): http.Server {
   return server;
 }
 
+interface How {
+  /** Node reads the connection as HTTP no more. */
+  readonly mayUpgrade: boolean;
+}
+
+/** Whatever goes wrong with one request is the end of its connection, and of no other. */
+function begin(
+  request: http.IncomingMessage,
+  response: http.ServerResponse,
+  passage: Passage,
+  how: How,
+): void {
+  exchange(request, response, passage, how).catch(() => request.socket.resetAndDestroy());
+}
+
 async function exchange(
   request: http.IncomingMessage,
   response: http.ServerResponse,
   passage: Passage,
+  how: How,
 ): Promise<void> {
   request.on('error', () => {});
   response.on('error', () => {});
@@ -90,7 +118,12 @@ async function exchange(
     guest.resetAndDestroy();
     return;
   }
-  sendOn(request, response, server, passage, done);
+  try {
+    sendOn(request, response, server, passage, how, done);
+  } catch (error) {
+    server.destroy();
+    throw error;
+  }
 }
 
 function sendOn(
@@ -98,11 +131,14 @@ function sendOn(
   response: http.ServerResponse,
   server: net.Socket,
   passage: Passage,
+  { mayUpgrade }: How,
   done: () => void,
 ): void {
   const { method, url, rawHeaders, socket: guest } = request;
   const isWebsocket =
-    request.headers.upgrade?.toLowerCase() === 'websocket' && request.headers['content-length'] === undefined;
+    mayUpgrade &&
+    request.headers.upgrade?.toLowerCase() === 'websocket' &&
+    request.headers['content-length'] === undefined;
   const out = http.request({
     createConnection: () => server,
     method,
