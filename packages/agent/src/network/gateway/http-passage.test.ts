@@ -107,6 +107,15 @@ it('judges each of several requests, in any pieces', async () => {
   );
 });
 
+it('leaves no header out, however many there are', async () => {
+  const hidden = 'GET /hidden HTTP/1.1\r\nHost: evil.example\r\n\r\n';
+  const filler = 'a:b\r\n'.repeat(1500);
+  const head = `GET /body HTTP/1.1\r\nHost: good.example\r\n${filler}Content-Length: ${hidden.length}\r\n\r\n`;
+  seen.length = 0;
+  expect(await converse([Buffer.from(`${head}${hidden}`)], 1)).toContain('HTTP/1.1 200');
+  expect(seen).toEqual([`GET good.example/body ${hidden.length}`]);
+});
+
 const upgrade = (path: string, connection = 'Connection: Upgrade\r\n') =>
   `GET ${path} HTTP/1.1\r\nHost: good.example\r\n${connection}Upgrade: websocket\r\n\r\n`;
 

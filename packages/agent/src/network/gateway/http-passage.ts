@@ -31,6 +31,9 @@ export function createHttpServer(passage: Passage): http.Server {
     guest.setMaxListeners(0);
     passage.admit(guest);
   });
+  // `maxHeadBytes` is the bound. By number Node would leave headers out and still obey them: a body whose length is
+  // not told to the server is the next request there, which nobody has judged.
+  server.maxHeadersCount = 0;
   /** Of each connection, how many requests are not answered yet. */
   const unanswered = new WeakMap<net.Socket, number>();
   const count = (guest: net.Socket, change: 1 | -1): void =>
