@@ -2,12 +2,14 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseHostPattern } from '@wrenn/host';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createHttpServer } from './http-passage.ts';
 import { createPassage } from './passage.ts';
 
+let [looking, mostLooking] = [0, 0];
 const LIMITS = { maxConnections: 50, headMs: 5000, maxHeadBytes: 16_384, idleMs: 5000 };
 let web: http.Server;
 let gateway: http.Server;
@@ -40,12 +42,20 @@ beforeAll(async () => {
     socket.on('data', (chunk: Buffer) => socket.write(chunk));
   });
   await once(web.listen(0, '127.0.0.1'), 'listening');
-  const passage = createPassage(LIMITS, async () => {
+  const passage = createPassage(LIMITS, async (name) => {
+    if (name === 'slow.good.example') {
+      looking += 1;
+      mostLooking = Math.max(looking, mostLooking);
+      await sleep(400);
+      looking -= 1;
+      return 'unknown';
+    }
     const socket = net.connect({ host: '127.0.0.1', port: portOf(web), allowHalfOpen: true });
     await once(socket, 'connect');
     return socket;
   });
-  passage.setPolicy({ names: [parseHostPattern('good.example')], transmitBytesPerSecond: undefined });
+  const names = ['good.example', '*.good.example'].map(parseHostPattern);
+  passage.setPolicy({ names, transmitBytesPerSecond: undefined });
   gateway = createHttpServer(passage);
   await once(gateway.listen(0, '127.0.0.1'), 'listening');
 });
@@ -137,4 +147,17 @@ it.each([
   expect(got.match(/HTTP\/1.1 \d+/g) ?? []).toEqual(statuses);
   expect(got).not.toContain('<hello>');
   expect(await converse([Buffer.from(good('/well'))], 1)).toContain('</well>');
+});
+
+it('looks for no more hosts at once than a sandbox may have connections, whoever still waits', async () => {
+  for (let n = 0; n < 3 * LIMITS.maxConnections; n += 1) {
+    const socket = net.connect(portOf(gateway), '127.0.0.1').on('error', () => {});
+    socket.write('GET / HTTP/1.1\r\nHost: slow.good.example\r\n\r\n');
+    await sleep(1);
+    socket.resetAndDestroy();
+  }
+  expect(mostLooking).toBeGreaterThan(0);
+  expect(mostLooking).toBeLessThanOrEqual(LIMITS.maxConnections);
+  await sleep(500);
+  expect(await converse([Buffer.from(good('/after'))], 1)).toContain('</after>');
 });

@@ -102,6 +102,14 @@ async function exchange(
   const guest = request.socket;
   const begun = passage.begin(name, () => guest.resetAndDestroy());
   if (begun === undefined) return refuse(response, 503, 'This sandbox has too many requests under way.');
+  const server = await passage.reach(name, PORT);
+  // Only here: the host was looked for until now, whether or not the guest waited for it.
+  if (guest.destroyed || response.destroyed || !passage.allows(name)) {
+    begun();
+    if (typeof server !== 'string') server.destroy();
+    guest.resetAndDestroy();
+    return;
+  }
   // A response whose turn has not come is told nothing of its socket's end.
   const done = (): void => {
     begun();
@@ -109,17 +117,11 @@ async function exchange(
   };
   guest.once('close', done);
   response.once('close', done);
-  const server = await passage.reach(name, PORT);
   if (typeof server === 'string') {
     if (server === 'denied')
       return refuse(response, 403, `${name} is in a network that sandboxes do not reach.`);
     const why = server === 'unknown' ? 'has no address' : 'does not answer';
     return refuse(response, 502, `${name} ${why}.`);
-  }
-  if (guest.destroyed || response.destroyed || !passage.allows(name)) {
-    server.destroy();
-    guest.resetAndDestroy();
-    return;
   }
   try {
     sendOn(request, response, server, passage, how, done);
