@@ -1,6 +1,6 @@
 /**
  * The gateway, a process without privileges of its own user: it speaks with guests, and so nothing else is in it. The
- * agent gives it sockets that listen in sandboxes' namespaces and the names that may be reached from each; it ends
+ * agent gives it, through its keeper, sockets that listen in sandboxes' namespaces and the names that may be reached from each; it ends
  * with the agent.
  */
 import net from 'node:net';
@@ -41,7 +41,12 @@ export function runEgressGateway(): void {
       doors.set(message.door, opened);
       opened.passage.setPolicy({ names: names.map(parseHostPattern), transmitBytesPerSecond });
     } else if (message.type === 'listen') {
-      if (known === undefined || !(handle instanceof net.Server)) throw new Error('nothing to listen for');
+      if (!(handle instanceof net.Server)) throw new Error('nothing to listen with');
+      if (known === undefined) {
+        // It would keep the namespace.
+        handle.close();
+        throw new Error('nothing to listen for');
+      }
       await listen(known, message.port, handle);
     } else if (known !== undefined) {
       doors.delete(message.door);
