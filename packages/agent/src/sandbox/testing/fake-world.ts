@@ -124,8 +124,9 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     driver,
     driverNamed: () => driver,
     bootMicrovm,
-    killStrays: async (_id, _uid, known) => {
+    killStrays: async (id, _uid, known) => {
       for (const { pid } of known) world.vms.get(pid)?.die('killed');
+      for (const vm of world.aliveVms()) if (vm.handle.runDir.includes(id)) vm.die('killed');
     },
     cgroups: fakeCgroups(world),
     network: fakeNetwork(world),
@@ -182,6 +183,7 @@ function fakeDriver(world: Ledger): VmmDriver {
       diagnose: async () => 'nothing',
       kill: async () => {
         if (busy) world.violations.push(`VM ${vm.handle.pid} was killed in the middle of an operation`);
+        await world.disturb('kill');
         vm.die('killed');
       },
       detach: () => {},
