@@ -6,6 +6,7 @@
 import http from 'node:http';
 import type net from 'node:net';
 import { pipeline } from 'node:stream';
+import { HIGH_WATER_MARK_BYTES } from './guest-stream.ts';
 import { endToEnd, needsLength, targetOf, valuesOf } from './http-target.ts';
 import { join, type Passage } from './passage.ts';
 
@@ -17,6 +18,7 @@ const CHECK_MS = 1000;
 export function createHttpServer(passage: Passage): http.Server {
   const { headMs, maxHeadBytes } = passage.limits;
   const server = http.createServer({
+    highWaterMark: HIGH_WATER_MARK_BYTES,
     headersTimeout: headMs,
     // A body may take its time, as long as it moves.
     requestTimeout: 0,
@@ -26,10 +28,14 @@ export function createHttpServer(passage: Passage): http.Server {
     insecureHTTPParser: false,
     requireHostHeader: false,
   });
-  server.on('connection', (guest: net.Socket) => {
+  // Node's own listener takes any stream, and gets one that is read in the sandbox's share.
+  const [listener] = server.listeners('connection');
+  server.removeAllListeners('connection');
+  server.on('connection', (socket: net.Socket) => {
+    const guest = passage.admit(socket);
     // One for each request that was sent ahead; passage.begin() is their bound.
-    guest.setMaxListeners(0);
-    passage.admit(guest);
+    guest?.setMaxListeners(0);
+    if (guest !== undefined) listener?.call(server, guest);
   });
   // `maxHeadBytes` is the bound. By number Node would leave headers out and still obey them: a body whose length is
   // not told to the server is the next request there, which nobody has judged.
@@ -102,7 +108,7 @@ async function exchange(
   const guest = request.socket;
   const begun = passage.begin(name, () => guest.resetAndDestroy());
   if (begun === undefined) return refuse(response, 503, 'This sandbox has too many requests under way.');
-  const server = await passage.reach(name, PORT);
+  const server = await passage.share.run(() => passage.reach(name, PORT));
   // Only here: the host was looked for until now, whether or not the guest waited for it.
   if (guest.destroyed || response.destroyed || !passage.allows(name)) {
     begun();
@@ -124,7 +130,7 @@ async function exchange(
     return refuse(response, 502, `${name} ${why}.`);
   }
   try {
-    sendOn(request, response, server, passage, how, done);
+    passage.share.run(() => sendOn(request, response, server, passage, how, done));
   } catch (error) {
     server.destroy();
     throw error;
@@ -174,7 +180,7 @@ function sendOn(
       fail();
       return;
     }
-    pipeline(answer, response, (error) => {
+    pipeline(answer, passage.receiver(), response, (error) => {
       out.destroy();
       if (error != null) guest.resetAndDestroy();
     });

@@ -6,10 +6,12 @@
 import net from 'node:net';
 import { parseHostPattern, parseIpv4Range } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { HIGH_WATER_MARK_BYTES } from './guest-stream.ts';
 import { createHttpServer } from './http-passage.ts';
 import { fromGatewaySchema, type GatewaySettings, type ToGateway, toGatewaySchema } from './messages.ts';
 import { createPassage, type Passage } from './passage.ts';
 import { createReach, type Reach } from './reach.ts';
+import { createShares } from './share.ts';
 import { serveTls } from './tls-passage.ts';
 
 interface Door {
@@ -23,6 +25,7 @@ export function runEgressGateway(): void {
     throw new WrennError('invalid_argument', 'The egress gateway is started by the agent.');
   }
   const doors = new Map<string, Door>();
+  const newShare = createShares();
   let settings: GatewaySettings | undefined;
   let reach: Reach | undefined;
 
@@ -37,7 +40,7 @@ export function runEgressGateway(): void {
     const known = doors.get(message.door);
     if (message.type === 'policy') {
       const { names, transmitBytesPerSecond } = message.policy;
-      const opened = known ?? { passage: createPassage(settings.limits, reach), servers: [] };
+      const opened = known ?? { passage: createPassage(settings.limits, reach, newShare()), servers: [] };
       doors.set(message.door, opened);
       opened.passage.setPolicy({ names: names.map(parseHostPattern), transmitBytesPerSecond });
     } else if (message.type === 'listen') {
@@ -89,9 +92,13 @@ function listen({ passage, servers }: Door, port: 80 | 443, received: net.Server
 }
 
 function tlsServer(passage: Passage): net.Server {
-  return net.createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (guest) =>
-    serveTls(guest, passage),
-  );
+  const options = {
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    highWaterMark: HIGH_WATER_MARK_BYTES,
+  };
+  return net.createServer(options, (guest) => serveTls(guest, passage));
 }
 
 /** With another user the capabilities go too; `setpriv` has seen to it that none come back. */
