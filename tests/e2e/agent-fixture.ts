@@ -147,7 +147,7 @@ export interface AgentProcess {
 /** Loads the configuration that WRENN_CONFIG names, and is killed where, or after how many ms, DIE_AT says. */
 const AGENT_PROGRAM = `
   import { loadConfig, runAgent } from '@wrenn/agent';
-  import { runEgressDoor, runEgressGateway } from '@wrenn/agent/egress';
+  import { runEgressDoor, runEgressGateway, runEgressKeeper } from '@wrenn/agent/egress';
   const role = process.argv[2];
   const afterMs = Number(process.env.DIE_AT || NaN);
   if (afterMs >= 0) setTimeout(() => process.kill(process.pid, 'SIGKILL'), afterMs).unref();
@@ -155,6 +155,7 @@ const AGENT_PROGRAM = `
     if (moment + ' ' + step === process.env.DIE_AT) process.kill(process.pid, 'SIGKILL');
   };
   if (role === 'egress-gateway') runEgressGateway();
+  else if (role === 'egress-keeper') runEgressKeeper();
   else if (role === 'egress-door') await runEgressDoor();
   else runAgent({ config: loadConfig(), checkpoint }).catch((error) => {
     console.error(error.message);

@@ -169,6 +169,10 @@ function buildProgram(): Command {
     .description("the agent's own: leads guests to hosts that they may reach by name")
     .action(async () => (await import('./commands/egress.ts')).runEgressGateway());
   program
+    .command('egress-keeper', { hidden: true })
+    .description("the agent's own: stands between it and the gateway")
+    .action(async () => (await import('./commands/egress.ts')).runEgressKeeper());
+  program
     .command('egress-door', { hidden: true })
     .description("the agent's own: opens a gateway's sockets in a network namespace")
     .action(async () => await (await import('./commands/egress.ts')).runEgressDoor());

@@ -26,6 +26,14 @@ export type NftStatement =
   | { readonly dnat: { readonly family: 'ip'; readonly addr: string } }
   | { readonly redirect: null }
   | { readonly 'ct count': { readonly val: number; readonly inv: true } }
+  | {
+      readonly limit: {
+        readonly rate: number;
+        readonly per: 'second';
+        readonly burst: number;
+        readonly inv: true;
+      };
+    }
   | { readonly mangle: { readonly key: object; readonly value: object } };
 
 /** Where chains hang among those of others, by the kernel's names. */
@@ -164,6 +172,11 @@ export const wasDnatted: NftStatement = {
 /** More connections than that are open which this rule has seen. */
 export function moreConnectionsThan(count: number): NftStatement {
   return { 'ct count': { val: count, inv: true } };
+}
+
+/** More packets in a second than that have come to this rule, and more than `burst` at once. */
+export function moreOftenThan(perSecond: number, burst: number): NftStatement {
+  return { limit: { rate: perSecond, per: 'second', burst, inv: true } };
 }
 
 /** An answer to the source address would not leave by the link by which this came. */

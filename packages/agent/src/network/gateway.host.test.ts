@@ -351,6 +351,27 @@ describe('the gateway', () => {
     expect(Number(stdout)).toBe(5);
   });
 
+  it('is not called more often than it can hear', async () => {
+    await set(['example.com']);
+    const script = `
+      let [open, refused] = [0, 0];
+      for (let n = 0; n < 600; n += 1) {
+        const s = require('node:net').connect(443, '203.0.113.10', () => (open += 1));
+        s.on('error', () => (refused += 1));
+      }
+      setTimeout(() => { console.log(open, refused); process.exit(0); }, 900);`;
+    const words = [`--net=/run/netns/${guest}`, process.execPath, '-e', script];
+    const { stdout } = await lab.run('nsenter', words, { timeoutMs: 9000 });
+    // One that the gateway has refused may never have seemed open.
+    const [open = 0, refused = 0] = stdout.trim().split(' ').map(Number);
+    expect(open).toBeGreaterThanOrEqual(MAX_CONNECTIONS);
+    expect(refused).toBeGreaterThan(150);
+    expect(refused).toBeLessThan(500);
+    // What was dropped is tried again, and later there is room again.
+    await sleep(3000);
+    expect((await asked('example.com')).got).toContain('200 OK');
+  });
+
   it("holds what is sent to the sandbox's rate", async () => {
     const size = 600_000;
     const send = [

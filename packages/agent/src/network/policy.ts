@@ -40,6 +40,12 @@ const OPEN: SlotEgress = { allowed: [], refused: [] };
 const MAX_CONNECTIONS = 8192;
 /** And to the gateway, which has a bound of its own below this. */
 const MAX_GATEWAY_CONNECTIONS = 1024;
+/**
+ * New ones in a second, and at once: what accepting one costs the gateway, it costs all sandboxes. Beyond that they are
+ * dropped, so that the guest tries again a second later.
+ */
+const GATEWAY_CONNECTIONS_PER_SECOND = 100;
+const GATEWAY_CONNECTIONS_BURST = 256;
 const DNS_PORT = 53;
 const NAMED_PORTS = [80, 443];
 const { raw, mangle, dstnat, filter, srcnat } = rule.NFT_PRIORITY;
@@ -109,6 +115,12 @@ export function slotTables(
           named === undefined
             ? []
             : [
+                [
+                  fromGuest,
+                  rule.beginsConnection,
+                  rule.moreOftenThan(GATEWAY_CONNECTIONS_PER_SECOND, GATEWAY_CONNECTIONS_BURST),
+                  rule.drop,
+                ],
                 [
                   fromGuest,
                   rule.beginsConnection,

@@ -35,7 +35,7 @@ export async function writeHibernation(
     const { base, memory } = planMemory(deps, record, microvm);
     const files = await journal.makeHibernation(id, number);
     await timed('write', () => writeMemory(deps, record, microvm, files, memory, signal));
-    const hashes = await timed('seal', () => journal.sealHibernation(id, number));
+    const hashes = await timed('seal', () => journal.sealHibernation(id, number, signal));
     await layer;
     throwIfAborted(signal);
     if (base === undefined || memory === 'whole') return { base: number, baseSha256: null, ...hashes };

@@ -56,6 +56,18 @@ afterEach(async () => {
 });
 
 describe('a journal', () => {
+  it('hashes a hibernation, and ends that when nobody wants it any more', async () => {
+    await journal.makeDirectories(id, uid);
+    const { memoryPath, statePath } = await journal.makeHibernation(id, 1);
+    await writeFile(memoryPath, Buffer.alloc(4 * 1024 * 1024, 1));
+    await writeFile(statePath, 'state');
+    const hashes = await journal.sealHibernation(id, 1, new AbortController().signal);
+    expect(hashes.memorySha256).toMatch(/^[0-9a-f]{64}$/);
+    expect(hashes.stateSha256).not.toBe(hashes.memorySha256);
+    const reason = new Error('destroyed meanwhile');
+    await expect(journal.sealHibernation(id, 1, AbortSignal.abort(reason))).rejects.toBe(reason);
+  });
+
   it('comes back as it was written, and only its owner may read it', async () => {
     await journal.makeDirectories(id, uid);
     await journal.write(record);

@@ -135,7 +135,11 @@ export interface Journal {
   /** Makes the layer survive a power cut. */
   syncLayer(id: string): Promise<void>;
   /** The same for a hibernation. Returns what is in it. */
-  sealHibernation(id: string, number: number): Promise<Pick<Hibernation, 'memorySha256' | 'stateSha256'>>;
+  sealHibernation(
+    id: string,
+    number: number,
+    signal: AbortSignal,
+  ): Promise<Pick<Hibernation, 'memorySha256' | 'stateSha256'>>;
   /** Removes every hibernation but these. */
   removeHibernations(id: string, except: readonly number[]): Promise<void>;
   write(record: JournalRecord): Promise<void>;
@@ -188,13 +192,13 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       return made;
     },
     syncLayer: (id) => syncFile(files(id).layer),
-    sealHibernation: async (id, number) => {
+    sealHibernation: async (id, number, signal) => {
       const { dir, hibernation } = files(id);
       const { statePath, memoryPath, dir: own } = hibernation(number);
       // What is hashed meanwhile is still in the page cache.
       const [memorySha256, stateSha256] = await Promise.all([
-        hashSparse(memoryPath),
-        hashSparse(statePath),
+        hashSparse(memoryPath, { signal }),
+        hashSparse(statePath, { signal }),
         syncFile(statePath),
         syncFile(memoryPath),
       ]);

@@ -132,6 +132,48 @@ describe('the memory of one that sleeps', () => {
   );
 });
 
+describe('one that sleeps', () => {
+  it('sleeps on when it cannot be woken, also where that cannot be written down', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    await manager.hibernate(id);
+    let isBroken = false;
+    world.disturb = async (operation) => {
+      isBroken ||= operation === 'setUp';
+      if (isBroken && (operation === 'setUp' || operation === 'journal'))
+        throw new WrennError('disk_full', `${operation} is broken`);
+    };
+    expect(await codeOf(manager.resume(id))).toBe('disk_full');
+    expect(manager.get(id).state).toBe('hibernated');
+    expect(manager.liveCount()).toBe(0);
+    world.disturb = async () => {};
+    await manager.resume(id);
+    expect(manager.get(id).state).toBe('running');
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
+  it('is not woken while its last VMM is there', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.disturb = async (operation) => {
+      if (operation === 'kill') throw new WrennError('deadline_exceeded', 'It does not end.');
+    };
+    await manager.hibernate(id);
+    expect(world.aliveVms()).toHaveLength(1);
+    expect(await codeOf(manager.resume(id))).toBe('internal');
+    expect(manager.get(id).state).toBe('hibernated');
+    expect(world.aliveVms()).toHaveLength(1);
+    // The kernel would have kept its cgroup.
+    expect(world.violations.splice(0)).toEqual([`${id} was alive in its group`]);
+    world.disturb = async () => {};
+    await manager.resume(id);
+    expect(world.aliveVms()).toHaveLength(1);
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+});
+
 describe('one that stands still and cannot be continued', () => {
   const broken = (...operations: string[]) => {
     return async (operation: string): Promise<void> => {

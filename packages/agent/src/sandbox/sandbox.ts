@@ -331,7 +331,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     hold,
     letGo: async () => {
       holdings = undefined;
-      await releaseMachines();
+      return releaseMachines();
     },
     newMachine: () => {
       const machine = createCleanupStack(timeouts.cleanupStepMs);

@@ -29,8 +29,8 @@ export interface SandboxCore {
   /** Throws `internal` where there are none. */
   holdings(): Holdings;
   hold(held: Holdings): void;
-  /** Takes away all that it holds but its files. What cannot be is tried again at its end. */
-  letGo(): Promise<void>;
+  /** Takes away all that it holds but its files. Tells what could not be: that is tried again the next time. */
+  letGo(): Promise<readonly string[]>;
   /** For what it is going to hold. */
   newMachine(): CleanupStack;
   /** Whoever waits for the guest is told; what runs in it goes on. */
@@ -204,6 +204,12 @@ export function createTransitions(core: SandboxCore): Transitions {
 
   const wake = async (signal: AbortSignal): Promise<void> => {
     assertRestorable(deps, `Sandbox ${id}`, core.record().vmm);
+    // Two of them would write to the same disk.
+    if ((await core.letGo()).includes('microVM')) {
+      throw new WrennError('internal', `Sandbox ${id} cannot be woken: its last VMM is still there.`, {
+        hint: "It does not end although it was killed: the agent's log has the details. Try again later.",
+      });
+    }
     core.onWaking(id);
     const machine = core.newMachine();
     const timed = createStopwatch(deps);
@@ -235,7 +241,10 @@ export function createTransitions(core: SandboxCore): Transitions {
       throwIfAborted(signal);
       if (core.record().state === 'running') throw await failedAwake(error);
       await core.letGo();
-      await core.save({ state: 'hibernated', handle: null });
+      // For whoever reads it, one that was being woken sleeps as well.
+      await core.save({ state: 'hibernated', handle: null }).catch((err: unknown) => {
+        log.warn({ sandboxId: id, err }, 'that it sleeps on could not be journalled');
+      });
       if (core.state() === 'resuming') core.become('hibernated');
       core.onHibernated(id);
       throw error;

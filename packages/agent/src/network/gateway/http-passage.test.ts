@@ -2,12 +2,14 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseHostPattern } from '@wrenn/host';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createHttpServer } from './http-passage.ts';
 import { createPassage } from './passage.ts';
 
+let [looking, mostLooking] = [0, 0];
 const LIMITS = { maxConnections: 50, headMs: 5000, maxHeadBytes: 16_384, idleMs: 5000 };
 let web: http.Server;
 let gateway: http.Server;
@@ -31,13 +33,29 @@ beforeAll(async () => {
         response.end(`<${request.url}>`);
       });
   });
+  web.on('upgrade', (request, socket) => {
+    seen.push(`${request.method} ${request.headers.host}${request.url} upgrade`);
+    socket.on('error', () => {});
+    socket.write(
+      'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n<hello>',
+    );
+    socket.on('data', (chunk: Buffer) => socket.write(chunk));
+  });
   await once(web.listen(0, '127.0.0.1'), 'listening');
-  const passage = createPassage(LIMITS, async () => {
+  const passage = createPassage(LIMITS, async (name) => {
+    if (name === 'slow.good.example') {
+      looking += 1;
+      mostLooking = Math.max(looking, mostLooking);
+      await sleep(400);
+      looking -= 1;
+      return 'unknown';
+    }
     const socket = net.connect({ host: '127.0.0.1', port: portOf(web), allowHalfOpen: true });
     await once(socket, 'connect');
     return socket;
   });
-  passage.setPolicy({ names: [parseHostPattern('good.example')], transmitBytesPerSecond: undefined });
+  const names = ['good.example', '*.good.example'].map(parseHostPattern);
+  passage.setPolicy({ names, transmitBytesPerSecond: undefined });
   gateway = createHttpServer(passage);
   await once(gateway.listen(0, '127.0.0.1'), 'listening');
 });
@@ -45,6 +63,7 @@ beforeAll(async () => {
 afterAll(() => {
   gateway.closeAllConnections();
   gateway.close();
+  web.closeAllConnections();
   web.close();
 });
 
@@ -96,4 +115,49 @@ it('judges each of several requests, in any pieces', async () => {
     }),
     { numRuns: 60 },
   );
+});
+
+it('leaves no header out, however many there are', async () => {
+  const hidden = 'GET /hidden HTTP/1.1\r\nHost: evil.example\r\n\r\n';
+  const filler = 'a:b\r\n'.repeat(1500);
+  const head = `GET /body HTTP/1.1\r\nHost: good.example\r\n${filler}Content-Length: ${hidden.length}\r\n\r\n`;
+  seen.length = 0;
+  expect(await converse([Buffer.from(`${head}${hidden}`)], 1)).toContain('HTTP/1.1 200');
+  expect(seen).toEqual([`GET good.example/body ${hidden.length}`]);
+});
+
+const upgrade = (path: string, connection = 'Connection: Upgrade\r\n') =>
+  `GET ${path} HTTP/1.1\r\nHost: good.example\r\n${connection}Upgrade: websocket\r\n\r\n`;
+
+it('carries websockets', async () => {
+  expect(await converse([Buffer.from(upgrade('/ws'))], 1)).toMatch(/^HTTP\/1.1 101 [\s\S]*\r\n\r\n<hello>$/);
+});
+
+// What is thrown here would end the gateway, and every sandbox's connections with it.
+it.each([
+  ['sent ahead of an answer', good('/1') + upgrade('/ws'), []],
+  ['of which Node knows nothing', upgrade('/ws', ''), ['HTTP/1.1 200']],
+  [
+    'of which Node knows nothing, sent ahead',
+    good('/1') + upgrade('/ws', ''),
+    ['HTTP/1.1 200', 'HTTP/1.1 200'],
+  ],
+])('lets no wish for another protocol through %s', async (_how, text, statuses) => {
+  const got = await converse([Buffer.from(text)], statuses.length || 9);
+  expect(got.match(/HTTP\/1.1 \d+/g) ?? []).toEqual(statuses);
+  expect(got).not.toContain('<hello>');
+  expect(await converse([Buffer.from(good('/well'))], 1)).toContain('</well>');
+});
+
+it('looks for no more hosts at once than a sandbox may have connections, whoever still waits', async () => {
+  for (let n = 0; n < 3 * LIMITS.maxConnections; n += 1) {
+    const socket = net.connect(portOf(gateway), '127.0.0.1').on('error', () => {});
+    socket.write('GET / HTTP/1.1\r\nHost: slow.good.example\r\n\r\n');
+    await sleep(1);
+    socket.resetAndDestroy();
+  }
+  expect(mostLooking).toBeGreaterThan(0);
+  expect(mostLooking).toBeLessThanOrEqual(LIMITS.maxConnections);
+  await sleep(500);
+  expect(await converse([Buffer.from(good('/after'))], 1)).toContain('</after>');
 });

@@ -6,6 +6,7 @@
 import http from 'node:http';
 import type net from 'node:net';
 import { pipeline } from 'node:stream';
+import { HIGH_WATER_MARK_BYTES } from './guest-stream.ts';
 import { endToEnd, needsLength, targetOf, valuesOf } from './http-target.ts';
 import { join, type Passage } from './passage.ts';
 
@@ -17,6 +18,7 @@ const CHECK_MS = 1000;
 export function createHttpServer(passage: Passage): http.Server {
   const { headMs, maxHeadBytes } = passage.limits;
   const server = http.createServer({
+    highWaterMark: HIGH_WATER_MARK_BYTES,
     headersTimeout: headMs,
     // A body may take its time, as long as it moves.
     requestTimeout: 0,
@@ -26,17 +28,36 @@ export function createHttpServer(passage: Passage): http.Server {
     insecureHTTPParser: false,
     requireHostHeader: false,
   });
-  server.on('connection', (guest: net.Socket) => {
+  // Node's own listener takes any stream, and gets one that is read in the sandbox's share.
+  const [listener] = server.listeners('connection');
+  server.removeAllListeners('connection');
+  server.on('connection', (socket: net.Socket) => {
+    const guest = passage.admit(socket);
     // One for each request that was sent ahead; passage.begin() is their bound.
-    guest.setMaxListeners(0);
-    passage.admit(guest);
+    guest?.setMaxListeners(0);
+    if (guest !== undefined) listener?.call(server, guest);
   });
-  server.on('request', (request, response) => void exchange(request, response, passage));
+  // `maxHeadBytes` is the bound. By number Node would leave headers out and still obey them: a body whose length is
+  // not told to the server is the next request there, which nobody has judged.
+  server.maxHeadersCount = 0;
+  /** Of each connection, how many requests are not answered yet. */
+  const unanswered = new WeakMap<net.Socket, number>();
+  const count = (guest: net.Socket, change: 1 | -1): void =>
+    void unanswered.set(guest, (unanswered.get(guest) ?? 0) + change);
+  const serve = (request: http.IncomingMessage, response: http.ServerResponse): void => {
+    const { socket } = request;
+    count(socket, 1);
+    response.once('close', () => count(socket, -1));
+    begin(request, response, passage, { mayUpgrade: false });
+  };
+  server.on('request', serve);
   server.on('checkContinue', (request, response) => {
     response.writeContinue();
-    void exchange(request, response, passage);
+    serve(request, response);
   });
   server.on('upgrade', (request, guest: net.Socket, ahead: Buffer) => {
+    // Sent ahead of answers that still have their turn; nobody who is well does that.
+    if ((unanswered.get(guest) ?? 0) > 0) return void guest.resetAndDestroy();
     const response = new http.ServerResponse(request);
     response.assignSocket(guest);
     response.shouldKeepAlive = false;
@@ -47,7 +68,7 @@ export function createHttpServer(passage: Passage): http.Server {
       refuse(response, 400, 'A request that asks for another protocol must be without a body.');
       return;
     }
-    void exchange(request, response, passage);
+    begin(request, response, passage, { mayUpgrade: true });
   });
   server.on('clientError', (_error, guest) => {
     if (guest.writable) guest.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
@@ -56,10 +77,26 @@ export function createHttpServer(passage: Passage): http.Server {
   return server;
 }
 
+interface How {
+  /** Node reads the connection as HTTP no more. */
+  readonly mayUpgrade: boolean;
+}
+
+/** Whatever goes wrong with one request is the end of its connection, and of no other. */
+function begin(
+  request: http.IncomingMessage,
+  response: http.ServerResponse,
+  passage: Passage,
+  how: How,
+): void {
+  exchange(request, response, passage, how).catch(() => request.socket.resetAndDestroy());
+}
+
 async function exchange(
   request: http.IncomingMessage,
   response: http.ServerResponse,
   passage: Passage,
+  how: How,
 ): Promise<void> {
   request.on('error', () => {});
   response.on('error', () => {});
@@ -71,6 +108,14 @@ async function exchange(
   const guest = request.socket;
   const begun = passage.begin(name, () => guest.resetAndDestroy());
   if (begun === undefined) return refuse(response, 503, 'This sandbox has too many requests under way.');
+  const server = await passage.share.run(() => passage.reach(name, PORT));
+  // Only here: the host was looked for until now, whether or not the guest waited for it.
+  if (guest.destroyed || response.destroyed || !passage.allows(name)) {
+    begun();
+    if (typeof server !== 'string') server.destroy();
+    guest.resetAndDestroy();
+    return;
+  }
   // A response whose turn has not come is told nothing of its socket's end.
   const done = (): void => {
     begun();
@@ -78,19 +123,18 @@ async function exchange(
   };
   guest.once('close', done);
   response.once('close', done);
-  const server = await passage.reach(name, PORT);
   if (typeof server === 'string') {
     if (server === 'denied')
       return refuse(response, 403, `${name} is in a network that sandboxes do not reach.`);
     const why = server === 'unknown' ? 'has no address' : 'does not answer';
     return refuse(response, 502, `${name} ${why}.`);
   }
-  if (guest.destroyed || response.destroyed || !passage.allows(name)) {
+  try {
+    passage.share.run(() => sendOn(request, response, server, passage, how, done));
+  } catch (error) {
     server.destroy();
-    guest.resetAndDestroy();
-    return;
+    throw error;
   }
-  sendOn(request, response, server, passage, done);
 }
 
 function sendOn(
@@ -98,11 +142,14 @@ function sendOn(
   response: http.ServerResponse,
   server: net.Socket,
   passage: Passage,
+  { mayUpgrade }: How,
   done: () => void,
 ): void {
   const { method, url, rawHeaders, socket: guest } = request;
   const isWebsocket =
-    request.headers.upgrade?.toLowerCase() === 'websocket' && request.headers['content-length'] === undefined;
+    mayUpgrade &&
+    request.headers.upgrade?.toLowerCase() === 'websocket' &&
+    request.headers['content-length'] === undefined;
   const out = http.request({
     createConnection: () => server,
     method,
@@ -133,7 +180,7 @@ function sendOn(
       fail();
       return;
     }
-    pipeline(answer, response, (error) => {
+    pipeline(answer, passage.receiver(), response, (error) => {
       out.destroy();
       if (error != null) guest.resetAndDestroy();
     });

@@ -1,5 +1,6 @@
-/** Holds what a guest sends to its rate: what passes the gateway does not pass the filter on the slot's link. */
+/** Holds what a guest sends to its rate, as that does not pass the filter on the slot's link, and what it gets to its share. */
 import { Transform, type TransformCallback } from 'node:stream';
+import type { Share } from './share.ts';
 
 /** Says how long so many bytes have to wait. */
 export type Pacer = (bytes: number) => number;
@@ -36,5 +37,21 @@ export class Paced extends Transform {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     clearTimeout(this.#waiting);
     done(error);
+  }
+}
+
+/** What comes for a guest, moved in its sandbox's turn. */
+export class Shared extends Transform {
+  readonly #share: Share;
+
+  constructor(share: Share) {
+    super();
+    this.#share = share;
+  }
+
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+    this.#share.inTurn(() => {
+      if (!this.destroyed) done(null, chunk);
+    });
   }
 }

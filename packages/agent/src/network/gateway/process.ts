@@ -1,15 +1,17 @@
 /**
  * The gateway, a process without privileges of its own user: it speaks with guests, and so nothing else is in it. The
- * agent gives it sockets that listen in sandboxes' namespaces and the names that may be reached from each; it ends
+ * agent gives it, through its keeper, sockets that listen in sandboxes' namespaces and the names that may be reached from each; it ends
  * with the agent.
  */
 import net from 'node:net';
 import { parseHostPattern, parseIpv4Range } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { HIGH_WATER_MARK_BYTES } from './guest-stream.ts';
 import { createHttpServer } from './http-passage.ts';
 import { fromGatewaySchema, type GatewaySettings, type ToGateway, toGatewaySchema } from './messages.ts';
 import { createPassage, type Passage } from './passage.ts';
 import { createReach, type Reach } from './reach.ts';
+import { createShares } from './share.ts';
 import { serveTls } from './tls-passage.ts';
 
 interface Door {
@@ -23,6 +25,7 @@ export function runEgressGateway(): void {
     throw new WrennError('invalid_argument', 'The egress gateway is started by the agent.');
   }
   const doors = new Map<string, Door>();
+  const newShare = createShares();
   let settings: GatewaySettings | undefined;
   let reach: Reach | undefined;
 
@@ -37,11 +40,16 @@ export function runEgressGateway(): void {
     const known = doors.get(message.door);
     if (message.type === 'policy') {
       const { names, transmitBytesPerSecond } = message.policy;
-      const opened = known ?? { passage: createPassage(settings.limits, reach), servers: [] };
+      const opened = known ?? { passage: createPassage(settings.limits, reach, newShare()), servers: [] };
       doors.set(message.door, opened);
       opened.passage.setPolicy({ names: names.map(parseHostPattern), transmitBytesPerSecond });
     } else if (message.type === 'listen') {
-      if (known === undefined || !(handle instanceof net.Server)) throw new Error('nothing to listen for');
+      if (!(handle instanceof net.Server)) throw new Error('nothing to listen with');
+      if (known === undefined) {
+        // It would keep the namespace.
+        handle.close();
+        throw new Error('nothing to listen for');
+      }
       await listen(known, message.port, handle);
     } else if (known !== undefined) {
       doors.delete(message.door);
@@ -84,9 +92,13 @@ function listen({ passage, servers }: Door, port: 80 | 443, received: net.Server
 }
 
 function tlsServer(passage: Passage): net.Server {
-  return net.createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (guest) =>
-    serveTls(guest, passage),
-  );
+  const options = {
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    highWaterMark: HIGH_WATER_MARK_BYTES,
+  };
+  return net.createServer(options, (guest) => serveTls(guest, passage));
 }
 
 /** With another user the capabilities go too; `setpriv` has seen to it that none come back. */

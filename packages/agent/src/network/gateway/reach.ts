@@ -16,11 +16,14 @@ export interface ReachOptions {
   readonly connectMs: number;
 }
 
+/** Never rejects. */
 export type Reach = (
   name: string,
   port: number,
 ) => Promise<net.Socket | 'unknown' | 'denied' | 'unreachable'>;
 
+/** Of the time; the rest is for the connection. */
+const LOOK_SHARE = 1 / 2;
 /** Of one name; each gets its share of the time. */
 const ADDRESSES_MAX = 4;
 const RESOLVE_TRIES = 2;
@@ -33,16 +36,9 @@ export function isPublic(address: string, denied: readonly Ipv4Range[], own = ow
 }
 
 export function createReach({ denied, resolvers, connectMs }: ReachOptions): Reach {
-  return async (name, port) => {
+  const reach: Reach = async (name, port) => {
     const endsAt = performance.now() + connectMs;
-    // A new one each time: it reads the machine's settings, which may have changed.
-    const resolver = new Resolver({
-      timeout: Math.ceil(connectMs / 2 / RESOLVE_TRIES),
-      tries: RESOLVE_TRIES,
-    });
-    if (resolvers !== undefined) resolver.setServers(resolvers);
-    // With the dot at its end it is looked for as it is, and in no search domain.
-    const found = await resolver.resolve4(`${name}.`).catch(() => []);
+    const found = await lookUp(name, resolvers, connectMs * LOOK_SHARE);
     if (found.length === 0) return 'unknown';
     const own = ownAddresses();
     const addresses = found.filter((address) => isPublic(address, denied, own)).slice(0, ADDRESSES_MAX);
@@ -54,6 +50,27 @@ export function createReach({ denied, resolvers, connectMs }: ReachOptions): Rea
     }
     return 'unreachable';
   };
+  // Too many open files, say: no reason to end what others have open.
+  return (name, port) => reach(name, port).catch(() => 'unreachable');
+}
+
+/** Empty where there are none, and where nobody has told in time. */
+async function lookUp(
+  name: string,
+  resolvers: readonly string[] | undefined,
+  timeoutMs: number,
+): Promise<string[]> {
+  // A new one each time: it reads the machine's settings, which may have changed.
+  const resolver = new Resolver({ timeout: Math.ceil(timeoutMs / RESOLVE_TRIES), tries: RESOLVE_TRIES });
+  if (resolvers !== undefined) resolver.setServers(resolvers);
+  // Its own time is for each server and each try, and grows.
+  const timer = setTimeout(() => resolver.cancel(), timeoutMs);
+  try {
+    // With the dot at its end it is looked for as it is, and in no search domain.
+    return await resolver.resolve4(`${name}.`).catch(() => []);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function connect(host: string, port: number, timeoutMs: number): Promise<net.Socket | undefined> {

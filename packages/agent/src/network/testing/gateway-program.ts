@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 
 const PROGRAM = `
-  import { runEgressDoor, runEgressGateway } from './roles.ts';
+  import { runEgressDoor, runEgressGateway, runEgressKeeper } from './roles.ts';
   if (process.argv[2] === 'egress-door') await runEgressDoor();
+  else if (process.argv[2] === 'egress-keeper') runEgressKeeper();
   else runEgressGateway();`;
 
 export interface GatewayProgram {

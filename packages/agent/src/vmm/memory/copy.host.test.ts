@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, readFile, readlink, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { identify } from '@wrenn/host';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type CopiedMemory, copyMemory } from './copy.ts';
 import { PAGE_BYTES } from './process.ts';
@@ -54,6 +55,7 @@ async function expectPages(path: string, pages: Map<number, Buffer>): Promise<vo
   for (const [page, bytes] of pages) bytes.copy(expected, page * PAGE_BYTES);
   expect(hash(await readFile(path))).toBe(hash(expected));
 }
+const startOf = async (pid: number): Promise<string> => (await identify(pid))?.startTime ?? '';
 const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 
 describe('a copy of memory that has a parent', () => {
@@ -155,7 +157,7 @@ describe('a copy that cannot be', () => {
     await writePages(parentPath, SIZE, new Map([[0, pageOf(0)]]));
     const { said: pid, kill } = await perl(ZOMBIE);
     for (const parent of [parentPath, undefined]) {
-      const source = { pid, address: 16 * MIB, sizeBytes: SIZE };
+      const source = { pid, startTime: await startOf(pid), address: 16 * MIB, sizeBytes: SIZE };
       await expect(copyMemory(source, copyPath, { parentPath: parent, signal: never })).rejects.toThrow();
       await rm(copyPath, { force: true });
     }
@@ -166,7 +168,7 @@ describe('a copy that cannot be', () => {
     // So large that a look at all of it takes a while, and nothing in it: nothing else would tell.
     const sizeBytes = 512 * 1024 * MIB;
     const { pid, said: address, kill } = await perl(MAP, String(sizeBytes));
-    const copying = copyMemory({ pid, address, sizeBytes }, copyPath, {
+    const copying = copyMemory({ pid, startTime: await startOf(pid), address, sizeBytes }, copyPath, {
       parentPath: undefined,
       signal: never,
     });

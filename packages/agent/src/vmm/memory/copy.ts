@@ -11,6 +11,7 @@ import {
   isZeroPage,
   type MemoryPlace,
   NO_PAGE,
+  openOfProcess,
   PAGE_BYTES,
   RUN_PAGES,
   readMemory,
@@ -39,15 +40,15 @@ export async function copyMemory(
   else await copySparse(parentPath, path, { signal });
   await truncate(path, source.sizeBytes);
   const files: FileHandle[] = [];
-  const opened = async (name: string, flags: string): Promise<FileHandle> => {
-    const file = await open(name, flags);
+  const opened = async (opening: Promise<FileHandle>): Promise<FileHandle> => {
+    const file = await opening;
     files.push(file);
     return file;
   };
   try {
-    const out = await opened(path, 'r+');
-    const pagemap = await opened(`/proc/${source.pid}/pagemap`, 'r');
-    const memory = await opened(`/proc/${source.pid}/mem`, 'r');
+    const out = await opened(open(path, 'r+'));
+    const pagemap = await opened(openOfProcess(source, 'pagemap', 'r'));
+    const memory = await opened(openOfProcess(source, 'mem', 'r'));
     const copyRun = createRunCopier(memory, out, source.address, parentPath !== undefined);
     let [changedPages, writtenPages] = [0, 0];
     for await (const { first, count } of changedRuns(pagemap, source)) {

@@ -27,7 +27,7 @@ function parse(bytes: Buffer, fileBytes: number, memoryBytes = SIZE) {
   const end = Buffer.concat([Buffer.alloc(Math.max(0, fileBytes - bytes.length)), bytes]);
   const trailerAt = end.length - TRAILER_BYTES;
   const length = indexBytes(end.subarray(trailerAt), fileBytes, memoryBytes);
-  return parseIndex(end.subarray(Math.max(0, trailerAt - length), trailerAt), fileBytes, memoryBytes);
+  return [...parseIndex(end.subarray(Math.max(0, trailerAt - length), trailerAt), fileBytes, memoryBytes)];
 }
 
 describe('the index of a delta', () => {
@@ -46,6 +46,17 @@ describe('the index of a delta', () => {
         }
       }),
     );
+  });
+
+  it('takes as much room as it is long, however scattered the pages are', () => {
+    const [runs, each] = [1_000_000, 8];
+    const index = createIndex();
+    const before = process.memoryUsage();
+    for (let n = 0; n < runs; n += 1) index.add(2 * n, n % 3 === 0);
+    const after = process.memoryUsage();
+    const grown = after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers;
+    expect(grown).toBeLessThan(5 * runs * each);
+    expect(index.encode(2 * runs * PAGE_BYTES).length).toBe(runs * each + TRAILER_BYTES);
   });
 
   it('is refused where anything of it is changed, cut off, or of other memory; never misread', () => {

@@ -16,6 +16,7 @@ const VERSION = 1;
 const ENTRY_BYTES = 8;
 const ZERO = 0x8000_0000;
 const COUNT_MAX = ZERO - 1;
+const FIRST_RUNS = 1024;
 
 export interface IndexBuilder {
   /** In order. */
@@ -24,32 +25,44 @@ export interface IndexBuilder {
   encode(memoryBytes: number): Buffer;
 }
 
+/** As it is written: a guest that changes every other page has as many runs as half of its pages, and objects are large. */
 export function createIndex(): IndexBuilder {
-  const runs: { first: number; count: number; isZero: boolean }[] = [];
+  let bytes = Buffer.alloc(FIRST_RUNS * ENTRY_BYTES);
+  let used = 0;
+  let last = { first: 0, count: 0, isZero: false };
+  const put = (): void => {
+    if (last.count === 0) return;
+    if (used === bytes.length) bytes = Buffer.concat([bytes], 2 * bytes.length);
+    bytes.writeUInt32LE(last.first, used);
+    bytes.writeUInt32LE((last.isZero ? ZERO : 0) + last.count, used + 4);
+    used += ENTRY_BYTES;
+  };
   return {
     add: (page, isZero) => {
-      const last = runs.at(-1);
-      const follows = last !== undefined && last.isZero === isZero && last.first + last.count === page;
-      if (follows && last.count < COUNT_MAX) last.count++;
-      else runs.push({ first: page, count: 1, isZero });
+      const follows = last.isZero === isZero && last.first + last.count === page;
+      if (follows && last.count > 0 && last.count < COUNT_MAX) {
+        last.count++;
+        return;
+      }
+      put();
+      last = { first: page, count: 1, isZero };
     },
-    encode: (memoryBytes) => encodeIndex(runs, memoryBytes),
+    encode: (memoryBytes) => {
+      put();
+      last.count = 0;
+      return Buffer.concat([bytes.subarray(0, used), trailerOf(used / ENTRY_BYTES, memoryBytes)]);
+    },
   };
 }
 
-function encodeIndex(runs: readonly DeltaRun[], memoryBytes: number): Buffer {
-  const bytes = Buffer.alloc(runs.length * ENTRY_BYTES + TRAILER_BYTES);
-  runs.forEach(({ first, count, isZero }, i) => {
-    bytes.writeUInt32LE(first, i * ENTRY_BYTES);
-    bytes.writeUInt32LE((isZero ? ZERO : 0) + count, i * ENTRY_BYTES + 4);
-  });
-  const trailer = bytes.subarray(runs.length * ENTRY_BYTES);
+function trailerOf(runs: number, memoryBytes: number): Buffer {
+  const trailer = Buffer.alloc(TRAILER_BYTES);
   MAGIC.copy(trailer);
   trailer.writeUInt32LE(VERSION, 8);
   trailer.writeUInt32LE(PAGE_BYTES, 12);
   trailer.writeBigUInt64LE(BigInt(memoryBytes), 16);
-  trailer.writeBigUInt64LE(BigInt(runs.length), 24);
-  return bytes;
+  trailer.writeBigUInt64LE(BigInt(runs), 24);
+  return trailer;
 }
 
 /** How long the index is that stands before this trailer. Throws `snapshot_corrupt`. */
@@ -69,22 +82,24 @@ export function indexBytes(trailer: Buffer, fileBytes: number, memoryBytes: numb
 }
 
 /** In order, apart from one another, inside of the memory, and as many pages as the file has. Throws `snapshot_corrupt`. */
-export function parseIndex(index: Buffer, fileBytes: number, memoryBytes: number): DeltaRun[] {
-  const runs: DeltaRun[] = [];
+export function parseIndex(index: Buffer, fileBytes: number, memoryBytes: number): Iterable<DeltaRun> {
   let [next, pages] = [0, 0];
-  for (let at = 0; at < index.length; at += ENTRY_BYTES) {
-    const first = index.readUInt32LE(at);
-    const word = index.readUInt32LE(at + 4);
-    const isZero = word >= ZERO;
-    const count = isZero ? word - ZERO : word;
+  for (const { first, count, isZero } of runsOf(index)) {
     if (count === 0 || first < next || (first + count) * PAGE_BYTES > memoryBytes)
       throw corrupt('has a wrong index');
     next = first + count;
     if (!isZero) pages += count;
-    runs.push({ first, count, isZero });
   }
   if (pages * PAGE_BYTES + index.length + TRAILER_BYTES !== fileBytes) throw corrupt('has another size');
-  return runs;
+  return runsOf(index);
+}
+
+function* runsOf(index: Buffer): Generator<DeltaRun> {
+  for (let at = 0; at < index.length; at += ENTRY_BYTES) {
+    const word = index.readUInt32LE(at + 4);
+    const isZero = word >= ZERO;
+    yield { first: index.readUInt32LE(at), count: isZero ? word - ZERO : word, isZero };
+  }
 }
 
 function corrupt(what: string): WrennError {

@@ -106,6 +106,20 @@ describe('a delta that cannot be', () => {
     });
   });
 
+  it('is of nobody else, and put into nobody else, who has got the number of a process that has ended', async () => {
+    await withMapped(SIZE, basePath, async (mapped) => {
+      const gone = { ...mapped, startTime: '1' };
+      await expect(write(gone)).rejects.toMatchObject({ code: 'vmm_died' });
+      expect((await stat(deltaPath)).size).toBe(0);
+      deltaPath = join(dir, 'other');
+      await put(mapped, model, 3, pageOf(3));
+      await write(mapped);
+      await put(mapped, model, 3, pageOf(4));
+      await expect(applyDelta(deltaPath, gone, never)).rejects.toMatchObject({ code: 'vmm_died' });
+      await expectMemory(mapped);
+    });
+  });
+
   it('is not put into memory of another size, nor where it is cut off or no delta at all', async () => {
     await withMapped(SIZE, basePath, async (mapped) => {
       for (const page of range(100, 30)) await put(mapped, model, page, pageOf(page));

@@ -11,6 +11,7 @@ import {
   changedRuns,
   isZeroPage,
   type MemoryPlace,
+  openOfProcess,
   PAGE_BYTES,
   RUN_PAGES,
   type Run,
@@ -38,16 +39,16 @@ export async function writeDelta(
   { basePath, signal }: WriteOptions,
 ): Promise<WrittenDelta> {
   const files: FileHandle[] = [];
-  const opened = async (name: string, flags: string, mode?: number): Promise<FileHandle> => {
-    const file = await open(name, flags, mode);
+  const opened = async (opening: Promise<FileHandle>): Promise<FileHandle> => {
+    const file = await opening;
     files.push(file);
     return file;
   };
   try {
-    const out = await opened(path, 'wx', 0o600);
-    const base = await opened(basePath, 'r');
-    const pagemap = await opened(`/proc/${source.pid}/pagemap`, 'r');
-    const memory = await opened(`/proc/${source.pid}/mem`, 'r');
+    const out = await opened(open(path, 'wx', 0o600));
+    const base = await opened(open(basePath, 'r'));
+    const pagemap = await opened(openOfProcess(source, 'pagemap', 'r'));
+    const memory = await opened(openOfProcess(source, 'mem', 'r'));
     const writer = createWriter({ memory, base, out }, source.address);
     let changedPages = 0;
     let batch: Run[] = [];
@@ -140,7 +141,7 @@ export async function applyDelta(path: string, target: MemoryPlace, signal: Abor
   const file = await open(path, 'r');
   try {
     const runs = await readIndex(file, target.sizeBytes);
-    const memory = await open(`/proc/${target.pid}/mem`, 'r+');
+    const memory = await openOfProcess(target, 'mem', 'r+');
     try {
       await putAll(file, memory, runs, target.address, signal);
     } finally {
@@ -151,7 +152,7 @@ export async function applyDelta(path: string, target: MemoryPlace, signal: Abor
   }
 }
 
-async function readIndex(file: FileHandle, memoryBytes: number): Promise<DeltaRun[]> {
+async function readIndex(file: FileHandle, memoryBytes: number): Promise<Iterable<DeltaRun>> {
   const { size } = await file.stat();
   const trailer = Buffer.alloc(TRAILER_BYTES);
   // One that is shorter has no trailer.
@@ -164,7 +165,7 @@ async function readIndex(file: FileHandle, memoryBytes: number): Promise<DeltaRu
 async function putAll(
   file: FileHandle,
   memory: FileHandle,
-  runs: readonly DeltaRun[],
+  runs: Iterable<DeltaRun>,
   address: number,
   signal: AbortSignal,
 ): Promise<void> {
@@ -200,7 +201,7 @@ async function putAll(
   await flush();
 }
 
-function* inPieces(runs: readonly DeltaRun[]): Generator<DeltaRun> {
+function* inPieces(runs: Iterable<DeltaRun>): Generator<DeltaRun> {
   for (const { first, count, isZero } of runs) {
     for (let done = 0; done < count; done += RUN_PAGES) {
       yield { first: first + done, count: Math.min(RUN_PAGES, count - done), isZero };

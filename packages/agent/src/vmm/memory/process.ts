@@ -4,11 +4,11 @@
  *
  * The process belongs to a guest that nobody trusts: whatever is read is data, and never more than `sizeBytes` of it.
  */
-import type { FileHandle } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
+import { isAlive, type ProcessIdentity } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
-export interface MemoryPlace {
-  readonly pid: number;
+export interface MemoryPlace extends ProcessIdentity {
   /** Where the guest's memory begins in the process; a whole number of pages, as is `sizeBytes`. */
   readonly address: number;
   readonly sizeBytes: number;
@@ -27,6 +27,21 @@ export const NO_PAGE = Buffer.alloc(PAGE_BYTES);
 const ENTRY_BYTES = 8;
 /** Pages whose entries are read at once. */
 const ENTRIES_PAGES = 32_768;
+
+/**
+ * What is opened stays that of the process that had the number then, and a guest may end its own at any moment: only one
+ * that is still there afterwards has been it. Another's memory would be another guest's.
+ */
+export async function openOfProcess(
+  process: ProcessIdentity,
+  name: 'mem' | 'pagemap',
+  flags: 'r' | 'r+',
+): Promise<FileHandle> {
+  const file = await open(`/proc/${process.pid}/${name}`, flags);
+  if (await isAlive(process)) return file;
+  await file.close();
+  throw new WrennError('vmm_died', 'The VMM ended before its memory was opened.');
+}
 
 /** What the process has made its own: present and not the file's, or swapped out. At most `RUN_PAGES` each. */
 export async function* changedRuns(

@@ -299,13 +299,14 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
 /** Before the state: what QEMU finds of its queues in the guest's memory must be what the state is of. */
 async function putDelta(
   qmp: QmpClient,
-  { pid }: MicrovmHandle,
+  { pid, startTime }: MicrovmHandle,
   { memoryMib }: RestoreSpec,
   path: string,
   limits: Limits,
 ): Promise<void> {
   const address = await memoryAddress(qmp, limits);
-  await applyDelta(path, { pid, address, sizeBytes: memoryMib * 1024 * 1024 }, limits.signal);
+  const target = { pid, startTime, address, sizeBytes: memoryMib * 1024 * 1024 };
+  await applyDelta(path, target, limits.signal);
 }
 
 /** The VMM is to map it, and it alone is what the VMM could spoil. */

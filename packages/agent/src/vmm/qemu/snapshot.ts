@@ -34,7 +34,8 @@ export async function writeSnapshot(
   const state = await readState(qmp, handle, limits);
   const address = await memoryAddress(qmp, limits);
   await writeFile(files.statePath, Buffer.concat([state, NO_DESCRIPTION]), { mode: 0o600, flag: 'wx' });
-  const source = { pid: handle.pid, address, sizeBytes: memoryMib * MIB };
+  const { pid, startTime } = handle;
+  const source = { pid, startTime, address, sizeBytes: memoryMib * MIB };
   if (memory === 'delta') {
     if (parentMemoryPath === undefined) throw new WrennError('internal', 'A delta needs a parent.');
     await writeDelta(source, files.memoryPath, { basePath: parentMemoryPath, signal });

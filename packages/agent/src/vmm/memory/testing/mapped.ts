@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
+import { identify } from '@wrenn/host';
 import { type MemoryPlace, PAGE_BYTES } from '../process.ts';
 
 /** mmap(2) is 9; PROT_READ | PROT_WRITE is 3, MAP_PRIVATE 2, MAP_ANONYMOUS 32, MAP_NORESERVE 16384. Ends with its stdin. */
@@ -56,9 +57,10 @@ export async function withMapped(
     said: address,
     kill,
   } = await perl(MAP, String(sizeBytes), ...(path === undefined ? [] : [path]));
+  const { startTime = '' } = (await identify(pid)) ?? {};
   const memory = await open(`/proc/${pid}/mem`, 'r+');
   try {
-    await work({ pid, address, sizeBytes, memory });
+    await work({ pid, startTime, address, sizeBytes, memory });
   } finally {
     await memory.close();
     kill();
