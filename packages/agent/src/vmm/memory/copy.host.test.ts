@@ -155,7 +155,7 @@ describe('a copy that cannot be', () => {
     await writePages(parentPath, SIZE, new Map([[0, pageOf(0)]]));
     const { said: pid, kill } = await perl(ZOMBIE);
     for (const parent of [parentPath, undefined]) {
-      const source = { pid, address: 16 * MIB, sizeBytes: SIZE };
+      const source = { pid, sizeBytes: SIZE, parts: [{ address: 16 * MIB, sizeBytes: SIZE }] };
       await expect(copyMemory(source, copyPath, { parentPath: parent, signal: never })).rejects.toThrow();
       await rm(copyPath, { force: true });
     }
@@ -166,7 +166,8 @@ describe('a copy that cannot be', () => {
     // So large that a look at all of it takes a while, and nothing in it: nothing else would tell.
     const sizeBytes = 512 * 1024 * MIB;
     const { pid, said: address, kill } = await perl(MAP, String(sizeBytes));
-    const copying = copyMemory({ pid, address, sizeBytes }, copyPath, {
+    const source = { pid, sizeBytes, parts: [{ address, sizeBytes }] };
+    const copying = copyMemory(source, copyPath, {
       parentPath: undefined,
       signal: never,
     });

@@ -43,6 +43,8 @@ export async function perl(program: string, ...args: string[]): Promise<Perl> {
 
 export interface Mapped extends MemoryPlace {
   readonly memory: FileHandle;
+  /** Of its only part. */
+  readonly address: number;
 }
 
 /** `path` is mapped privately; without it there is a file of nobody's. */
@@ -58,7 +60,7 @@ export async function withMapped(
   } = await perl(MAP, String(sizeBytes), ...(path === undefined ? [] : [path]));
   const memory = await open(`/proc/${pid}/mem`, 'r+');
   try {
-    await work({ pid, address, sizeBytes, memory });
+    await work({ pid, address, sizeBytes, parts: [{ address, sizeBytes }], memory });
   } finally {
     await memory.close();
     kill();
