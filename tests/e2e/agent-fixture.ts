@@ -37,6 +37,8 @@ const LAB_DRIVER = process.env.WRENN_LAB_DRIVER;
 /** So many times longer things may take in the laboratory, where the agent is emulated and its guests are nested. */
 export const PATIENCE = LAB_DRIVER === undefined ? 1 : 10;
 
+const LOG_LINES_TOLD = 15;
+
 const LAB_CONFIG: AgentConfigInput = {
   driver: LAB_DRIVER === 'firecracker' ? 'firecracker' : 'qemu',
   timeouts: { bootMs: 300_000, kvmProbeMs: 60_000, guestRequestMs: 120_000, adoptMs: 120_000 },
@@ -184,7 +186,12 @@ export async function startAgentProcess(
   });
   const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)));
   const client = createAgentClient({ socketPath: files.socketPath });
-  await untilAnswering(client, child.pid ?? 0, ended);
+  try {
+    await untilAnswering(client, child.pid ?? 0, ended);
+  } catch (error) {
+    child.kill('SIGKILL');
+    throw new Error(`${String(error)}; the log ends with\n${await lastOfLog(files)}`, { cause: error });
+  }
   return {
     pid: child.pid ?? 0,
     client,
@@ -196,6 +203,12 @@ export async function startAgentProcess(
       return code;
     },
   };
+}
+
+/** What it was doing: nobody sees the file afterwards. */
+async function lastOfLog({ config }: TestAgentFiles): Promise<string> {
+  const text = await readFile(config.log?.file ?? '', 'utf8').catch(() => '');
+  return text.split('\n').slice(-LOG_LINES_TOLD).join('\n');
 }
 
 async function bundleAgent(program: string): Promise<void> {

@@ -76,7 +76,8 @@ export interface Metrics {
 }
 
 export interface SnapshotCreation {
-  readonly snapshot_type: 'Full';
+  /** `Diff` is written into the file that is there, if that has the memory's size (from 1.6 on). */
+  readonly snapshot_type: 'Full' | 'Diff';
   readonly snapshot_path: string;
   readonly mem_file_path: string;
 }
@@ -86,6 +87,8 @@ export interface SnapshotLoad {
   /** Mapped privately, and never written to. */
   readonly mem_backend: { readonly backend_type: 'File'; readonly backend_path: string };
   readonly network_overrides: readonly { readonly iface_id: string; readonly host_dev_name: string }[];
+  /** For what `Diff` is to write: without it, whatever is in the page cache. */
+  readonly track_dirty_pages: boolean;
   readonly resume_vm: boolean;
 }
 

@@ -1,5 +1,6 @@
 import { chmodSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { hashSparse } from '@wrenn/host';
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { MicrovmHandle, MicrovmSpec } from '../driver.ts';
 import { createFirecrackerDriver } from './driver.ts';
@@ -274,6 +275,7 @@ describe('a snapshot', () => {
           snapshot_path: '/restored.state',
           mem_backend: { backend_type: 'File', backend_path: '/restored.memory' },
           network_overrides: [{ iface_id: 'eth0', host_dev_name: 'tap7' }],
+          track_dirty_pages: true,
           resume_vm: false,
         },
       ],
@@ -281,6 +283,28 @@ describe('a snapshot', () => {
       ['GET /', undefined],
       ['PATCH /vm', { state: 'Resumed' }],
     ]);
+  });
+
+  it('that has a delta waits for it at its layer; without memory to put it into nothing is left', async () => {
+    const spec = await taken();
+    const path = join(box.dir, 'delta');
+    writeFileSync(path, 'no delta');
+    const delta = { path, sha256: await hashSparse(path) };
+    // This one maps no memory.
+    await expect(box.driver().restore({ ...spec, delta }, box.options())).rejects.toMatchObject({
+      code: 'vmm_api_error',
+      message: expect.stringMatching(/mapped in another way/),
+    });
+    expect((await box.leftovers()).alive).toEqual([]);
+    const other = { path, sha256: '0'.repeat(64) };
+    await expect(box.driver().restore({ ...spec, delta: other }, box.options())).rejects.toMatchObject({
+      code: 'snapshot_corrupt',
+    });
+    const read = spec.drives.map((drive) => ({ ...drive, readOnly: true }));
+    await expect(box.driver().restore({ ...spec, drives: read, delta }, box.options())).rejects.toMatchObject(
+      { code: 'internal' },
+    );
+    expect((await box.leftovers()).alive).toEqual([]);
   });
 
   it('that is torn, or cannot be taken, leaves nothing', async () => {

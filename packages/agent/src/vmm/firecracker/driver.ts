@@ -34,6 +34,7 @@ import { askVersion, type FirecrackerPrograms, findBinary, findJailer, makeFifos
 import { createPlainEnclosure, type Enclosure } from './enclosure.ts';
 import { describeExit } from './exit-reason.ts';
 import { createJail } from './jail.ts';
+import { loadWithDelta } from './load-delta.ts';
 import {
   DEFAULT_MACHINE_OPTIONS,
   describeMachine,
@@ -106,12 +107,13 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
 
   const start = async (
     spec: MicrovmSpec,
-    snapshot: SnapshotFiles | undefined,
+    from: Pick<RestoreSpec, 'snapshot' | 'delta'> | undefined,
     oldLogs: 'not the logs' | 'logs too',
     { signal, onSpawned }: LaunchOptions,
   ): Promise<Microvm> => {
     // What is refused is refused under the names that the caller knows.
     describeMachine(spec, machineOptions);
+    const snapshot = from?.snapshot;
     const program = await findBinary(options.binary);
     const files = filesIn(spec.runDir);
     const enclosure = await enclose(program, spec, files, snapshot);
@@ -178,7 +180,12 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
         await enclosure.seal();
         await told;
         if (snapshot === undefined) await api.putAction('InstanceStart', signal);
-        else await loadSnapshot(api, machine, enclosure.snapshot, signal);
+        else {
+          const load = (limited: AbortSignal): Promise<void> =>
+            loadSnapshot(api, machine, enclosure.snapshot, limited);
+          if (from?.delta === undefined) await load(signal);
+          else await loadWithDelta(load, spec, process, from.delta.path, signal);
+        }
       });
       connection.destroy();
       const microvm = createMicrovm({
@@ -197,11 +204,13 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
   };
 
   const restore = async (spec: RestoreSpec, launchOptions: LaunchOptions): Promise<Microvm> => {
-    const { snapshot, memorySha256, stateSha256, keepsLogs } = spec;
-    await checkFile(snapshot.statePath, stateSha256, launchOptions.signal);
-    await checks.check(snapshot.memoryPath, memorySha256, launchOptions.signal);
+    const { snapshot, memorySha256, stateSha256, delta, keepsLogs } = spec;
+    const { signal } = launchOptions;
+    await checkFile(snapshot.statePath, stateSha256, signal);
+    if (delta !== undefined) await checkFile(delta.path, delta.sha256, signal);
+    await checks.check(snapshot.memoryPath, memorySha256, signal);
     await lendSnapshot(spec);
-    return start(spec, snapshot, keepsLogs === true ? 'not the logs' : 'logs too', launchOptions);
+    return start(spec, spec, keepsLogs === true ? 'not the logs' : 'logs too', launchOptions);
   };
 
   const adopt = async (handle: MicrovmHandle, signal: AbortSignal): Promise<Microvm> => {
@@ -235,7 +244,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
 
   return {
     name: 'firecracker',
-    features: { pause: true, snapshot: true, delta: false, accelerator: 'kvm' },
+    features: { pause: true, snapshot: true, delta: true, accelerator: 'kvm' },
     version: async (signal) => (await askVersion(await findBinary(options.binary), signal)).text,
     launch: (spec, launchOptions) => start(spec, undefined, 'logs too', launchOptions),
     restore,

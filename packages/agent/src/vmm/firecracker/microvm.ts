@@ -46,19 +46,23 @@ export interface MicrovmParts {
 
 export function createMicrovm(parts: MicrovmParts): Microvm {
   const { handle, api } = parts;
-  const exited = parts.processExited.then(async (status): Promise<ExitReason> => {
+  /** Of a process that is gone: what it has printed last is in its FIFOs. */
+  const readToTheEnd = async (): Promise<void> => {
     const read = Promise.all([parts.console?.ended, parts.log?.ended]);
     await Promise.race([read, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
     parts.console?.close();
     parts.log?.close();
+  };
+  const exited = parts.processExited.then(async (status): Promise<ExitReason> => {
+    await readToTheEnd();
     return { message: describeExit(status), log: parts.log?.tail(LOG_LINES) ?? [] };
   });
   let killing: Promise<void> | undefined;
 
   const kill = async (): Promise<void> => {
     await killAll([handle, ...handle.wrappers]);
-    parts.console?.close();
-    parts.log?.close();
+    // One that sleeps now will go on in the same console.
+    await readToTheEnd();
     await removeFiles(handle.runDir, 'not the logs');
   };
 

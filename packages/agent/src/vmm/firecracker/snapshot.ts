@@ -2,8 +2,13 @@
  * What a microVM is, written down by Firecracker and taken over by the agent.
  *
  * Firecracker writes both files itself, by path: they are made for it where it can reach them, and copied, so that
- * nothing is left in its hands. It always writes the whole memory (`Full`): its other kind of snapshot knows what has
- * changed since the last one that was taken, whether or not anybody kept that. The copy leaves out what is zero.
+ * nothing is left in its hands. Whole memory is its `Full`; the copy leaves out what is zero.
+ *
+ * A delta is made of its `Diff`, which has what was written to since the last snapshot of any kind, whether or not
+ * anybody kept that. So the agent reads what the process has made its own since it was restored, puts that into the
+ * file, and lets Firecracker write over it: what has changed since it was read is in the `Diff`, and what has not is
+ * there already. Reading alone would not do, as packets are still received while the guest stands still: only what is
+ * written in the same breath as the state belongs to it.
  */
 import { constants } from 'node:fs';
 import { chmod, chown, open, readlink, rm, stat, truncate } from 'node:fs/promises';
@@ -12,10 +17,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { copySparse, freeBytes } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import type { MicrovmHandle, RestoreSpec, SnapshotFiles, SnapshotOptions } from '../driver.ts';
+import { copyMemory } from '../memory/copy.ts';
+import { writeDeltaOfFile } from '../memory/delta.ts';
+import { createPageSet } from '../memory/page-set.ts';
+import { PAGE_BYTES } from '../memory/process.ts';
 import { letThrough, takeBackRunDir } from '../run-dir.ts';
 import type { FirecrackerApi } from './api.ts';
-import type { RateLimiter } from './api-types.ts';
+import type { RateLimiter, SnapshotCreation } from './api-types.ts';
 import type { Machine } from './machine.ts';
+import { findMemory } from './memory-place.ts';
 
 const MIB = 1024 * 1024;
 /** Some 20 KiB with one processor. */
@@ -33,28 +43,35 @@ const NO_LIMIT: RateLimiter = {
 
 export async function writeSnapshot(
   api: FirecrackerApi,
-  { runDir, pid }: MicrovmHandle,
+  { runDir, pid, startTime }: MicrovmHandle,
   files: SnapshotFiles,
-  { memoryMib, signal }: SnapshotOptions,
+  { memoryMib, parentMemoryPath, memory, signal }: SnapshotOptions,
 ): Promise<void> {
+  const sizeBytes = memoryMib * MIB;
   const place = await findPlace(runDir);
   const written = { statePath: join(place.host, STATE_NAME), memoryPath: join(place.host, MEMORY_NAME) };
   const { uid, gid } = await stat(`/proc/${pid}`);
   try {
-    for (const path of [written.statePath, written.memoryPath]) {
-      await rm(path, { force: true });
-      await (await open(path, 'wx', 0o600)).close();
-      await chown(path, uid, gid);
+    for (const path of [written.statePath, written.memoryPath]) await rm(path, { force: true });
+    await makeFile(written.statePath);
+    const changed = createPageSet(sizeBytes / PAGE_BYTES);
+    if (memory === 'whole') await makeFile(written.memoryPath);
+    else {
+      const source = await findMemory({ pid, startTime }, sizeBytes);
+      await copyMemory(source, written.memoryPath, { parentPath: undefined, changed, signal });
     }
+    for (const path of [written.statePath, written.memoryPath]) await chown(path, uid, gid);
     await letThrough(place.host, gid);
-    await create(api, place, memoryMib, signal);
-    await takeOver(
-      written.statePath,
-      files.statePath,
-      (bytes) => bytes > 0 && bytes <= STATE_MAX_BYTES,
-      signal,
-    );
-    await takeOver(written.memoryPath, files.memoryPath, (bytes) => bytes === memoryMib * MIB, signal);
+    await create(api, memory === 'whole' ? 'Full' : 'Diff', place, memoryMib, signal);
+    await checkSize(written.statePath, (bytes) => bytes > 0 && bytes <= STATE_MAX_BYTES);
+    await checkSize(written.memoryPath, (bytes) => bytes === sizeBytes);
+    await takeOver(written.statePath, files.statePath, signal);
+    if (memory === 'whole') await takeOver(written.memoryPath, files.memoryPath, signal);
+    else {
+      if (parentMemoryPath === undefined) throw new WrennError('internal', 'A delta needs a parent.');
+      const differing = { path: written.memoryPath, sizeBytes, changed };
+      await writeDeltaOfFile(differing, files.memoryPath, { basePath: parentMemoryPath, signal });
+    }
   } finally {
     if (!place.isJail) await takeBackRunDir(place.host);
     await rm(written.statePath, { force: true });
@@ -78,13 +95,14 @@ async function findPlace(runDir: string): Promise<Place> {
 
 async function create(
   api: FirecrackerApi,
+  snapshotType: SnapshotCreation['snapshot_type'],
   { host, inside }: Place,
   memoryMib: number,
   signal: AbortSignal,
 ): Promise<void> {
   const paths = { snapshot_path: join(inside, STATE_NAME), mem_file_path: join(inside, MEMORY_NAME) };
   try {
-    await api.createSnapshot({ snapshot_type: 'Full', ...paths }, signal);
+    await api.createSnapshot({ snapshot_type: snapshotType, ...paths }, signal);
   } catch (cause) {
     await untilItAnswers(api);
     if (signal.aborted || (await freeBytes(host)) >= memoryMib * MIB) throw cause;
@@ -112,17 +130,19 @@ async function untilItAnswers(api: FirecrackerApi): Promise<void> {
   }
 }
 
-async function takeOver(
-  from: string,
-  to: string,
-  isRight: (bytes: number) => boolean,
-  signal: AbortSignal,
-): Promise<void> {
+async function makeFile(path: string): Promise<void> {
+  await (await open(path, 'wx', 0o600)).close();
+}
+
+async function checkSize(path: string, isRight: (bytes: number) => boolean): Promise<void> {
+  const { size } = await stat(path);
+  if (isRight(size)) return;
+  throw new WrennError('vmm_api_error', `No snapshot could be taken: Firecracker wrote ${size} bytes.`);
+}
+
+async function takeOver(from: string, to: string, signal: AbortSignal): Promise<void> {
   const { size } = await stat(from);
-  if (!isRight(size)) {
-    throw new WrennError('vmm_api_error', `No snapshot could be taken: Firecracker wrote ${size} bytes.`);
-  }
-  await (await open(to, 'wx', 0o600)).close();
+  await makeFile(to);
   await copySparse(from, to, { signal });
   // It was Firecracker's until now: no more of it than was looked at.
   await truncate(to, size);
@@ -159,6 +179,8 @@ export async function loadSnapshot(
       snapshot_path: statePath,
       mem_backend: { backend_type: 'File', backend_path: memoryPath },
       network_overrides: [{ iface_id, host_dev_name }],
+      // Costs a fault at the first write to what was read before; the first write to a page of the file faults anyway.
+      track_dirty_pages: true,
       resume_vm: false,
     },
     signal,

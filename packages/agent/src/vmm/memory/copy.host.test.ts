@@ -157,7 +157,12 @@ describe('a copy that cannot be', () => {
     await writePages(parentPath, SIZE, new Map([[0, pageOf(0)]]));
     const { said: pid, kill } = await perl(ZOMBIE);
     for (const parent of [parentPath, undefined]) {
-      const source = { pid, startTime: await startOf(pid), address: 16 * MIB, sizeBytes: SIZE };
+      const source = {
+        pid,
+        startTime: await startOf(pid),
+        sizeBytes: SIZE,
+        parts: [{ address: 16 * MIB, sizeBytes: SIZE }],
+      };
       await expect(copyMemory(source, copyPath, { parentPath: parent, signal: never })).rejects.toThrow();
       await rm(copyPath, { force: true });
     }
@@ -168,7 +173,8 @@ describe('a copy that cannot be', () => {
     // So large that a look at all of it takes a while, and nothing in it: nothing else would tell.
     const sizeBytes = 512 * 1024 * MIB;
     const { pid, said: address, kill } = await perl(MAP, String(sizeBytes));
-    const copying = copyMemory({ pid, startTime: await startOf(pid), address, sizeBytes }, copyPath, {
+    const source = { pid, startTime: await startOf(pid), sizeBytes, parts: [{ address, sizeBytes }] };
+    const copying = copyMemory(source, copyPath, {
       parentPath: undefined,
       signal: never,
     });

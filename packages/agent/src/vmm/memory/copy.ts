@@ -6,7 +6,9 @@
 import { type FileHandle, open, truncate } from 'node:fs/promises';
 import { copySparse } from '@wrenn/host';
 import { throwIfAborted } from '../../signals/signals.ts';
+import type { PageSet } from './page-set.ts';
 import {
+  addressOf,
   changedRuns,
   isZeroPage,
   type MemoryPlace,
@@ -21,6 +23,8 @@ import {
 export interface CopyOptions {
   /** The file that is mapped privately; undefined for memory without one. */
   readonly parentPath: string | undefined;
+  /** Where to write down which pages the process had as its own. */
+  readonly changed?: PageSet;
   readonly signal: AbortSignal;
 }
 
@@ -34,7 +38,7 @@ export interface CopiedMemory {
 export async function copyMemory(
   source: MemoryPlace,
   path: string,
-  { parentPath, signal }: CopyOptions,
+  { parentPath, changed, signal }: CopyOptions,
 ): Promise<CopiedMemory> {
   if (parentPath === undefined) await (await open(path, 'wx', 0o600)).close();
   else await copySparse(parentPath, path, { signal });
@@ -49,11 +53,12 @@ export async function copyMemory(
     const out = await opened(open(path, 'r+'));
     const pagemap = await opened(openOfProcess(source, 'pagemap', 'r'));
     const memory = await opened(openOfProcess(source, 'mem', 'r'));
-    const copyRun = createRunCopier(memory, out, source.address, parentPath !== undefined);
+    const copyRun = createRunCopier(memory, out, source, parentPath !== undefined);
     let [changedPages, writtenPages] = [0, 0];
     for await (const { first, count } of changedRuns(pagemap, source)) {
       throwIfAborted(signal);
       changedPages += count;
+      changed?.add(first, count);
       writtenPages += await copyRun(first, count);
     }
     return { changedPages, writtenPages };
@@ -66,7 +71,7 @@ export async function copyMemory(
 function createRunCopier(
   memory: FileHandle,
   out: FileHandle,
-  address: number,
+  source: MemoryPlace,
   hasParent: boolean,
 ): (first: number, count: number) => Promise<number> {
   const read = Buffer.alloc(RUN_PAGES * PAGE_BYTES);
@@ -79,7 +84,8 @@ function createRunCopier(
   };
 
   return async (first, count) => {
-    await readMemory(memory, read.subarray(0, count * PAGE_BYTES), address + first * PAGE_BYTES);
+    const address = addressOf(source, { first, count });
+    await readMemory(memory, read.subarray(0, count * PAGE_BYTES), address);
     let written = 0;
     let from = 0;
     for (let page = 0; page <= count; page++) {

@@ -101,6 +101,9 @@ describe('a delta that cannot be', () => {
       await expect(write(mapped, AbortSignal.abort())).rejects.toMatchObject({ code: 'cancelled' });
       await expect(write(mapped)).rejects.toMatchObject({ code: 'EEXIST' });
       process.kill(mapped.pid, 'SIGKILL');
+      // It may take its time to go: until then nothing has failed.
+      const maps = () => readFile(`/proc/${mapped.pid}/maps`, 'utf8').catch(() => '');
+      await expect.poll(maps, { timeout: 5_000 }).toBe('');
       deltaPath = join(dir, 'other');
       await expect(write(mapped)).rejects.toThrow();
     });

@@ -4,9 +4,12 @@
  * process has as its own exactly what differs, and the next delta is again one of the same file: there are no chains.
  */
 import { type FileHandle, open } from 'node:fs/promises';
+import { dataExtents } from '@wrenn/host';
 import { throwIfAborted } from '../../signals/signals.ts';
 import { createIndex, type DeltaRun, indexBytes, parseIndex, TRAILER_BYTES } from './delta-index.ts';
+import { createPageSet, type PageSet } from './page-set.ts';
 import {
+  addressOf,
   allSettled,
   changedRuns,
   isZeroPage,
@@ -16,6 +19,7 @@ import {
   RUN_PAGES,
   type Run,
   readMemory,
+  splitRun,
   writeMemory,
 } from './process.ts';
 
@@ -38,38 +42,88 @@ export async function writeDelta(
   path: string,
   { basePath, signal }: WriteOptions,
 ): Promise<WrittenDelta> {
-  const files: FileHandle[] = [];
-  const opened = async (opening: Promise<FileHandle>): Promise<FileHandle> => {
-    const file = await opening;
-    files.push(file);
-    return file;
-  };
-  try {
+  return withFiles(async (opened) => {
     const out = await opened(open(path, 'wx', 0o600));
     const base = await opened(open(basePath, 'r'));
     const pagemap = await opened(openOfProcess(source, 'pagemap', 'r'));
     const memory = await opened(openOfProcess(source, 'mem', 'r'));
-    const writer = createWriter({ memory, base, out }, source.address);
-    let changedPages = 0;
-    let batch: Run[] = [];
-    let pages = 0;
-    const flush = async (): Promise<void> => {
-      throwIfAborted(signal);
-      changedPages += pages;
-      await writer.add(batch);
-      batch = [];
-      pages = 0;
-    };
-    for await (const run of changedRuns(pagemap, source)) {
-      if (pages + run.count > RUN_PAGES) await flush();
-      batch.push(run);
-      pages += run.count;
-    }
-    await flush();
+    const read = (run: Run, into: Buffer): Promise<void> => readMemory(memory, into, addressOf(source, run));
+    const writer = createWriter({ read, base, out, saysZero: () => true });
+    const changedPages = await writeAll(writer, changedRuns(pagemap, source), signal);
     return { changedPages, ...(await writer.end(source.sizeBytes)) };
+  });
+}
+
+export interface ChangedFile {
+  /** A sparse file of the memory's size: holes where nothing was written. */
+  readonly path: string;
+  readonly sizeBytes: number;
+  /** What differs even where the file has a hole, which is zero then. */
+  readonly changed: PageSet;
+}
+
+/**
+ * The same from a file that has the changed pages where they belong. Pages that are zero in it and not in `changed`
+ * are the base's: a file system may tell more data than was written.
+ */
+export async function writeDeltaOfFile(
+  { path: from, sizeBytes, changed }: ChangedFile,
+  path: string,
+  { basePath, signal }: WriteOptions,
+): Promise<WrittenDelta> {
+  const looked = createPageSet(sizeBytes / PAGE_BYTES, changed);
+  for (const { start, end } of await dataExtents(from, { signal })) {
+    const first = Math.floor(start / PAGE_BYTES);
+    looked.add(first, Math.ceil(end / PAGE_BYTES) - first);
+  }
+  return withFiles(async (opened) => {
+    const out = await opened(open(path, 'wx', 0o600));
+    const base = await opened(open(basePath, 'r'));
+    const file = await opened(open(from, 'r'));
+    const read = ({ first }: Run, into: Buffer): Promise<void> => readMemory(file, into, first * PAGE_BYTES);
+    const writer = createWriter({ read, base, out, saysZero: (page) => changed.has(page) });
+    const changedPages = await writeAll(writer, looked.runs(), signal);
+    return { changedPages, ...(await writer.end(sizeBytes)) };
+  });
+}
+
+type KeepOpen = (opening: Promise<FileHandle>) => Promise<FileHandle>;
+
+async function withFiles<T>(work: (opened: KeepOpen) => Promise<T>): Promise<T> {
+  const files: FileHandle[] = [];
+  try {
+    return await work(async (opening) => {
+      const file = await opening;
+      files.push(file);
+      return file;
+    });
   } finally {
     for (const file of files) await file.close();
   }
+}
+
+/** Returns how many pages there were. */
+async function writeAll(
+  writer: Writer,
+  runs: Iterable<Run> | AsyncIterable<Run>,
+  signal: AbortSignal,
+): Promise<number> {
+  let [all, pages] = [0, 0];
+  let batch: Run[] = [];
+  const flush = async (): Promise<void> => {
+    throwIfAborted(signal);
+    all += pages;
+    await writer.add(batch);
+    batch = [];
+    pages = 0;
+  };
+  for await (const run of runs) {
+    if (pages + run.count > RUN_PAGES) await flush();
+    batch.push(run);
+    pages += run.count;
+  }
+  await flush();
+  return all;
 }
 
 interface Writer {
@@ -78,10 +132,15 @@ interface Writer {
   end(memoryBytes: number): Promise<Omit<WrittenDelta, 'changedPages'>>;
 }
 
-function createWriter(
-  { memory, base, out }: Readonly<Record<'memory' | 'base' | 'out', FileHandle>>,
-  address: number,
-): Writer {
+interface WriterParts {
+  readonly read: (run: Run, into: Buffer) => Promise<void>;
+  readonly base: FileHandle;
+  readonly out: FileHandle;
+  /** Whether a page that is zero is so in the guest. */
+  readonly saysZero: (page: number) => boolean;
+}
+
+function createWriter({ read, base, out, saysZero }: WriterParts): Writer {
   const buffer = Buffer.alloc(RUN_PAGES * PAGE_BYTES);
   const before = Buffer.alloc(RUN_PAGES * PAGE_BYTES);
   const index = createIndex();
@@ -90,10 +149,10 @@ function createWriter(
 
   const readAll = (batch: readonly Run[]): Promise<void> => {
     let at = 0;
-    const reads = batch.map(({ first, count }) => {
-      const into = buffer.subarray(at, at + count * PAGE_BYTES);
+    const reads = batch.map((run) => {
+      const into = buffer.subarray(at, at + run.count * PAGE_BYTES);
       at += into.length;
-      return readMemory(memory, into, address + first * PAGE_BYTES);
+      return read(run, into);
     });
     return allSettled(reads);
   };
@@ -115,6 +174,7 @@ function createWriter(
             index.add(run.first + i, false);
             continue;
           }
+          if (!saysZero(run.first + i)) continue;
           if (!isBaseRead) await readBase(run);
           isBaseRead = true;
           // What is zero in the base too need not be said.
@@ -143,7 +203,7 @@ export async function applyDelta(path: string, target: MemoryPlace, signal: Abor
     const runs = await readIndex(file, target.sizeBytes);
     const memory = await openOfProcess(target, 'mem', 'r+');
     try {
-      await putAll(file, memory, runs, target.address, signal);
+      await putAll(file, memory, runs, target, signal);
     } finally {
       await memory.close();
     }
@@ -166,7 +226,7 @@ async function putAll(
   file: FileHandle,
   memory: FileHandle,
   runs: Iterable<DeltaRun>,
-  address: number,
+  target: MemoryPlace,
   signal: AbortSignal,
 ): Promise<void> {
   const buffer = Buffer.alloc(RUN_PAGES * PAGE_BYTES);
@@ -179,32 +239,26 @@ async function putAll(
     await readMemory(file, buffer.subarray(0, pages * PAGE_BYTES), position);
     position += pages * PAGE_BYTES;
     let at = 0;
-    const writes = batch.map(({ first, count }) => {
-      const bytes = buffer.subarray(at, at + count * PAGE_BYTES);
+    const writes = batch.map((run) => {
+      const bytes = buffer.subarray(at, at + run.count * PAGE_BYTES);
       at += bytes.length;
-      return writeMemory(memory, bytes, address + first * PAGE_BYTES);
+      return writeMemory(memory, bytes, addressOf(target, run));
     });
     batch = [];
     pages = 0;
     await allSettled(writes);
   };
-  for (const { isZero, ...run } of inPieces(runs)) {
-    if (isZero) {
-      throwIfAborted(signal);
-      await writeMemory(memory, zeroes.subarray(0, run.count * PAGE_BYTES), address + run.first * PAGE_BYTES);
-      continue;
+  for (const { isZero, ...whole } of runs) {
+    for (const run of splitRun(target, whole)) {
+      if (isZero) {
+        throwIfAborted(signal);
+        await writeMemory(memory, zeroes.subarray(0, run.count * PAGE_BYTES), addressOf(target, run));
+        continue;
+      }
+      if (pages + run.count > RUN_PAGES) await flush();
+      batch.push(run);
+      pages += run.count;
     }
-    if (pages + run.count > RUN_PAGES) await flush();
-    batch.push(run);
-    pages += run.count;
   }
   await flush();
-}
-
-function* inPieces(runs: Iterable<DeltaRun>): Generator<DeltaRun> {
-  for (const { first, count, isZero } of runs) {
-    for (let done = 0; done < count; done += RUN_PAGES) {
-      yield { first: first + done, count: Math.min(RUN_PAGES, count - done), isZero };
-    }
-  }
 }

@@ -9,7 +9,13 @@ import { isAlive, type ProcessIdentity } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
 export interface MemoryPlace extends ProcessIdentity {
-  /** Where the guest's memory begins in the process; a whole number of pages, as is `sizeBytes`. */
+  /** Of the guest's memory; a whole number of pages, as everything here. */
+  readonly sizeBytes: number;
+  /** Where it is in the process: one after the other, in the guest's order, and so in that of the file. */
+  readonly parts: readonly MemoryPart[];
+}
+
+export interface MemoryPart {
   readonly address: number;
   readonly sizeBytes: number;
 }
@@ -43,11 +49,19 @@ export async function openOfProcess(
   throw new WrennError('vmm_died', 'The VMM ended before its memory was opened.');
 }
 
-/** What the process has made its own: present and not the file's, or swapped out. At most `RUN_PAGES` each. */
-export async function* changedRuns(
-  pagemap: FileHandle,
-  { address, sizeBytes }: MemoryPlace,
-): AsyncGenerator<Run> {
+/**
+ * What the process has made its own: present and not the file's, or swapped out. At most `RUN_PAGES` each, and each in
+ * one part.
+ */
+export async function* changedRuns(pagemap: FileHandle, { parts }: MemoryPlace): AsyncGenerator<Run> {
+  let before = 0;
+  for (const part of parts) {
+    for await (const { first, count } of changedRunsIn(pagemap, part)) yield { first: before + first, count };
+    before += part.sizeBytes / PAGE_BYTES;
+  }
+}
+
+async function* changedRunsIn(pagemap: FileHandle, { address, sizeBytes }: MemoryPart): AsyncGenerator<Run> {
   const pages = sizeBytes / PAGE_BYTES;
   const buffer = Buffer.alloc(Math.min(pages, ENTRIES_PAGES) * ENTRY_BYTES);
   for (let start = 0; start < pages; start += ENTRIES_PAGES) {
@@ -63,6 +77,31 @@ export async function* changedRuns(
         first = -1;
       }
       if (isChanged && first < 0) first = page;
+    }
+  }
+}
+
+/** Where the run is in the process, which must be in one part of it. */
+export function addressOf({ parts }: MemoryPlace, { first, count }: Run): number {
+  let before = 0;
+  for (const { address, sizeBytes } of parts) {
+    const pages = sizeBytes / PAGE_BYTES;
+    if (first + count <= before + pages && first >= before) return address + (first - before) * PAGE_BYTES;
+    before += pages;
+  }
+  throw new WrennError('internal', 'Pages that are in no part of the memory.');
+}
+
+/** The same pages, each run of them in one part and no longer than `RUN_PAGES`. */
+export function* splitRun({ parts }: MemoryPlace, { first, count }: Run): Generator<Run> {
+  let end = 0;
+  let at = first;
+  for (const { sizeBytes } of parts) {
+    end += sizeBytes / PAGE_BYTES;
+    while (at < Math.min(end, first + count)) {
+      const pages = Math.min(RUN_PAGES, end - at, first + count - at);
+      yield { first: at, count: pages };
+      at += pages;
     }
   }
 }

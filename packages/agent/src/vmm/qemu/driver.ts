@@ -31,7 +31,7 @@ import { announcedEnd, describeExit } from './exit-reason.ts';
 import { hostTscKhz } from './host-tsc.ts';
 import { createMicrovm, queryStatus, removeFiles } from './microvm.ts';
 import { openQmp, type QmpClient } from './qmp.ts';
-import { type Limits, memoryAddress } from './snapshot.ts';
+import { type Limits, memoryAddress, placeOf } from './snapshot.ts';
 import { watchProcess } from './watch.ts';
 
 export const QEMU_PROGRAM = 'qemu-system-x86_64';
@@ -299,14 +299,13 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
 /** Before the state: what QEMU finds of its queues in the guest's memory must be what the state is of. */
 async function putDelta(
   qmp: QmpClient,
-  { pid, startTime }: MicrovmHandle,
+  handle: MicrovmHandle,
   { memoryMib }: RestoreSpec,
   path: string,
   limits: Limits,
 ): Promise<void> {
   const address = await memoryAddress(qmp, limits);
-  const target = { pid, startTime, address, sizeBytes: memoryMib * 1024 * 1024 };
-  await applyDelta(path, target, limits.signal);
+  await applyDelta(path, placeOf(handle, address, memoryMib), limits.signal);
 }
 
 /** The VMM is to map it, and it alone is what the VMM could spoil. */

@@ -9,7 +9,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { MicrovmHandle, SnapshotFiles, SnapshotOptions } from '../driver.ts';
 import { copyMemory } from '../memory/copy.ts';
 import { writeDelta } from '../memory/delta.ts';
-import { PAGE_BYTES } from '../memory/process.ts';
+import { type MemoryPlace, PAGE_BYTES } from '../memory/process.ts';
 import { letThrough, takeBackRunDir } from '../run-dir.ts';
 import { filesIn } from './arguments.ts';
 import type { QmpClient } from './qmp.ts';
@@ -34,8 +34,7 @@ export async function writeSnapshot(
   const state = await readState(qmp, handle, limits);
   const address = await memoryAddress(qmp, limits);
   await writeFile(files.statePath, Buffer.concat([state, NO_DESCRIPTION]), { mode: 0o600, flag: 'wx' });
-  const { pid, startTime } = handle;
-  const source = { pid, startTime, address, sizeBytes: memoryMib * MIB };
+  const source = placeOf(handle, address, memoryMib);
   if (memory === 'delta') {
     if (parentMemoryPath === undefined) throw new WrennError('internal', 'A delta needs a parent.');
     await writeDelta(source, files.memoryPath, { basePath: parentMemoryPath, signal });
@@ -82,6 +81,12 @@ async function readState(qmp: QmpClient, { runDir, pid }: MicrovmHandle, limits:
     await takeBackRunDir(runDir);
     await rm(path, { force: true });
   }
+}
+
+/** All of it in one place. */
+export function placeOf({ pid, startTime }: MicrovmHandle, address: number, memoryMib: number): MemoryPlace {
+  const sizeBytes = memoryMib * MIB;
+  return { pid, startTime, sizeBytes, parts: [{ address, sizeBytes }] };
 }
 
 /** Where the guest's memory begins in QEMU's. */

@@ -44,6 +44,8 @@ export async function perl(program: string, ...args: string[]): Promise<Perl> {
 
 export interface Mapped extends MemoryPlace {
   readonly memory: FileHandle;
+  /** Of its only part. */
+  readonly address: number;
 }
 
 /** `path` is mapped privately; without it there is a file of nobody's. */
@@ -60,7 +62,7 @@ export async function withMapped(
   const { startTime = '' } = (await identify(pid)) ?? {};
   const memory = await open(`/proc/${pid}/mem`, 'r+');
   try {
-    await work({ pid, startTime, address, sizeBytes, memory });
+    await work({ pid, startTime, address, sizeBytes, parts: [{ address, sizeBytes }], memory });
   } finally {
     await memory.close();
     kill();
