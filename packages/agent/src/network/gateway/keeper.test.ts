@@ -15,6 +15,8 @@ const PROGRAM = `
       try { if (fstatSync(fd).isSocket()) writeSync(fd, text); } catch {}
     }
   };
+  // Where the keeper is overcome, the agent ends all of the gateway's user; here nobody does.
+  const parent = process.ppid;
   const deeds = {
     well: ({ id }) => process.send({ done: id }),
     garbage: () => say('this is no JSON\\n'),
@@ -22,7 +24,7 @@ const PROGRAM = `
     unasked: () => process.send({ done: 4711 }),
     twice: ({ id }) => { process.send({ done: id }); process.send({ done: id }); },
     large: ({ id }) => process.send({ done: id, problem: 'x'.repeat(5000) }),
-    endless: () => { const text = 'x'.repeat(65536); const more = () => { process.channel; say(text); setImmediate(more); }; more(); },
+    endless: () => { const text = 'x'.repeat(65536); const more = () => { if (process.ppid !== parent) process.exit(); process.channel; say(text); setImmediate(more); }; more(); },
     loud: () => { const text = 'x'.repeat(65536); const more = () => process.stderr.write(text, more); more(); setTimeout(() => process.exit(3), 500); },
     stubborn: ({ id }) => {
       process.on('disconnect', () => setInterval(() => {}, 1000));
