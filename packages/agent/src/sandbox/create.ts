@@ -151,7 +151,7 @@ export function initGuest(guest: EnvdClient, init: Partial<GuestInit>, signal: A
 async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient): Promise<Microvm> {
   const { deps, cleanup, record, save, signal, timed } = context;
   const { id, uid, memoryMib, vcpus } = record();
-  cleanup.register('cgroup', () => removeCgroup(deps, id));
+  cleanup.register('cgroup', () => removeCgroup(deps, id), { onlyAfterTheRest: true });
   let microvm: Microvm | undefined;
   cleanup.register('microVM', async () => {
     // PID 1 of its namespace, so that nothing else of it lives on; all of /proc need not be searched for it.

@@ -186,11 +186,11 @@ function registerMachine(
   holdings: Holdings | undefined,
 ): void {
   const { id, slotIndex } = record;
-  cleanup.register('slot', async () => {
-    // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
-    if (holdings !== undefined) await deps.network.release(slotIndex);
-  });
-  cleanup.register('cgroup', () => removeCgroup(deps, id));
+  // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
+  if (holdings !== undefined) {
+    cleanup.register('slot', () => deps.network.release(slotIndex), { onlyAfterTheRest: true });
+  }
+  cleanup.register('cgroup', () => removeCgroup(deps, id), { onlyAfterTheRest: true });
   if (holdings === undefined) return;
   cleanup.register('guest connections', async () => holdings.guest.close());
   cleanup.register('microVM', () => holdings.microvm.kill());

@@ -123,7 +123,8 @@ export function createRoster(deps: SandboxDeps, onChange: () => void): Roster {
     cleanup.register('files', () => deps.journal.remove(id));
     const slotIndex = network.reserve();
     const machine = createCleanupStack(timeouts.cleanupStepMs);
-    machine.register('slot', () => network.release(slotIndex));
+    // While a VMM may be left, nobody else may have its user and its network.
+    machine.register('slot', () => network.release(slotIndex), { onlyAfterTheRest: true });
     const { rootfsPath, guestImagePath, kernelPath, initrdPath } = template;
     const createdAtMs = Date.now();
     const record: JournalRecord = {

@@ -215,7 +215,7 @@ export function createTransitions(core: SandboxCore): Transitions {
     const timed = createStopwatch(deps);
     try {
       const slotIndex = deps.network.reserve();
-      machine.register('slot', () => deps.network.release(slotIndex));
+      machine.register('slot', () => deps.network.release(slotIndex), { onlyAfterTheRest: true });
       const uid = config.uidBase + slotIndex;
       await core.save({ state: 'resuming', slotIndex, uid, bootId: deps.host.bootId });
       core.become('resuming');
