@@ -1,0 +1,103 @@
+/** API keys: who may make them, what they open, and their limits. */
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { type Harness, startHarness } from '../testing/harness.ts';
+import { createSandbox, startTestApi } from '../testing/test-api.ts';
+
+let api: Harness;
+beforeAll(async () => {
+  api = await startTestApi();
+}, 60_000);
+afterAll(async () => await api.close());
+
+const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+
+describe('keys', () => {
+  it('are made once, renamed, revoked, and managed by admins alone', async () => {
+    const made = await api.call('POST', '/api-keys', { body: { name: 'k' } });
+    expect(made.status).toBe(201);
+    const { key, id } = made.body;
+    // PostgreSQL and JavaScript do not agree on what that would be.
+    const never = { name: 'k', expiresAt: '0000-01-01T00:00:00Z' };
+    expect((await api.call('POST', '/api-keys', { body: never })).body.message).toContain('expiresAt');
+    expect((await api.call('GET', '/v2/sandboxes', { key })).status).toBe(200);
+    expect(
+      (await api.call('GET', '/teams', { key: null, headers: { authorization: `Bearer ${key}` } })).body[0]
+        .apiKey,
+    ).toBe(key);
+    expect((await api.call('GET', '/api-keys', { key })).status).toBe(403);
+    expect((await api.call('GET', '/metrics', { key })).status).toBe(403);
+    expect((await api.call('PATCH', `/api-keys/${id}`, { body: { name: 'n' } })).status).toBe(204);
+    expect(JSON.stringify((await api.call('GET', '/api-keys')).body)).not.toContain(key);
+    expect((await api.call('DELETE', `/api-keys/${id}`)).status).toBe(204);
+    expect((await api.call('DELETE', '/api-keys/none')).status).toBe(404);
+    expect((await api.call('GET', '/v2/sandboxes', { key })).status).toBe(401);
+    expect(api.logged.join('')).not.toContain(key);
+  });
+
+  it('open nothing of another team, and nothing at all when they are wrong', async () => {
+    const { sandboxID: id } = await create();
+    const other = await api.newKey();
+    const { secret: expired } = await api.store.keys.create({
+      name: 'e',
+      expiresAt: new Date(Date.now() - 1000),
+    });
+    const before = JSON.stringify((await api.call('GET', `/sandboxes/${id}`)).body);
+    for (const [path, methods] of Object.entries(api.api.document.paths)) {
+      for (const [method, operation] of Object.entries(methods)) {
+        if (path === '/health') continue;
+        const filled = path.replace('{sandboxID}', id).replaceAll(/\{\w+\}/g, 'x');
+        const options = operation.requestBody === undefined ? {} : { body: { timeout: 5 } };
+        for (const key of [null, 'e2b_', `e2b_${'0'.repeat(40)}`, expired]) {
+          const { status } = await api.call(method.toUpperCase(), filled, { ...options, key });
+          expect(status, `${method} ${path}`).toBe(401);
+        }
+        if (!path.includes('{sandboxID}')) continue;
+        const { status } = await api.call(method.toUpperCase(), filled, { ...options, key: other });
+        expect([400, 404], `${method} ${path}`).toContain(status);
+      }
+    }
+    expect(JSON.stringify((await api.call('GET', `/sandboxes/${id}`)).body)).toBe(before);
+    await api.call('DELETE', `/sandboxes/${id}`);
+  });
+
+  it('have limits, which are told with a time to come again', async () => {
+    const key = await api.newKey({ maxSandboxes: 2, createsPerMinute: 8, maxMemoryMib: 600 });
+    const tries = await Promise.all(
+      Array.from({ length: 5 }, () =>
+        api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base' } }),
+      ),
+    );
+    expect(tries.map(({ status }) => status).sort()).toEqual([201, 201, 429, 429, 429]);
+    const made = tries.filter(({ status }) => status === 201).map(({ body }) => body.sandboxID);
+    expect(tries.find(({ status }) => status === 429)?.headers.get('retry-after')).toBe('5');
+    await api.call('POST', `/sandboxes/${made[0]}/pause`, { key });
+    const big = await api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base', memoryMB: 601 } });
+    expect(big.body.message).toContain('memoryMB');
+    made.push((await create({}, key)).sandboxID);
+    for (let n = 0; n < 2; n += 1)
+      await api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base' } });
+    const fast = await api.call('POST', '/v2/sandboxes', { key, body: { templateID: 'base' } });
+    expect(fast.body.message).toContain('a minute');
+    expect(Number(fast.headers.get('retry-after'))).toBeGreaterThan(1);
+    for (const id of made) await api.call('DELETE', `/sandboxes/${id}`, { key });
+  });
+});
+
+it('keys that are none are looked for so often a minute, and shut nobody out', {
+  timeout: 30_000,
+}, async () => {
+  const own = await startHarness({ config: { requests: { wrongKeysPerMinute: 5 } } });
+  try {
+    expect((await own.call('GET', '/teams')).status).toBe(200);
+    const looked = vi.spyOn(own.store.keys, 'authenticate');
+    const wrong = Array.from({ length: 12 }, (_, n) => `e2b_${String(n).padStart(40, '0')}`);
+    const tries = await Promise.all(wrong.map((key) => own.call('GET', '/teams', { key })));
+    expect(tries.filter(({ status }) => status === 401)).toHaveLength(5);
+    expect(tries.filter(({ status }) => status === 429)).toHaveLength(7);
+    expect(Number(tries.at(-1)?.headers.get('retry-after'))).toBeGreaterThan(0);
+    expect(looked).toHaveBeenCalledTimes(5);
+    expect((await own.call('GET', '/teams')).status).toBe(200);
+  } finally {
+    await own.close();
+  }
+});

@@ -1,0 +1,67 @@
+/** Templates and snapshots by name. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Harness } from '../testing/harness.ts';
+import { createSandbox, startTestApi } from '../testing/test-api.ts';
+
+let api: Harness;
+beforeAll(async () => {
+  api = await startTestApi();
+}, 60_000);
+afterAll(async () => await api.close());
+
+const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+
+describe('templates', () => {
+  it('are listed, named, tagged and published', async () => {
+    const { body } = await api.call('GET', '/templates');
+    expect(body.map(({ templateID }: { templateID: string }) => templateID)).toEqual(['base', 'minimal']);
+    expect((await api.call('GET', '/templates/base')).body.builds).toHaveLength(1);
+    expect((await api.call('GET', '/templates/aliases/base')).body).toEqual({
+      templateID: 'base',
+      public: true,
+    });
+    expect((await api.call('GET', '/templates/aliases/none')).status).toBe(404);
+    const tagged = await api.call('POST', '/templates/tags', {
+      body: { target: 'base:default', tags: ['v1'] },
+    });
+    expect(tagged.status).toBe(201);
+    expect((await api.call('GET', '/templates/base/tags')).body).toHaveLength(2);
+    const { sandboxID } = await create({ templateID: 'base:v1' });
+    expect(api.agent.sandboxes.get(sandboxID)?.template).toBe('build-base');
+    await api.call('DELETE', `/sandboxes/${sandboxID}`);
+    expect((await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base:v2' } })).status).toBe(404);
+    expect(
+      (await api.call('DELETE', '/templates/tags', { body: { name: 'base', tags: ['v1'] } })).status,
+    ).toBe(204);
+    const key = await api.newKey();
+    expect(
+      (await api.call('PATCH', '/v2/templates/minimal', { body: { public: false } })).body.names,
+    ).toEqual(['minimal']);
+    expect((await api.call('GET', '/templates', { key })).body).toHaveLength(1);
+    expect((await api.call('DELETE', '/templates/base', { key })).status).toBe(403);
+    // That there is one is told, so that its name is not taken for free.
+    expect((await api.call('GET', '/templates/aliases/minimal', { key })).status).toBe(403);
+    expect((await api.call('DELETE', '/templates/minimal', { key })).status).toBe(404);
+    const page = await api.call('GET', '/v2/templates?limit=1');
+    expect(page.body).toHaveLength(1);
+    expect(page.body[0].spawnCount).toBeGreaterThan(0);
+  });
+
+  it('are deleted by an admin, when nobody uses them, with all that is known of them', async () => {
+    const { sandboxID } = await create({ templateID: 'minimal' });
+    const tags = { target: 'minimal', tags: ['v1'] };
+    expect((await api.call('POST', '/templates/tags', { body: tags })).status).toBe(201);
+    const used = await api.call('DELETE', '/templates/minimal');
+    expect(used).toMatchObject({
+      status: 409,
+      body: { code: 409, message: expect.stringContaining('1 sandbox') },
+    });
+    await api.call('DELETE', `/sandboxes/${sandboxID}`);
+    expect((await api.call('DELETE', '/templates/minimal:v1')).status).toBe(400);
+    expect((await api.call('DELETE', '/templates/minimal')).status).toBe(204);
+    expect((await api.call('DELETE', '/templates/minimal')).status).toBe(404);
+    expect((await api.call('GET', '/templates/aliases/minimal')).status).toBe(404);
+    expect(await api.store.templates.tags('minimal')).toEqual([]);
+    expect((await api.store.templates.uses()).has('minimal')).toBe(false);
+  });
+});
