@@ -199,6 +199,21 @@ describe('the life of a sandbox', () => {
     expect(JSON.parse(world.journals.get(id) ?? '').state).toBe('running');
   });
 
+  it('gives nobody the slot of a VMM that cannot be killed', async () => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    world.disturb = async (operation) => {
+      if (operation === 'kill') throw new WrennError('deadline_exceeded', 'It hangs in the kernel.');
+    };
+    expect(await codeOf(manager.destroy(id))).toBe('internal');
+    expect(world.aliveVms()).toHaveLength(1);
+    expect([...world.slots.values()]).toEqual(['up']);
+    expect([...world.cgroups.keys()]).toEqual([id]);
+    world.disturb = async () => {};
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
   it('says what could not be taken away, keeps its journal, and tries only that again', async () => {
     const { world, manager } = await start();
     const { id } = await manager.create(request);
