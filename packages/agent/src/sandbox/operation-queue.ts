@@ -29,10 +29,16 @@ export function createOperationQueue(maxWaiting: number): OperationQueue {
         );
       }
       waiting++;
-      const mine = last.then(() => {
+      const mine = last.then(async () => {
         waiting--;
         closing.signal.throwIfAborted();
-        return work(closing.signal);
+        try {
+          return await work(closing.signal);
+        } catch (error) {
+          // That something was aborted is no answer; why it was is.
+          if (closing.signal.aborted && isAbort(error)) throw closing.signal.reason;
+          throw error;
+        }
       });
       last = mine.catch(() => {});
       return mine;
@@ -42,4 +48,8 @@ export function createOperationQueue(maxWaiting: number): OperationQueue {
       await last;
     },
   };
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof Error && error.name === 'AbortError';
 }
