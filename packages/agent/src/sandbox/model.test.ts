@@ -67,7 +67,14 @@ const disturbance = fc.array(fc.record({ ms: fc.nat(3), fails: fc.nat(9), deaf: 
 });
 
 /** What a clean-up cannot survive without leaving something; the rest may fail at any time. */
-const MUST_WORK = new Set(['kill', 'release', 'remove', 'removeSnapshot', 'removeHibernations']);
+const MUST_WORK = new Set([
+  'kill',
+  'removeCgroup',
+  'release',
+  'remove',
+  'removeSnapshot',
+  'removeHibernations',
+]);
 /** What callers may be told. Anything else, `internal` above all, is a mistake. */
 const FAIR = new Set([
   'sandbox_wrong_state',
