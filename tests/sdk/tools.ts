@@ -70,6 +70,8 @@ export function commandLineCases(serverOf: () => SdkServer): void {
     expect(JSON.parse(info.stdout)).toMatchObject({ sandboxId, templateId: TEMPLATE, state: 'running' });
     const logs = await run('logs', sandboxId);
     expect(logs).toMatchObject({ code: 0, stdout: expect.stringContaining(`Logs for sandbox ${sandboxId}`) });
+    // The commands of the case before.
+    expect(logs.stdout).toMatch(/INFO.*process \d+ ended: exit status 3/);
     const metrics = await run('metrics', '--format', 'json', sandboxId);
     expect(JSON.parse(metrics.stdout.trim().split('\n')[0] ?? '')).toMatchObject({ cpuCount: 1 });
   });

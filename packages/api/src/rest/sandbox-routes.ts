@@ -346,6 +346,14 @@ function logRoutes(service: SandboxService): readonly Route[] {
     level: 'info' as const,
     fields: { ...fields },
   });
+  // What E2B's CLI reads: a line is an object in JSON, and has a level and a logger.
+  const asJson = ({ message, fields }: LogLine) =>
+    JSON.stringify({
+      ...fields,
+      level: 'info',
+      logger: fields === undefined ? 'console' : 'process',
+      message,
+    });
   return [
     route(
       {
@@ -360,7 +368,7 @@ function logRoutes(service: SandboxService): readonly Route[] {
         const lines = (await service.logs(caller, sandboxID))
           .filter(({ at }) => at.getTime() >= start)
           .slice(0, Math.min(limit, LOGS_MAX));
-        const logs = lines.map(({ at, message }) => ({ timestamp: at.toISOString(), line: message }));
+        const logs = lines.map((line) => ({ timestamp: line.at.toISOString(), line: asJson(line) }));
         return { status: 200, body: { logs, logEntries: lines.map(entry) } };
       },
     ),

@@ -224,11 +224,12 @@ describe('sandboxes', () => {
   it('show their console without what steers a terminal', async () => {
     const { sandboxID: id } = await create();
     const { body } = await api.call('GET', `/sandboxes/${id}/logs`);
-    expect(body.logs.map(({ line }: { line: string }) => line)).toEqual([
-      '[    0.100000] Linux version 6.1',
-      '[    1.500000] wrenn-init: started',
-      'hello world',
-    ]);
+    // Of E2B's CLI's form.
+    expect(body.logs.map(({ line }: { line: string }) => JSON.parse(line))).toEqual(
+      ['[    0.100000] Linux version 6.1', '[    1.500000] wrenn-init: started', 'hello world'].map(
+        (message) => ({ level: 'info', logger: 'console', message }),
+      ),
+    );
     const v2 = await api.call('GET', `/v2/sandboxes/${id}/logs?direction=backward&limit=1&search=hello`);
     expect(v2.body.logs).toMatchObject([{ message: 'hello world', level: 'info' }]);
     expect((await api.call('GET', `/v2/sandboxes/${id}/logs?level=error`)).body.logs).toEqual([]);
