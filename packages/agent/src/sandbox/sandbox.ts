@@ -9,7 +9,8 @@ import { throwIfAborted, withinMs } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { Microvm } from '../vmm/driver.ts';
 import { readKept } from '../vmm/output.ts';
-import { type CleanupFailure, type CleanupStack, createCleanupStack } from './cleanup-stack.ts';
+import { createBelongings } from './belongings.ts';
+import type { CleanupStack } from './cleanup-stack.ts';
 import { type CreateContext, createSteps, type Start, type Stopwatch } from './create.ts';
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
@@ -135,14 +136,13 @@ const CONSOLE_LINES_LOGGED = 20;
 const CONSOLE_TIMEOUT_MS = 1_000;
 
 export function createSandbox(parts: SandboxParts): Sandbox {
-  const { deps, cleanup } = parts;
+  const { deps } = parts;
   const { log, observer, journal, config } = deps;
-  const { timeouts, limits } = config;
+  const { limits } = config;
   const { id } = parts.record;
 
   let { record, journalled } = parts;
-  /** The last is what it holds now; of earlier ones something could not be taken away. */
-  let machines = [parts.machine];
+  const belongings = createBelongings(deps, id, parts.cleanup, parts.machine);
   let state: SandboxState = record.state;
   let reason: string | undefined;
   let holdings: Holdings | undefined;
@@ -263,32 +263,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     await release();
   };
 
-  /** Its files last: they name the rest for as long as that is there. */
-  const releaseMachines = async (): Promise<string[]> => {
-    const failures: CleanupFailure[] = [];
-    const kept: CleanupStack[] = [];
-    for (const machine of machines.toReversed()) {
-      const failed = await machine.release();
-      failures.push(...failed);
-      if (failed.length > 0) kept.unshift(machine);
-    }
-    machines = kept;
-    return told(failures);
-  };
-  const told = (failures: readonly CleanupFailure[]): string[] => {
-    for (const { step, error } of failures) {
-      observer.cleanupFailed(step);
-      log.error({ sandboxId: id, step, err: error }, 'something could not be taken away');
-    }
-    return failures.map(({ step }) => step);
-  };
-  const releaseAll = async (): Promise<string[]> => {
-    const left = await releaseMachines();
-    return left.length > 0 ? left : told(await cleanup.release());
-  };
-
   const release = async (): Promise<void> => {
-    leftovers = await releaseAll();
+    leftovers = await belongings.releaseAll();
     if (leftovers.length > 0) reason = `${reason ?? ''} ${notAll(leftovers)}`.trim();
     if (reason === undefined) return gone();
     become('failed');
@@ -306,7 +282,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const destroy = async (): Promise<void> => {
     if (state === 'failed') {
       // What could not be taken away the first time may be now.
-      leftovers = await releaseAll();
+      leftovers = await belongings.releaseAll();
     } else {
       await end(undefined);
     }
@@ -331,13 +307,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     hold,
     letGo: async () => {
       holdings = undefined;
-      return releaseMachines();
+      return belongings.releaseMachines();
     },
-    newMachine: () => {
-      const machine = createCleanupStack(timeouts.cleanupStepMs);
-      machines.push(machine);
-      return machine;
-    },
+    newMachine: belongings.newMachine,
     endStreams: (error) => {
       life.abort(error);
       life = newLife();
