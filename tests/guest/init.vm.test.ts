@@ -50,6 +50,11 @@ describe('a guest', () => {
     expect(await whole.console()).not.toContain('failed');
   });
 
+  it('lets the kernel rest while nothing runs', async () => {
+    const settings = ['vm/compaction_proactiveness', 'kernel/watchdog', 'vm/stat_interval'];
+    expect(await lines(`cd /proc/sys && cat ${settings.join(' ')}`)).toEqual(['0', '0', '10']);
+  });
+
   it('is named and addressed as the command line says', async () => {
     expect(await lines('hostname; cat /etc/hostname; ip -4 -o address show dev eth0; ip route')).toEqual([
       'raw-guest',

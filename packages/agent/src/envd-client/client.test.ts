@@ -1,9 +1,11 @@
 /** What the client says to a guest, outside of RPCs. How it takes what guests say: hostile.test.ts. */
 import { createServer, type IncomingMessage } from 'node:http';
-import { afterEach, describe, expect, it } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { createEnvdClient } from './client.ts';
 
 const never = new AbortController().signal;
+const IDLE_CONNECTION_MS = 200;
 const closers: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
@@ -16,7 +18,7 @@ interface Seen {
   readonly socket: IncomingMessage['socket'];
 }
 
-async function guest(status = 204) {
+async function guest(status = 204, answersAfterMs = 0) {
   const seen: Seen[] = [];
   const server = createServer(async (request, response) => {
     const chunks: Uint8Array[] = [];
@@ -27,6 +29,7 @@ async function guest(status = 204) {
       body: JSON.parse(Buffer.concat(chunks).toString()),
       socket: request.socket,
     });
+    await sleep(answersAfterMs);
     response.writeHead(status).end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -38,6 +41,7 @@ async function guest(status = 204) {
     accessToken: 'own',
     requestTimeoutMs: 2000,
     stallMs: 2000,
+    idleConnectionMs: IDLE_CONNECTION_MS,
   });
   closers.push(() => {
     client.close();
@@ -80,6 +84,22 @@ describe('init', () => {
     ]);
     await client.init({ ...settings, identity: { hostname: 'sb-2' } }, never);
     expect(seen[1]?.body.identity).toEqual({ hostname: 'sb-2' });
+  });
+});
+
+describe('a connection', () => {
+  it('is used again, and given up once it has been idle', async () => {
+    const { client, seen } = await guest();
+    await client.init(settings, never);
+    await client.init(settings, never);
+    expect(seen[1]?.socket).toBe(seen[0]?.socket);
+    await vi.waitFor(() => expect(seen[0]?.socket.destroyed).toBe(true));
+  });
+
+  it('stays for as long as an answer is waited for', async () => {
+    const { client, seen } = await guest(204, 3 * IDLE_CONNECTION_MS);
+    await client.init(settings, never);
+    expect(seen).toHaveLength(1);
   });
 });
 

@@ -21,6 +21,8 @@ export interface EnvdClientOptions {
   readonly requestTimeoutMs: number;
   /** For transfers: the longest time in which nothing moves. */
   readonly stallMs: number;
+  /** After so long without a request a connection is given up. */
+  readonly idleConnectionMs?: number;
 }
 
 export interface GuestInit {
@@ -111,13 +113,22 @@ const SHORT_INIT_TIMEOUT_MS = 3_000;
 /** It is applied right behind its acknowledgement. */
 const SHORT_INIT_LISTEN_MS = 10_000;
 const IDLE_CONNECTIONS = 4;
+/** A guest with an open connection is never idle: it is asked each second whether it is there, and its agent looks at it. */
+const IDLE_CONNECTION_MS = 10_000;
 /** How often a silent process's stream shows that the guest is still there. */
 export const KEEPALIVE_INTERVAL_S = 30;
 
 export function createEnvdClient(options: EnvdClientOptions): EnvdClient {
   const { host, port = ENVD_PORT, accessToken, requestTimeoutMs, stallMs } = options;
+  const { idleConnectionMs = IDLE_CONNECTION_MS } = options;
   // How many connections there may be is bounded by how many streams a sandbox may have.
-  const agent = new Agent({ keepAlive: true, maxFreeSockets: IDLE_CONNECTIONS, scheduling: 'lifo' });
+  const agent = new Agent({
+    keepAlive: true,
+    maxFreeSockets: IDLE_CONNECTIONS,
+    scheduling: 'lifo',
+    // Of sockets that nobody uses; a stream may say nothing for as long as it likes.
+    timeout: idleConnectionMs,
+  });
   const withToken: Interceptor = (next) => (request) => {
     request.header.set('X-Access-Token', accessToken);
     return next(request);
