@@ -15,11 +15,16 @@ import {
 } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import { letApiIn } from './api-user.ts';
+import { isServiceUp } from './systemd/service.ts';
+import { AGENT_UNIT } from './systemd/units.ts';
 
 /** An agent that was started on demand leaves after this long without sandboxes and requests. */
 const IDLE_TIMEOUT_MS = 60_000;
+/** By which such an agent is known. */
+export const ON_DEMAND_OPTION = '--idle-timeout';
 const START_DEADLINE_MS = 60_000;
 const POLL_MS = 25;
+const SERVICE_POLL_MS = 250;
 const LAST_WORDS_BYTES = 4096;
 
 /** Calls `use` with a client, and closes it. Errors of the agent come out as WrennErrors. */
@@ -57,7 +62,20 @@ async function ensureAgent(config: AgentConfig): Promise<void> {
   const socketPath = agentSocketPath(config);
   if (await agentAnswers(socketPath)) return;
   if (process.getuid?.() !== 0) throw needsRoot(undefined);
-  await startInBackground(config, socketPath);
+  if (await isServiceUp(socketPath)) await untilServiceAnswers(socketPath);
+  else await startInBackground(config, socketPath);
+}
+
+/** systemd has started it, or is about to: another one would only be in its way. */
+async function untilServiceAnswers(socketPath: string): Promise<void> {
+  const deadline = performance.now() + START_DEADLINE_MS;
+  while (performance.now() < deadline && (await isServiceUp(socketPath))) {
+    if (await agentAnswers(socketPath)) return;
+    await sleep(SERVICE_POLL_MS);
+  }
+  throw new WrennError('agent_not_running', `${AGENT_UNIT} did not answer.`, {
+    hint: `Its log: journalctl -u ${AGENT_UNIT}`,
+  });
 }
 
 async function startInBackground(config: AgentConfig, socketPath: string): Promise<void> {
@@ -68,7 +86,7 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
   const saidBefore = fstatSync(log).size;
   const [program] = process.argv.slice(1);
   if (program === undefined) throw new WrennError('internal', 'This program does not know its own path.');
-  const args = [program, 'agent', '--idle-timeout', `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
+  const args = [program, 'agent', ON_DEMAND_OPTION, `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
   const child = spawn(process.execPath, args, {
     detached: true,
     stdio: ['ignore', log, log],

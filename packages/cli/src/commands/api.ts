@@ -147,11 +147,9 @@ interface Told {
 
 /** Lines for a shell. */
 function exportsOf(config: ApiConfig, { host, port, key, certificates }: Told): string {
-  const url = urlOf(config, host, port);
   const authority = certificates?.authority;
   return [
-    `export E2B_API_URL=${url}`,
-    `export E2B_SANDBOX_URL=${url}`,
+    ...addressLines(config, host, port),
     keyLine(key).trimEnd(),
     ...(authority === undefined
       ? []
@@ -168,6 +166,16 @@ function exportsOf(config: ApiConfig, { host, port, key, certificates }: Told): 
         ]),
     '',
   ].join('\n');
+}
+
+/** Where clients find an API with this configuration. */
+export function addressLines(
+  config: ApiConfig,
+  host: string = config.listen.host,
+  port: number = config.listen.port,
+): string[] {
+  const url = urlOf(config, host, port);
+  return [`export E2B_API_URL=${url}`, `export E2B_SANDBOX_URL=${url}`];
 }
 
 /** One that clients can reach, and that the certificate is for. */

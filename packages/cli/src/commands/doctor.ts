@@ -30,7 +30,7 @@ import { agentAnswers } from '../agent-connection.ts';
 import { EXIT } from '../exit-codes.ts';
 import { isEmpty, takeInventory } from '../inventory.ts';
 import { formatBytes, formatTable, printJson } from '../output.ts';
-import { AGENT_UNIT, API_UNIT } from '../systemd/units.ts';
+import { AGENT_UNIT, API_UNIT, unitPath } from '../systemd/units.ts';
 
 export interface DoctorOptions {
   readonly json?: boolean;
@@ -218,7 +218,7 @@ async function checkServices(): Promise<Finding[]> {
   if (!(await hasSystemd())) return [];
   const findings: Finding[] = [];
   for (const unit of [AGENT_UNIT, API_UNIT]) {
-    const isThere = await access(`/etc/systemd/system/${unit}`).then(
+    const isThere = await access(unitPath(unit)).then(
       () => true,
       () => false,
     );

@@ -14,8 +14,17 @@ import {
 } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { giveToApi } from '../api-user.ts';
-import { AGENT_UNIT, API_ENV_FILE, API_UNIT, API_USER, type UnitFile, unitFiles } from '../systemd/units.ts';
-import { loadApiConfig } from './api.ts';
+import { makeRoomForService } from '../systemd/make-room.ts';
+import {
+  AGENT_UNIT,
+  API_ENV_FILE,
+  API_UNIT,
+  API_USER,
+  type UnitFile,
+  unitFiles,
+  unitPath,
+} from '../systemd/units.ts';
+import { addressLines, loadApiConfig } from './api.ts';
 
 const KEY_MS = 60_000;
 
@@ -56,27 +65,24 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   }
   await reloadUnits();
   await systemctl('enable', [AGENT_UNIT, API_UNIT]);
+  // The store is one process's at a time, and so is the agent's directory.
+  await systemctl('stop', [API_UNIT, AGENT_UNIT]);
+  await makeRoomForService(config);
   await systemctl('restart', [AGENT_UNIT]);
-  // The store is one process's at a time.
-  await systemctl('stop', [API_UNIT]);
   // In the store that the service has.
   const env = { ...plainEnvironment(), ...configured(), ...(await serviceEnvironment()) };
   const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS, env });
-  process.stdout.write(stdout);
+  process.stdout.write(`${addressLines(api).join('\n')}\n${stdout}`);
   await systemctl('restart', [API_UNIT]);
   say('running, and started with the machine from now on');
   say(`logs: journalctl -u ${AGENT_UNIT} -u ${API_UNIT} -f`);
   say(
-    `the first key: systemctl stop ${API_UNIT}; wrenn api --new-key NAME; Ctrl-C; systemctl start ${API_UNIT}`,
+    `another key: systemctl stop ${API_UNIT}; wrenn api --new-key NAME; Ctrl-C; systemctl start ${API_UNIT}`,
   );
 }
 
 export async function runUninstall({ dryRun = false }: InstallOptions): Promise<void> {
-  const paths = [
-    '/etc/systemd/system/wrenn-api.service',
-    '/etc/systemd/system/wrenn-agent.service',
-    '/etc/sysusers.d/wrenn.conf',
-  ];
+  const paths = [unitPath(API_UNIT), unitPath(AGENT_UNIT), '/etc/sysusers.d/wrenn.conf'];
   if (dryRun) {
     for (const path of paths) process.stdout.write(`${path}\n`);
     return;

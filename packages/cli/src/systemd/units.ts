@@ -28,13 +28,17 @@ export interface UnitFile {
 
 type Section = readonly (readonly [key: string, value: string])[];
 
+export function unitPath(unit: string): string {
+  return `/etc/systemd/system/${unit}`;
+}
+
 /** What is written, the users' file first. */
 export function unitFiles(settings: UnitSettings): UnitFile[] {
   const users = `# The API's user, and by its group the agent's socket.\nu ${API_USER} ${API_UID} "Wrenn API" ${word(settings.apiDir)}\n`;
   return [
     { path: '/etc/sysusers.d/wrenn.conf', text: users },
-    { path: `/etc/systemd/system/${AGENT_UNIT}`, text: agentUnit(settings) },
-    { path: `/etc/systemd/system/${API_UNIT}`, text: apiUnit(settings) },
+    { path: unitPath(AGENT_UNIT), text: agentUnit(settings) },
+    { path: unitPath(API_UNIT), text: apiUnit(settings) },
   ];
 }
 
@@ -43,6 +47,8 @@ function agentUnit({ node, program, environment }: UnitSettings): string {
     Unit: [
       ['Description', 'Wrenn host agent'],
       ['After', 'network.target'],
+      // It fails for as long as another agent is there, as one that a command has started.
+      ['StartLimitIntervalSec', '0'],
     ],
     Service: [
       ['ExecStart', `${word(node)} ${word(program)} agent`],
@@ -59,6 +65,8 @@ function agentUnit({ node, program, environment }: UnitSettings): string {
       ['TasksMax', 'infinity'],
       // Its microVMs' memory is bounded by groups of their own; it is the last that should go.
       ['OOMScoreAdjust', '-500'],
+      // What the kernel ends of it is a microVM: that is no reason to end the agent.
+      ['OOMPolicy', 'continue'],
     ],
     Install: [['WantedBy', 'multi-user.target']],
   });
