@@ -32,6 +32,8 @@ export interface FakeAgent {
   transitionMs: number;
   /** Where guests are; 127.0.0.1 unless a test listens elsewhere. */
   address: string;
+  /** Called as a creation is asked for, before anything comes of it. */
+  onCreate: (() => void) | undefined;
   /** Thrown by the next creation. */
   failCreate: ErrorCode | undefined;
   /** Thrown where somebody asks how to reach a sandbox. */
@@ -155,6 +157,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     calls,
     transitionMs: 5,
     address: '127.0.0.1',
+    onCreate: undefined,
     failCreate: undefined,
     failAccess: undefined,
     fail: (id) => {
@@ -175,6 +178,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     });
     router.service(SandboxService, {
       createSandbox: (request) => {
+        fake.onCreate?.();
         if (fake.failCreate !== undefined) {
           const code = fake.failCreate;
           fake.failCreate = undefined;
