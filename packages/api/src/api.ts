@@ -1,4 +1,5 @@
 /** The API put together: opened by `listen`, and closed within a bound whatever is under way. */
+import type { WrennError } from '@wrenn/protocol';
 import { createAgent } from './agent-client/index.ts';
 import type { ApiConfig } from './config/schema.ts';
 import type { EdgeDirectory } from './directory.ts';
@@ -22,8 +23,10 @@ import type { Store } from './store/index.ts';
 import type { Certificates } from './tls/certificates.ts';
 
 export interface Api {
-  /** Throws where no agent answers or the address is taken. */
+  /** Throws where no agent answers, another API has the database, or the address is taken. */
   listen(): Promise<{ readonly host: string; readonly port: number }>;
+  /** Resolves where it has ended by itself: another API has its database now. */
+  readonly failed: Promise<WrennError>;
   /** Requests under way have a while to end; sandboxes stay. Closes the store, too. Idempotent. */
   close(): Promise<void>;
   readonly directory: EdgeDirectory;
@@ -101,6 +104,10 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     front: front.serve,
   });
   let closing: Promise<void> | undefined;
+  let fail: (error: WrennError) => void = () => {};
+  const failed = new Promise<WrennError>((resolve) => {
+    fail = resolve;
+  });
 
   const shutDown = async (): Promise<void> => {
     const { server } = rest;
@@ -121,9 +128,19 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     await within(SETTLE_MS, store.close());
   };
 
+  const close = async (): Promise<void> => {
+    closing ??= shutDown();
+    await closing;
+  };
+
   return {
     listen: async () => {
       await agent.ping();
+      await store.claim((error) => {
+        log.error({ err: error }, 'the database is another API’s now: this one ends');
+        fail(error);
+        close().catch((err: unknown) => log.error({ err }, 'the API did not end in good order'));
+      });
       await upkeep.recover();
       await rest.server.listen({ host: config.listen.host, port: config.listen.port });
       watcher.start();
@@ -132,10 +149,8 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
       const port = typeof address === 'object' && address !== null ? address.port : config.listen.port;
       return { host: config.listen.host, port };
     },
-    close: async () => {
-      closing ??= shutDown();
-      await closing;
-    },
+    failed,
+    close,
     directory,
     document: rest.document,
   };
