@@ -84,7 +84,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
   });
   const directory = createEdgeDirectory({
     agent,
-    store: store.sandboxes,
+    store,
     watcher,
     waker,
     config: config.sandboxes,
