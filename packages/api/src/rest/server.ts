@@ -35,7 +35,15 @@ const NOBODY = {
   keyId: '',
   teamId: '',
   admin: false,
-  limits: { maxSandboxes: 0, createsPerMinute: 1, maxVcpus: 1, maxMemoryMib: 64, maxRequestsInFlight: 1 },
+  limits: {
+    maxSandboxes: 0,
+    maxPausedSandboxes: 0,
+    maxSnapshots: 0,
+    createsPerMinute: 1,
+    maxVcpus: 1,
+    maxMemoryMib: 64,
+    maxRequestsInFlight: 1,
+  },
 };
 
 export function createRestServer({

@@ -224,11 +224,11 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
   /** All that is new is made here: within the key's limits, and kept before anybody is told of it. */
   const make = async <T>(
     caller: Caller,
-    count: number,
+    { count, autoPause }: { readonly count: number; readonly autoPause: boolean },
     checked: Promise<T>,
     bear: (checked: T, marks: Readonly<Record<string, string>>) => Promise<Born>,
   ): Promise<readonly AccessibleSandbox[]> => {
-    const holding = places.forNew(caller, count);
+    const holding = places.forNew(caller, count, autoPause);
     // That a request is wrong is said first; nobody may be listening by the time this fails.
     holding.catch(() => {});
     try {
@@ -269,16 +269,21 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
         checkSize(caller, request.vcpus ?? found.vcpus, request.memoryMib ?? found.memoryMib);
         return found;
       };
-      const [one] = await make(caller, 1, checked(), async ({ from, template }, marks) => {
-        const sandbox = await agent.create({
-          ...settings,
-          from,
-          metadata: { ...request.metadata, ...marks },
-          timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
-          onTimeout: request.autoPause ? 'hibernate' : 'destroy',
-        });
-        return { template, sandboxes: [{ sandbox, record: toRecord(caller, sandbox, request) }] };
-      });
+      const [one] = await make(
+        caller,
+        { count: 1, autoPause: request.autoPause },
+        checked(),
+        async ({ from, template }, marks) => {
+          const sandbox = await agent.create({
+            ...settings,
+            from,
+            metadata: { ...request.metadata, ...marks },
+            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
+            onTimeout: request.autoPause ? 'hibernate' : 'destroy',
+          });
+          return { template, sandboxes: [{ sandbox, record: toRecord(caller, sandbox, request) }] };
+        },
+      );
       if (one === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');
       return one;
     },
@@ -306,7 +311,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       if (sandbox.state === 'hibernated' || sandbox.state === 'paused')
         throw conflict('The sandbox is paused already.');
       if (sandbox.state !== 'running' || waker.waking(record.id) !== undefined) throw inTransition(sandbox);
-      await agent.hibernate(record.id);
+      const release = await places.toPause(record);
+      try {
+        await agent.hibernate(record.id);
+      } finally {
+        release();
+      }
       watcher.noteGone(record.id, false);
     },
     kill: async (caller, id) => {
@@ -342,23 +352,33 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       const { record, sandbox } = await look(caller, id);
       if (sandbox.state !== 'running') throw inTransition(sandbox);
       checkSize(caller, sandbox.vcpus, sandbox.memoryMib);
-      return await make(caller, count, Promise.resolve(), async (_, marks) => {
-        const metadata = { ...record.metadata, ...marks };
-        const copies = await agent.fork(record.id, {
-          count,
-          timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs),
-          metadata,
-        });
-        const fromParent = { ...record, timeoutMs };
-        return {
-          sandboxes: copies.map((sandbox) => ({ sandbox, record: toRecord(caller, sandbox, fromParent) })),
-        };
-      });
+      return await make(
+        caller,
+        { count, autoPause: record.autoPause },
+        Promise.resolve(),
+        async (_, marks) => {
+          const metadata = { ...record.metadata, ...marks };
+          const copies = await agent.fork(record.id, {
+            count,
+            timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, timeoutMs),
+            metadata,
+          });
+          const fromParent = { ...record, timeoutMs };
+          return {
+            sandboxes: copies.map((sandbox) => ({ sandbox, record: toRecord(caller, sandbox, fromParent) })),
+          };
+        },
+      );
     },
     snapshot: async (caller, id, name) => {
       const { record, sandbox } = await look(caller, id);
       if (sandbox.state === 'hibernating' || sandbox.state === 'resuming') throw inTransition(sandbox);
-      return await templates.addSnapshot(caller, record.id, name);
+      const release = await places.forSnapshot(caller);
+      try {
+        return await templates.addSnapshot(caller, record.id, name);
+      } finally {
+        release();
+      }
     },
     logs: async (caller, id) => {
       const { record, sandbox } = await look(caller, id);

@@ -16,6 +16,8 @@ const PREFIX_CHARS = 10;
 /** What a key has in place of the configuration's limits. */
 export const keyLimitOverridesSchema = z.strictObject({
   maxSandboxes: z.int().min(0).max(100_000).optional(),
+  maxPausedSandboxes: z.int().min(0).max(100_000).optional(),
+  maxSnapshots: z.int().min(0).max(100_000).optional(),
   createsPerMinute: z.int().min(1).max(100_000).optional(),
   maxVcpus: z.int().min(1).max(1024).optional(),
   maxMemoryMib: z

@@ -40,6 +40,8 @@ export interface FakeAgent {
   failAccess: ErrorCode | undefined;
   /** The VMM ends by itself. */
   fail(id: string): void;
+  /** As the host's own command line does. */
+  forgetSnapshot(id: string): void;
   /** Its time is over now. */
   expire(id: string): Promise<void>;
   close(): Promise<void>;
@@ -163,6 +165,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     fail: (id) => {
       find(id).state = S.FAILED;
     },
+    forgetSnapshot: (id) => void snapshots.delete(id),
     expire,
     close: async () => {
       for (const timer of timers.values()) clearTimeout(timer);
