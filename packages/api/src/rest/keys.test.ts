@@ -1,15 +1,9 @@
 /** API keys: who may make them, what they open, and their limits. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { type Harness, startHarness } from '../testing/harness.ts';
-import { createSandbox, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { startHarness } from '../testing/harness.ts';
+import { useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
-beforeAll(async () => {
-  api = await startTestApi();
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi();
 
 describe('keys', () => {
   it('are made once, renamed, revoked, and managed by admins alone', async () => {
