@@ -14,6 +14,8 @@ import { keyRoutes } from './key-routes.ts';
 import { type OpenApiDocument, openApiDocument } from './openapi.ts';
 import { createApiMetrics, type MetricsSources } from './prometheus.ts';
 import { type Route, route } from './route.ts';
+import { sandboxHistoryRoutes } from './sandbox-history-routes.ts';
+import { sandboxListRoutes } from './sandbox-list-routes.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
 import { createRestServer } from './server.ts';
 import { templateRoutes } from './template-routes.ts';
@@ -64,7 +66,9 @@ export function createRest({
     agentAnswers: () => watcher.agentAnswers,
   });
   const described: readonly Route[] = [
+    ...sandboxListRoutes(service),
     ...sandboxRoutes({ service, domain: config.domain }),
+    ...sandboxHistoryRoutes(service),
     ...templateRoutes(templates),
     ...keyRoutes(store.keys),
     route(
