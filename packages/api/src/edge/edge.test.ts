@@ -192,6 +192,29 @@ describe('a request', () => {
     slow.destroy();
   });
 
+  it('that was answered before its end holds no connection for the rest', async () => {
+    // A guest that does not want to know the rest, and no sandbox at all; a client that sends a byte now and then.
+    scene.serve = (_, outgoing) => outgoing.writeHead(200, { 'Content-Length': '2' }).end('ok');
+    for (const [id, status] of [
+      [ID, '200'],
+      ['z'.repeat(20), '502'],
+    ] as const) {
+      const client = connect(portOf(scene.front), '127.0.0.1').on('error', () => {});
+      const host = `${portOf(scene.guest)}-${id}.wrenn.test`;
+      client.write(`POST / HTTP/1.1\r\nHost: ${host}\r\nContent-Length: 1000\r\n\r\n`);
+      let text = '';
+      client.on('data', (chunk: Buffer) => {
+        text += chunk.toString();
+      });
+      await expect.poll(() => text).toContain(`HTTP/1.1 ${status}`);
+      const dripping = setInterval(() => client.write('x'), 100);
+      await once(client, 'close', { signal: AbortSignal.timeout(5000) }).finally(() =>
+        clearInterval(dripping),
+      );
+      await expect.poll(() => scene.edge.counts().open).toBe(0);
+    }
+  });
+
   it('is one of so many at once', async () => {
     scene.serve = () => {};
     const open = Array.from({ length: 8 }, () => ask('/'));
