@@ -12,6 +12,7 @@ import { createActivityReader } from './sandboxes/activity.ts';
 import { createCreations } from './sandboxes/creations.ts';
 import { createEdgeDirectory } from './sandboxes/edge-directory.ts';
 import { createLimits } from './sandboxes/limits.ts';
+import { createListing } from './sandboxes/listing.ts';
 import { createMetricsHistory } from './sandboxes/metrics.ts';
 import { createPlaces } from './sandboxes/places.ts';
 import { createSandboxService } from './sandboxes/service.ts';
@@ -52,7 +53,9 @@ const SETTLE_MS = 2000;
 export function createApi(config: ApiConfig, { store, log, version, certificates, envdPort }: ApiDeps): Api {
   const agent = createAgent(config.agent);
   const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
-  const places = createPlaces({ agent, store, limits: createLimits(), defaults: config.keyLimits });
+  const listing = createListing(agent, store.sandboxes);
+  const limits = createLimits();
+  const places = createPlaces({ agent, store, listing, limits, defaults: config.keyLimits });
   const waker = createWaker({
     agent,
     store: store.sandboxes,
@@ -73,6 +76,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     agent,
     store,
     config: config.sandboxes,
+    listing,
     places,
     creations,
     watcher,

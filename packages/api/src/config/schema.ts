@@ -31,6 +31,8 @@ export const keyLimitsSchema = z.strictObject({
   maxMemoryMib: count(64, 16 * 1024 * 1024).default(8192),
   /** Requests that wait for their answer, at once. */
   maxRequestsInFlight: count(1, 10_000).default(512),
+  /** Of answers that have not been taken, all together; one that is larger may be alone. */
+  maxAnswerMibInFlight: count(1, 16 * 1024).default(64),
 });
 export type KeyLimits = z.infer<typeof keyLimitsSchema>;
 

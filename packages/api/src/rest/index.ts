@@ -102,7 +102,8 @@ export function createRest({
     ),
   ];
   const document = openApiDocument(described, version);
-  const page = docsPage(document);
+  // One copy for all that read it, however slowly: nobody needs a key for it.
+  const [text, page] = [JSON.stringify(document), docsPage(document)].map((each) => Buffer.from(each));
   const describing: readonly Route[] = [
     route(
       {
@@ -113,7 +114,7 @@ export function createRest({
         access: 'open',
         responses: { 200: z.unknown() },
       },
-      async () => ({ status: 200, body: document }),
+      async () => ({ status: 200, body: text, contentType: 'application/json; charset=utf-8' }),
     ),
     route(
       {

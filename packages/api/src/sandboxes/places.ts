@@ -13,6 +13,7 @@ import type { Store } from '../store/index.ts';
 import type { SandboxRecord } from '../store/sandboxes.ts';
 import type { Caller } from './caller.ts';
 import { type LimitedKind, type Limits, limitsOf } from './limits.ts';
+import type { Listing } from './listing.ts';
 
 /** Each throws where there is no room. What it holds is held until the returned function is called. */
 export interface Places {
@@ -30,6 +31,7 @@ export interface Places {
 export interface PlacesDeps {
   readonly agent: Agent;
   readonly store: Store;
+  readonly listing: Listing;
   readonly limits: Limits;
   readonly defaults: KeyLimits;
 }
@@ -39,7 +41,7 @@ type Owner = Pick<SandboxRecord, 'keyId' | 'teamId'>;
 const holdsMemory = ({ state }: AgentSandbox): boolean => state !== 'hibernated' && state !== 'failed';
 const sleeps = ({ state }: AgentSandbox): boolean => state === 'hibernated' || state === 'hibernating';
 
-export function createPlaces({ agent, store, limits, defaults }: PlacesDeps): Places {
+export function createPlaces({ agent, store, listing, limits, defaults }: PlacesDeps): Places {
   /** Their places are held already, whatever the agent says of them at the moment. */
   const waking = new Set<string>();
   const pausing = new Set<string>();
@@ -51,12 +53,10 @@ export function createPlaces({ agent, store, limits, defaults }: PlacesDeps): Pl
       // Only where it matters is the agent asked what they are at.
       const notEnded = await store.sandboxes.count(teamId, keyId);
       if (notEnded <= most) return notEnded;
-      const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
-      const known = new Map(sandboxes.map((sandbox) => [sandbox.id, sandbox]));
-      return records.filter((record) => {
-        const sandbox = known.get(record.id);
-        return record.keyId === keyId && sandbox !== undefined && is(sandbox) && !held.has(record.id);
-      }).length;
+      const all = await listing(teamId);
+      return all.filter(
+        ({ record, sandbox }) => record.keyId === keyId && is(sandbox) && !held.has(record.id),
+      ).length;
     };
   };
   const liveOf = (owner: Owner) => counting(owner, waking, holdsMemory);

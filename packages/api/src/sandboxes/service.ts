@@ -8,6 +8,7 @@ import type { ReadActivity } from './activity.ts';
 import { createBounds } from './bounds.ts';
 import { type Caller, noSandbox, sandboxIdOf } from './caller.ts';
 import type { Creations } from './creations.ts';
+import type { Listing } from './listing.ts';
 import { LOG_TAIL_BYTES, type LogLine, mergedByTime, parseConsole } from './logs.ts';
 import { type CreateRequest, createMaking } from './making.ts';
 import type { MetricPoint, MetricsHistory } from './metrics.ts';
@@ -54,6 +55,7 @@ export interface ServiceDeps {
   readonly agent: Agent;
   readonly store: Store;
   readonly config: ApiConfig['sandboxes'];
+  readonly listing: Listing;
   readonly places: Places;
   readonly creations: Creations;
   readonly watcher: Watcher;
@@ -65,7 +67,7 @@ export interface ServiceDeps {
 }
 
 export function createSandboxService(deps: ServiceDeps): SandboxService {
-  const { agent, store, places, watcher, waker, templates, metrics, activity, log } = deps;
+  const { agent, store, listing, places, watcher, waker, templates, metrics, activity, log } = deps;
   const bounds = createBounds(deps.config);
   const time = createTime({ agent, store: store.sandboxes, watcher });
   const making = createMaking(deps);
@@ -116,13 +118,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
       return await accessible(record, sandbox);
     },
     list: async (caller) => {
-      const [records, sandboxes] = await Promise.all([store.sandboxes.live(caller.teamId), agent.list()]);
-      const known = new Map(sandboxes.map((sandbox) => [sandbox.id, sandbox]));
-      return records.flatMap((record) => {
-        const sandbox = known.get(record.id);
-        if (sandbox === undefined || sandbox.state === 'failed' || sandbox.state === 'destroying') return [];
-        return [{ record, sandbox, state: stateOf(sandbox) }];
-      });
+      const found = await listing(caller.teamId);
+      return found.flatMap(({ record, sandbox }) =>
+        sandbox.state === 'failed' || sandbox.state === 'destroying'
+          ? []
+          : [{ record, sandbox, state: stateOf(sandbox) }],
+      );
     },
     connect,
     resume: async (caller, id, timeoutMs) => {
