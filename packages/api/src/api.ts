@@ -1,4 +1,5 @@
 /** The API put together: opened by `listen`, and closed within a bound whatever is under way. */
+import type { WrennError } from '@wrenn/protocol';
 import { createAgent } from './agent-client/index.ts';
 import type { ApiConfig } from './config/schema.ts';
 import type { EdgeDirectory } from './directory.ts';
@@ -11,6 +12,7 @@ import { createActivityReader } from './sandboxes/activity.ts';
 import { createCreations } from './sandboxes/creations.ts';
 import { createEdgeDirectory } from './sandboxes/edge-directory.ts';
 import { createLimits } from './sandboxes/limits.ts';
+import { createListing } from './sandboxes/listing.ts';
 import { createMetricsHistory } from './sandboxes/metrics.ts';
 import { createPlaces } from './sandboxes/places.ts';
 import { createSandboxService } from './sandboxes/service.ts';
@@ -22,8 +24,10 @@ import type { Store } from './store/index.ts';
 import type { Certificates } from './tls/certificates.ts';
 
 export interface Api {
-  /** Throws where no agent answers or the address is taken. */
+  /** Throws where no agent answers, another API has the database, or the address is taken. */
   listen(): Promise<{ readonly host: string; readonly port: number }>;
+  /** Resolves where it has ended by itself: another API has its database now. */
+  readonly failed: Promise<WrennError>;
   /** Requests under way have a while to end; sandboxes stay. Closes the store, too. Idempotent. */
   close(): Promise<void>;
   readonly directory: EdgeDirectory;
@@ -49,7 +53,9 @@ const SETTLE_MS = 2000;
 export function createApi(config: ApiConfig, { store, log, version, certificates, envdPort }: ApiDeps): Api {
   const agent = createAgent(config.agent);
   const watcher = createWatcher({ agent, log, intervalMs: config.sandboxes.watchIntervalMs });
-  const places = createPlaces({ agent, store, limits: createLimits(), defaults: config.keyLimits });
+  const listing = createListing(agent, store.sandboxes);
+  const limits = createLimits();
+  const places = createPlaces({ agent, store, listing, limits, defaults: config.keyLimits });
   const waker = createWaker({
     agent,
     store: store.sandboxes,
@@ -70,6 +76,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     agent,
     store,
     config: config.sandboxes,
+    listing,
     places,
     creations,
     watcher,
@@ -81,7 +88,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
   });
   const directory = createEdgeDirectory({
     agent,
-    store: store.sandboxes,
+    store,
     watcher,
     waker,
     config: config.sandboxes,
@@ -101,6 +108,10 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     front: front.serve,
   });
   let closing: Promise<void> | undefined;
+  let fail: (error: WrennError) => void = () => {};
+  const failed = new Promise<WrennError>((resolve) => {
+    fail = resolve;
+  });
 
   const shutDown = async (): Promise<void> => {
     const { server } = rest;
@@ -121,9 +132,19 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     await within(SETTLE_MS, store.close());
   };
 
+  const close = async (): Promise<void> => {
+    closing ??= shutDown();
+    await closing;
+  };
+
   return {
     listen: async () => {
       await agent.ping();
+      await store.claim((error) => {
+        log.error({ err: error }, 'the database is another API’s now: this one ends');
+        fail(error);
+        close().catch((err: unknown) => log.error({ err }, 'the API did not end in good order'));
+      });
       await upkeep.recover();
       await rest.server.listen({ host: config.listen.host, port: config.listen.port });
       watcher.start();
@@ -132,10 +153,8 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
       const port = typeof address === 'object' && address !== null ? address.port : config.listen.port;
       return { host: config.listen.host, port };
     },
-    close: async () => {
-      closing ??= shutDown();
-      await closing;
-    },
+    failed,
+    close,
     directory,
     document: rest.document,
   };

@@ -67,7 +67,7 @@ beforeEach(async () => {
   });
   await once(guest, 'listening');
   edge = createEdge(
-    { domain: DOMAIN, limits: { perSandbox: 300, total: 300, idleMs: 10_000 } },
+    { domain: DOMAIN, bodyIdleTimeoutMs: 1500, limits: { perSandbox: 300, total: 300, idleMs: 10_000 } },
     {
       find: async (id) =>
         id === ID
@@ -333,6 +333,23 @@ describe('a client of HTTP/2', () => {
     await expect.poll(() => edge.counts().open).toBe(0);
     slow.destroy();
   }, 60_000);
+
+  it('that is answered before its end may not go on sending for ever', async () => {
+    serve = (_, outgoing) => void outgoing.end('enough');
+    const gone = `${portOf(guest)}-${'z'.repeat(20)}.${DOMAIN}`;
+    for (const [headers, status] of [
+      [{}, 200],
+      [{ ':authority': gone }, 502],
+    ] as const) {
+      const stream = ask('/', { ':method': 'POST', ...headers });
+      const ended = endOf(stream);
+      const [answer] = (await once(stream, 'response')) as [IncomingHttpHeaders];
+      expect(answer[':status']).toBe(status);
+      const dripping = setInterval(() => stream.write('x'), 100);
+      await ended.finally(() => clearInterval(dripping));
+    }
+    await expect.poll(() => edge.counts().open).toBe(0);
+  });
 
   it('that is silent is let go, unless an answer is under way', async () => {
     serve = (_, outgoing) => void outgoing.writeHead(200).write('begun');

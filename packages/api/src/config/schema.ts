@@ -23,11 +23,16 @@ const domain = z
 export const keyLimitsSchema = z.strictObject({
   /** Sandboxes that are not paused, at once. */
   maxSandboxes: count(0, 100_000).default(100),
+  /** Sandboxes that are paused, at once. What pauses because its time is over is never refused: see places.ts. */
+  maxPausedSandboxes: count(0, 100_000).default(1000),
+  maxSnapshots: count(0, 100_000).default(1000),
   createsPerMinute: count(1, 100_000).default(600),
   maxVcpus: count(1, 1024).default(8),
   maxMemoryMib: count(64, 16 * 1024 * 1024).default(8192),
   /** Requests that wait for their answer, at once. */
   maxRequestsInFlight: count(1, 10_000).default(512),
+  /** Of answers that have not been taken, all together; one that is larger may be alone. */
+  maxAnswerMibInFlight: count(1, 16 * 1024).default(64),
 });
 export type KeyLimits = z.infer<typeof keyLimitsSchema>;
 

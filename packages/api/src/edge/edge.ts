@@ -22,6 +22,7 @@ import {
   tooMany,
   tooSlow,
 } from './answers.ts';
+import { endRest, passBody } from './body.ts';
 import { type ConnectionLimits, createConnections, reset } from './connections.ts';
 import { hasUncountedBody, isHttp2, requestHeaders, responseHeaders } from './headers.ts';
 
@@ -30,7 +31,10 @@ export interface EdgeOptions {
   readonly domain: string;
   /** For the guest to take a connection. */
   readonly connectTimeoutMs?: number;
-  /** For the next piece of a request's body. Answers may be silent for as long as they like. */
+  /**
+   * For the next piece of a request's body, and for all that is left of one when its answer is complete. Answers may be
+   * silent for as long as they like.
+   */
   readonly bodyIdleTimeoutMs?: number;
   readonly limits?: ConnectionLimits;
   /** Told of each request when it is over: for whom and how long, and nothing that only its client should know. */
@@ -140,6 +144,9 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
         'edge request',
       );
     });
+    // A response of HTTP/2 says so when its stream is closed, which the client can put off.
+    const written = isHttp2(response) ? response.stream : response;
+    written.once('finish', () => endRest(request, bodyIdleTimeoutMs));
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       if (response.headersSent) cutClient();
@@ -317,36 +324,6 @@ function whenConnected(
 function isRepeatable(request: Request): boolean {
   const hasBody = request.headers['content-length'] !== undefined || hasUncountedBody(request);
   return REPEATABLE.has(request.method ?? '') && !hasBody;
-}
-
-/** With back-pressure, and no longer than the client keeps on sending. */
-function passBody(
-  request: Request,
-  outgoing: ReturnType<typeof httpRequest>,
-  idleMs: number,
-  onIdle: () => void,
-): void {
-  const timer = setTimeout(() => {
-    outgoing.destroy();
-    onIdle();
-  }, idleMs);
-  const stop = (): void => clearTimeout(timer);
-  request.on('data', () => timer.refresh());
-  request.once('end', stop).once('close', stop);
-  outgoing.once('close', stop);
-  request.once('aborted', () => outgoing.destroy());
-  request.once('error', () => outgoing.destroy());
-  request.pipe(outgoing, { end: false });
-  request.once('end', () => {
-    if (isHttp2(request)) setImmediate(endUnlessAborted, request, outgoing);
-    else outgoing.end();
-  });
-}
-
-/** Node's own clients of HTTP/2 give a request up by ending its body, and say a frame later that they have. */
-function endUnlessAborted(request: Request, outgoing: ReturnType<typeof httpRequest>): void {
-  if (request.aborted) outgoing.destroy();
-  else outgoing.end();
 }
 
 /** Node refuses some of what its parsers let through, and does so by throwing. */

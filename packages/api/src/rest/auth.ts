@@ -10,6 +10,8 @@ import { createWrongKeys } from './wrong-keys.ts';
 export interface Visitor {
   readonly caller: Caller;
   readonly secret: string;
+  /** Counts its answer until it leaves; throws `too_many_requests` where the key has too much under way, if it may. */
+  answer(bytes: number, how: { readonly mayRefuse: boolean }): void;
   /** When the request has been answered. */
   leave(): void;
 }
@@ -24,6 +26,13 @@ export interface Doorkeeper {
 /** Who uses a key all the time is written down once in so long. */
 const MARK_EVERY_MS = 60_000;
 const RETRY_MS = 1000;
+const MIB = 1024 * 1024;
+
+/** What a key has under way. */
+interface Open {
+  requests: number;
+  answerBytes: number;
+}
 
 export interface DoorkeeperOptions {
   readonly keys: KeyStore;
@@ -34,8 +43,9 @@ export interface DoorkeeperOptions {
 
 export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: DoorkeeperOptions): Doorkeeper {
   const wrongKeys = createWrongKeys(wrongKeysPerMinute);
-  const open = new Map<string, number>();
-  const marks = new Set<Promise<void>>();
+  const open = new Map<string, Open>();
+  /** By key, one at a time: what is slow to be written does not pile up. */
+  const marks = new Map<string, Promise<void>>();
   let inFlight = 0;
   return {
     admit: async (headers, address) => {
@@ -53,38 +63,52 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
       if (key === undefined) throw refused('This API key is not valid: unknown, expired or revoked.');
       const { id, teamId, admin } = key;
       const limits = limitsOf(defaults, key.limits);
-      const count = open.get(id) ?? 0;
-      if (count >= limits.maxRequestsInFlight) {
+      const held = open.get(id) ?? { requests: 0, answerBytes: 0 };
+      if (held.requests >= limits.maxRequestsInFlight) {
         throw retryable('too_many_requests', 'This API key has too many requests open.', RETRY_MS);
       }
-      open.set(id, count + 1);
+      held.requests += 1;
+      open.set(id, held);
       inFlight += 1;
       const now = new Date();
-      if (now.getTime() - (key.lastUsedAt?.getTime() ?? 0) > MARK_EVERY_MS) {
-        const mark: Promise<void> = keys
+      if (now.getTime() - (key.lastUsedAt?.getTime() ?? 0) > MARK_EVERY_MS && !marks.has(id)) {
+        const mark = keys
           .markUsed(id, now)
           .catch((err: unknown) => log.warn({ err }, 'the use of a key was not kept'))
-          .finally(() => marks.delete(mark));
-        marks.add(mark);
+          .finally(() => marks.delete(id));
+        marks.set(id, mark);
       }
       let left = false;
+      let ownBytes = 0;
       return {
         caller: { keyId: id, teamId, admin, limits },
         secret,
+        answer: (bytes, { mayRefuse }) => {
+          const isAlone = held.answerBytes === 0;
+          if (mayRefuse && !isAlone && held.answerBytes + bytes > limits.maxAnswerMibInFlight * MIB) {
+            throw retryable(
+              'too_many_requests',
+              'This API key has too many large answers under way: read them, and ask for fewer at once.',
+              RETRY_MS,
+            );
+          }
+          held.answerBytes += bytes;
+          ownBytes += bytes;
+        },
         leave: () => {
           if (left) return;
           left = true;
           inFlight -= 1;
-          const rest = (open.get(id) ?? 1) - 1;
-          if (rest === 0) open.delete(id);
-          else open.set(id, rest);
+          held.requests -= 1;
+          held.answerBytes -= ownBytes;
+          if (held.requests === 0) open.delete(id);
         },
       };
     },
     get inFlight() {
       return inFlight;
     },
-    settle: async () => void (await Promise.all(marks)),
+    settle: async () => void (await Promise.all(marks.values())),
   };
 }
 

@@ -1,15 +1,8 @@
 /** What a creation takes of the agent and the store, and what is left of one that fails. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { Harness } from '../testing/harness.ts';
-import { createSandbox, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
-beforeAll(async () => {
-  api = await startTestApi();
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi();
 
 describe('a new sandbox that cannot be reached', () => {
   it('is nobody’s and does not stay', async () => {

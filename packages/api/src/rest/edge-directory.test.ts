@@ -1,16 +1,9 @@
 /** What the edge is told of sandboxes. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Harness } from '../testing/harness.ts';
-import { createSandbox, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it } from 'vitest';
+import { useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
-beforeAll(async () => {
-  api = await startTestApi();
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi();
 
 describe('the directory of the edge', () => {
   const find = (id: string, mayWake = () => true) =>

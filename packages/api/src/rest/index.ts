@@ -14,6 +14,8 @@ import { keyRoutes } from './key-routes.ts';
 import { type OpenApiDocument, openApiDocument } from './openapi.ts';
 import { createApiMetrics, type MetricsSources } from './prometheus.ts';
 import { type Route, route } from './route.ts';
+import { sandboxHistoryRoutes } from './sandbox-history-routes.ts';
+import { sandboxListRoutes } from './sandbox-list-routes.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
 import { createRestServer } from './server.ts';
 import { templateRoutes } from './template-routes.ts';
@@ -64,7 +66,9 @@ export function createRest({
     agentAnswers: () => watcher.agentAnswers,
   });
   const described: readonly Route[] = [
+    ...sandboxListRoutes(service),
     ...sandboxRoutes({ service, domain: config.domain }),
+    ...sandboxHistoryRoutes(service),
     ...templateRoutes(templates),
     ...keyRoutes(store.keys),
     route(
@@ -98,7 +102,8 @@ export function createRest({
     ),
   ];
   const document = openApiDocument(described, version);
-  const page = docsPage(document);
+  // One copy for all that read it, however slowly: nobody needs a key for it.
+  const [text, page] = [JSON.stringify(document), docsPage(document)].map((each) => Buffer.from(each));
   const describing: readonly Route[] = [
     route(
       {
@@ -109,7 +114,7 @@ export function createRest({
         access: 'open',
         responses: { 200: z.unknown() },
       },
-      async () => ({ status: 200, body: document }),
+      async () => ({ status: 200, body: text, contentType: 'application/json; charset=utf-8' }),
     ),
     route(
       {

@@ -1,15 +1,9 @@
 /** API keys: who may make them, what they open, and their limits. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { type Harness, startHarness } from '../testing/harness.ts';
-import { createSandbox, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { startHarness } from '../testing/harness.ts';
+import { useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
-beforeAll(async () => {
-  api = await startTestApi();
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi();
 
 describe('keys', () => {
   it('are made once, renamed, revoked, and managed by admins alone', async () => {
@@ -80,6 +74,67 @@ describe('keys', () => {
     expect(fast.body.message).toContain('a minute');
     expect(Number(fast.headers.get('retry-after'))).toBeGreaterThan(1);
     for (const id of made) await api.call('DELETE', `/sandboxes/${id}`, { key });
+  });
+
+  it('have limits for what sleeps, and what pauses because its time is over is kept all the same', async () => {
+    const limits = { maxPausedSandboxes: 1 };
+    const owner = (await api.call('POST', '/api-keys', { body: { name: 'k', limits } })).body;
+    expect(owner.limits).toEqual(limits);
+    const { key, teamID } = owner;
+    const other = (await api.call('POST', '/api-keys', { body: { name: 'o', teamID } })).body.key;
+    const pause = (id: string, by = key) => api.call('POST', `/sandboxes/${id}/pause`, { key: by });
+    const stateOf = async (id: string) => (await api.call('GET', `/sandboxes/${id}`, { key })).body.state;
+    const [a, b] = await Promise.all([create({}, key), create({}, key)]).then((all) =>
+      all.map(({ sandboxID }): string => sandboxID),
+    );
+    const { sandboxID: byItself } = await create({ autoPause: true }, key);
+    if (a === undefined || b === undefined) throw new Error('not made');
+    api.agent.transitionMs = 100;
+    const both = await Promise.all([pause(a), pause(b)]);
+    api.agent.transitionMs = 5;
+    expect(both.map(({ status }) => status).sort()).toEqual([204, 429]);
+    const refused = both.find(({ status }) => status === 429);
+    expect(refused?.body.message).toContain('1 paused sandboxes at once (maxPausedSandboxes)');
+    expect(refused?.headers.get('retry-after')).toBe('5');
+    const [asleep, awake] = (await stateOf(a)) === 'paused' ? [a, b] : [b, a];
+    expect(await stateOf(awake)).toBe('running');
+    // It counts for the key that made it, whoever pauses it.
+    expect((await pause(awake, other)).status).toBe(429);
+    const fork = await api.call('POST', `/sandboxes/${byItself}/fork`, { key, body: { count: 1 } });
+    expect(fork.status).toBe(429);
+    const body = { templateID: 'base', autoPause: true };
+    const made = await api.call('POST', '/v2/sandboxes', { key, body });
+    expect([made.status, made.body.message]).toEqual([429, refused?.body.message]);
+    await create({}, key);
+    await api.agent.expire(byItself);
+    expect(await stateOf(byItself)).toBe('paused');
+    await api.call('DELETE', `/sandboxes/${asleep}`, { key });
+    expect((await pause(awake)).status).toBe(429);
+    const woken = await api.call('POST', `/v2/sandboxes/${byItself}/connect`, { key, body: {} });
+    expect(woken.status).toBe(201);
+    expect((await pause(awake)).status).toBe(204);
+    for (const { sandboxID } of (await api.call('GET', '/v2/sandboxes', { key })).body)
+      await api.call('DELETE', `/sandboxes/${sandboxID}`, { key });
+  });
+
+  it('have limits for snapshots, of which those count that are there', async () => {
+    const key = await api.newKey({ maxSnapshots: 2 });
+    const { sandboxID: id } = await create({}, key);
+    const snapshot = () => api.call('POST', `/sandboxes/${id}/snapshots`, { key });
+    const tries = await Promise.all([snapshot(), snapshot(), snapshot()]);
+    expect(tries.map(({ status }) => status).sort()).toEqual([201, 201, 429]);
+    const refused = tries.find(({ status }) => status === 429);
+    expect(refused?.body.message).toContain('2 snapshots at once (maxSnapshots)');
+    const [one, two] = tries.filter(({ status }) => status === 201).map(({ body }) => body.snapshotID);
+    expect((await api.call('DELETE', `/templates/${one}`, { key })).status).toBe(204);
+    expect((await snapshot()).status).toBe(201);
+    expect((await snapshot()).status).toBe(429);
+    // Deleted by the one who runs the host.
+    api.agent.forgetSnapshot(two.replace(':default', ''));
+    expect((await snapshot()).status).toBe(201);
+    for (const { snapshotID } of (await api.call('GET', '/snapshots', { key })).body)
+      await api.call('DELETE', `/templates/${snapshotID}`, { key });
+    await api.call('DELETE', `/sandboxes/${id}`, { key });
   });
 });
 

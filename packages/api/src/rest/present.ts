@@ -1,8 +1,9 @@
 /** Inner types as the bodies of answers. */
 
 import type { MetricPoint } from '../sandboxes/metrics.ts';
-import type { AccessibleSandbox, SandboxView } from '../sandboxes/service.ts';
+
 import { buildUuid, type TemplateView } from '../sandboxes/templates.ts';
+import type { AccessibleSandbox, SandboxView } from '../sandboxes/view.ts';
 import type { ApiKey } from '../store/keys.ts';
 import type { SnapshotRecord } from '../store/templates.ts';
 import type { DetailAnswer, ListedAnswer, SandboxAnswer } from './schemas.ts';

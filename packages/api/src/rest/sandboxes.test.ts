@@ -1,20 +1,13 @@
 /** Sandboxes as the REST API has them: from the creation to the end. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { Harness } from '../testing/harness.ts';
-import { createSandbox, GUEST_ANSWER, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { GUEST_ANSWER, useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
 let guestText = JSON.stringify(GUEST_ANSWER);
 let tokens: (string | undefined)[] = [];
-beforeAll(async () => {
-  api = await startTestApi((token) => {
-    tokens.push(token);
-    return { status: 200, text: guestText };
-  });
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi((token) => {
+  tokens.push(token);
+  return { status: 200, text: guestText };
+});
 
 describe('sandboxes', () => {
   it('are created with all that SDKs expect, and told in full', async () => {

@@ -1,5 +1,6 @@
 /** The bodies of requests and answers, as the E2B SDKs know them. Names are E2B's; required fields are always sent. */
 import { z } from 'zod';
+import { keyLimitOverridesSchema } from '../store/keys.ts';
 import { body, dateTime, envs, metadata, moment, seconds, text, unsupported } from './fields.ts';
 
 const int = z.int().min(-(2 ** 53) + 1);
@@ -98,18 +99,7 @@ export const newKeyBody = body({
   /** Whose sandboxes it sees; absent for a team of its own. */
   teamID: text(64).min(1).nullish(),
   admin: z.boolean().nullish(),
-  limits: z
-    .strictObject({
-      maxSandboxes: z.int().min(0).max(100_000).optional(),
-      createsPerMinute: z.int().min(1).max(100_000).optional(),
-      maxVcpus: z.int().min(1).max(1024).optional(),
-      maxMemoryMib: z
-        .int()
-        .min(64)
-        .max(16 * 1024 * 1024)
-        .optional(),
-    })
-    .nullish(),
+  limits: keyLimitOverridesSchema.nullish(),
 });
 export const renameKeyBody = body({ name: text(128).min(1) });
 

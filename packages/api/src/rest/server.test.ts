@@ -3,17 +3,10 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Sandbox } from 'e2b';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { Harness } from '../testing/harness.ts';
-import { createSandbox, startTestApi } from '../testing/test-api.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { useTestApi } from '../testing/test-api.ts';
 
-let api: Harness;
-beforeAll(async () => {
-  api = await startTestApi();
-}, 60_000);
-afterAll(async () => await api.close());
-
-const create = (body?: Readonly<Record<string, unknown>>, key?: string) => createSandbox(api, body, key);
+const { api, create } = useTestApi();
 
 describe('the server', () => {
   it('has one form for every error', async () => {

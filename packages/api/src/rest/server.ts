@@ -35,7 +35,16 @@ const NOBODY = {
   keyId: '',
   teamId: '',
   admin: false,
-  limits: { maxSandboxes: 0, createsPerMinute: 1, maxVcpus: 1, maxMemoryMib: 64, maxRequestsInFlight: 1 },
+  limits: {
+    maxSandboxes: 0,
+    maxPausedSandboxes: 0,
+    maxSnapshots: 0,
+    createsPerMinute: 1,
+    maxVcpus: 1,
+    maxMemoryMib: 64,
+    maxRequestsInFlight: 1,
+    maxAnswerMibInFlight: 1,
+  },
 };
 
 export function createRestServer({
@@ -126,7 +135,10 @@ export function createRestServer({
             caller: visitor?.caller ?? NOBODY,
             secret: visitor?.secret ?? '',
           });
-          return send(reply, answer);
+          const written = write(answer);
+          // What was changed is told, however much is under way.
+          visitor?.answer(sizeOf(written), { mayRefuse: spec.method === 'GET' });
+          return send(reply, written);
         } finally {
           change(request, { isWorking: false });
         }
@@ -143,18 +155,29 @@ function parse(schema: ZodType | undefined, value: unknown): unknown {
   throw invalid(parsed.error);
 }
 
-function send(reply: FastifyReply, { status, body, headers = {}, contentType }: Answer): FastifyReply {
+const JSON_TYPE = 'application/json; charset=utf-8';
+
+/** With its body as it is sent. */
+function write(answer: Answer): Answer {
+  const { body, contentType } = answer;
+  if (body === undefined || contentType !== undefined) return answer;
+  return { ...answer, body: JSON.stringify(body), contentType: JSON_TYPE };
+}
+
+function sizeOf({ body }: Answer): number {
+  return typeof body === 'string' || Buffer.isBuffer(body) ? Buffer.byteLength(body) : 0;
+}
+
+function send(reply: FastifyReply, answer: Answer): FastifyReply {
+  const { status, body, headers = {}, contentType = JSON_TYPE } = write(answer);
   reply
     .code(status)
     .headers({ ...headers, 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' });
   // Fastify's own word after a body that is too large; HTTP/2 has no such header.
   if (reply.request.raw.httpVersionMajor === 2) reply.removeHeader('connection');
   if (body === undefined) return reply.send();
-  if (contentType !== undefined) {
-    if (contentType.startsWith('text/html')) reply.header('content-security-policy', DOCS_POLICY);
-    return reply.type(contentType).send(body);
-  }
-  return reply.type('application/json; charset=utf-8').send(JSON.stringify(body));
+  if (contentType.startsWith('text/html')) reply.header('content-security-policy', DOCS_POLICY);
+  return reply.type(contentType).send(body);
 }
 
 /** Of E2B's API, what SDKs may ask for and Wrenn does not have: nobody should take it for a mistake of their own. */

@@ -3,7 +3,9 @@ import { ENVD_PORT, WrennError } from '@wrenn/protocol';
 import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { ApiConfig } from '../config/schema.ts';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
-import type { SandboxRecord, SandboxStore } from '../store/sandboxes.ts';
+import type { Store } from '../store/index.ts';
+import { isGood } from '../store/keys.ts';
+import type { SandboxRecord } from '../store/sandboxes.ts';
 import { askGuest } from './ask-guest.ts';
 import { retryable } from './limits.ts';
 import { unlessAborted, type Waker } from './waker.ts';
@@ -11,7 +13,7 @@ import type { Watcher } from './watcher.ts';
 
 export interface EdgeDirectoryDeps {
   readonly agent: Agent;
-  readonly store: SandboxStore;
+  readonly store: Pick<Store, 'keys' | 'sandboxes'>;
   readonly watcher: Watcher;
   readonly waker: Waker;
   readonly config: ApiConfig['sandboxes'];
@@ -52,7 +54,7 @@ export function createEdgeDirectory({
   watcher.onGone((id) => void kept.delete(id));
 
   const look = async (id: string): Promise<Found | undefined> => {
-    const record = await store.get(id);
+    const record = await store.sandboxes.get(id);
     if (record === undefined) return undefined;
     const sandbox = await agent.get(id).catch(ifGone);
     const isAsleep =
@@ -63,7 +65,15 @@ export function createEdgeDirectory({
     return { record, target, endsAtMs: sandbox?.endsAt?.getTime() ?? Number.POSITIVE_INFINITY };
   };
 
+  /** Traffic acts for the key that made the sandbox, and no longer than that one itself may. */
+  const mayBeWoken = async ({ id, keyId }: SandboxRecord): Promise<boolean> => {
+    if (waker.waking(id) !== undefined) return true;
+    const key = await store.keys.get(keyId);
+    return key !== undefined && isGood(key);
+  };
+
   const wake = async (record: SandboxRecord, signal: AbortSignal): Promise<EdgeTarget | undefined> => {
+    if (!(await unlessAborted(mayBeWoken(record), signal))) return undefined;
     if (waker.waking(record.id) === undefined && waker.size >= config.maxResumesInFlight) {
       throw retryable('too_many_requests', 'Too many sandboxes are being woken.', RETRY_MS);
     }

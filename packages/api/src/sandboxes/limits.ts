@@ -13,12 +13,20 @@ export interface Limits {
   /** Throws `too_many_requests` where too many were asked for in too short a time. */
   pace(caller: LimitedKey, count: number): void;
   /**
-   * Makes room for so many new sandboxes or throws `too_many_sandboxes`. `live` counts those that are there, and may
-   * count too many as long as that is not more than `most`, with which there is room. The room is held until the
-   * returned function is called: when they are among those that `live` counts, or never will be.
+   * Makes room for so many more of a kind or throws. `present` counts those that are there, and may count too many as
+   * long as that is not more than `most`, with which there is room. The room is held until the returned function is
+   * called: when they are among those that `present` counts, or never will be.
    */
-  hold(owner: LimitedKey, count: number, live: (most: number) => Promise<number>): Promise<() => void>;
+  hold(
+    kind: LimitedKind,
+    owner: LimitedKey,
+    count: number,
+    present: (most: number) => Promise<number>,
+  ): Promise<() => void>;
 }
+
+/** What there may be so many of at once. */
+export type LimitedKind = 'maxSandboxes' | 'maxPausedSandboxes' | 'maxSnapshots';
 
 export type LimitedKey = Pick<Caller, 'keyId' | 'limits'>;
 
@@ -31,6 +39,27 @@ interface Bucket {
   tokens: number;
   at: number;
 }
+
+const TOO_MANY: Readonly<Record<LimitedKind, (most: number) => WrennError & Retryable>> = {
+  maxSandboxes: (most) =>
+    retryable(
+      'too_many_sandboxes',
+      `This API key may have ${most} running sandboxes at once (maxSandboxes): kill or pause one first.`,
+      PLACE_RETRY_MS,
+    ),
+  maxPausedSandboxes: (most) =>
+    retryable(
+      'too_many_sandboxes',
+      `This API key may have ${most} paused sandboxes at once (maxPausedSandboxes), and one that pauses by itself needs room, too: kill or resume one first.`,
+      PLACE_RETRY_MS,
+    ),
+  maxSnapshots: (most) =>
+    retryable(
+      'too_many_requests',
+      `This API key may have ${most} snapshots at once (maxSnapshots): delete one first.`,
+      PLACE_RETRY_MS,
+    ),
+};
 
 export function createLimits(now: () => number = () => performance.now()): Limits {
   const buckets = new Map<string, Bucket>();
@@ -58,28 +87,22 @@ export function createLimits(now: () => number = () => performance.now()): Limit
 
   return {
     pace,
-    hold: async (owner, count, live) => {
-      const { keyId, limits } = owner;
-      const held = reserved.get(keyId) ?? 0;
+    hold: async (kind, { keyId, limits }, count, present) => {
+      const place = `${kind} ${keyId}`;
+      const held = reserved.get(place) ?? 0;
       // Before anything is waited for, so that those who come at the same time see each other.
-      reserved.set(keyId, held + count);
+      reserved.set(place, held + count);
       let released = false;
       const release = (): void => {
         if (released) return;
         released = true;
-        const left = (reserved.get(keyId) ?? 0) - count;
-        if (left > 0) reserved.set(keyId, left);
-        else reserved.delete(keyId);
+        const left = (reserved.get(place) ?? 0) - count;
+        if (left > 0) reserved.set(place, left);
+        else reserved.delete(place);
       };
       try {
-        const most = limits.maxSandboxes - held - count;
-        if (most < 0 || (await live(most)) > most) {
-          throw retryable(
-            'too_many_sandboxes',
-            `This API key may have ${limits.maxSandboxes} running sandboxes at once.`,
-            PLACE_RETRY_MS,
-          );
-        }
+        const most = limits[kind] - held - count;
+        if (most < 0 || (await present(most)) > most) throw TOO_MANY[kind](limits[kind]);
         return release;
       } catch (error) {
         release();

@@ -1,69 +1,112 @@
 /**
- * How many sandboxes of a key may hold the host's memory at once: those that are made and those that are woken alike. One
- * counts for the key that made it, whoever wakes it.
+ * How much of the host a key may have at once: of its memory, with sandboxes that run, those that are made and those
+ * that are woken alike; and of its disk, with sandboxes that are paused and with snapshots. A sandbox counts for the key
+ * that made it, whoever wakes or pauses it; a snapshot for the one that made the snapshot.
+ *
+ * A sandbox whose time is over is paused by the agent, which knows no keys, and is never refused: all that could be done
+ * with it instead would lose it. So it is its creation that needs room for one more that is paused. Those that run
+ * meanwhile may pause all the same, which makes at most `maxPausedSandboxes` and `maxSandboxes` together.
  */
-import type { Agent } from '../agent-client/index.ts';
+import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { KeyLimits } from '../config/schema.ts';
 import type { Store } from '../store/index.ts';
 import type { SandboxRecord } from '../store/sandboxes.ts';
 import type { Caller } from './caller.ts';
-import { type Limits, limitsOf } from './limits.ts';
+import { type LimitedKind, type Limits, limitsOf } from './limits.ts';
+import type { Listing } from './listing.ts';
 
+/** Each throws where there is no room. What it holds is held until the returned function is called. */
 export interface Places {
   /** As that of the limits. */
   readonly pace: Limits['pace'];
-  /** For so many new ones; throws `too_many_sandboxes`. The places are held until the returned function is called. */
-  forNew(caller: Caller, count: number): Promise<() => void>;
-  /** For one that sleeps; throws `too_many_sandboxes`. Held as above. */
+  /** For so many new ones, which pause by themselves or do not. */
+  forNew(caller: Caller, count: number, autoPause: boolean): Promise<() => void>;
+  /** For one that sleeps. */
   toWake(record: SandboxRecord): Promise<() => void>;
+  /** For one that runs, and is asked to sleep. */
+  toPause(record: SandboxRecord): Promise<() => void>;
+  forSnapshot(caller: Caller): Promise<() => void>;
 }
 
 export interface PlacesDeps {
   readonly agent: Agent;
   readonly store: Store;
+  readonly listing: Listing;
   readonly limits: Limits;
   readonly defaults: KeyLimits;
 }
 
-export function createPlaces({ agent, store, limits, defaults }: PlacesDeps): Places {
+type Owner = Pick<SandboxRecord, 'keyId' | 'teamId'>;
+
+const holdsMemory = ({ state }: AgentSandbox): boolean => state !== 'hibernated' && state !== 'failed';
+const sleeps = ({ state }: AgentSandbox): boolean => state === 'hibernated' || state === 'hibernating';
+
+export function createPlaces({ agent, store, listing, limits, defaults }: PlacesDeps): Places {
   /** Their places are held already, whatever the agent says of them at the moment. */
   const waking = new Set<string>();
+  const pausing = new Set<string>();
 
-  const liveOf = ({ keyId, teamId }: Pick<SandboxRecord, 'keyId' | 'teamId'>) => {
+  const counting = ({ keyId, teamId }: Owner, underWay: Set<string>, is: (one: AgentSandbox) => boolean) => {
     return async (most: number): Promise<number> => {
-      // As of now, as are the places held: what begins to wake from here on sees this one's.
-      const held = new Set(waking);
-      // Only where it matters is the agent asked which of them sleep.
+      // As of now, as are the places held: what begins from here on sees this one's.
+      const held = new Set(underWay);
+      // Only where it matters is the agent asked what they are at.
       const notEnded = await store.sandboxes.count(teamId, keyId);
       if (notEnded <= most) return notEnded;
-      const [records, sandboxes] = await Promise.all([store.sandboxes.live(teamId), agent.list()]);
-      const states = new Map(sandboxes.map(({ id, state }) => [id, state]));
-      return records.filter((record) => {
-        const state = states.get(record.id);
-        const isLive = state !== undefined && state !== 'hibernated' && state !== 'failed';
-        return record.keyId === keyId && isLive && !held.has(record.id);
-      }).length;
+      const all = await listing(teamId);
+      return all.filter(
+        ({ record, sandbox }) => record.keyId === keyId && is(sandbox) && !held.has(record.id),
+      ).length;
     };
+  };
+  const liveOf = (owner: Owner) => counting(owner, waking, holdsMemory);
+  const pausedOf = (owner: Owner) => counting(owner, pausing, sleeps);
+
+  const change = async (
+    record: SandboxRecord,
+    kind: LimitedKind,
+    underWay: Set<string>,
+    present: (most: number) => Promise<number>,
+  ): Promise<() => void> => {
+    const { id, keyId } = record;
+    const key = await store.keys.get(keyId);
+    underWay.add(id);
+    try {
+      const owner = { keyId, limits: limitsOf(defaults, key?.limits) };
+      const release = await limits.hold(kind, owner, 1, present);
+      return () => {
+        underWay.delete(id);
+        release();
+      };
+    } catch (error) {
+      underWay.delete(id);
+      throw error;
+    }
   };
 
   return {
     pace: limits.pace,
-    forNew: (caller, count) => limits.hold(caller, count, liveOf(caller)),
-    toWake: async (record) => {
-      const { id, keyId } = record;
-      const key = await store.keys.get(keyId);
-      waking.add(id);
+    forNew: async (caller, count, autoPause) => {
+      const release = await limits.hold('maxSandboxes', caller, count, liveOf(caller));
+      if (!autoPause) return release;
       try {
-        const owner = { keyId, limits: limitsOf(defaults, key?.limits) };
-        const release = await limits.hold(owner, 1, liveOf(record));
-        return () => {
-          waking.delete(id);
-          release();
-        };
+        const room = await limits.hold('maxPausedSandboxes', caller, 1, pausedOf(caller));
+        room();
+        return release;
       } catch (error) {
-        waking.delete(id);
+        release();
         throw error;
       }
     },
+    toWake: (record) => change(record, 'maxSandboxes', waking, liveOf(record)),
+    toPause: (record) => change(record, 'maxPausedSandboxes', pausing, pausedOf(record)),
+    forSnapshot: (caller) =>
+      limits.hold('maxSnapshots', caller, 1, async (most) => {
+        const ids = await store.snapshots.idsOf(caller.keyId);
+        if (ids.length <= most) return ids.length;
+        // The host's own command line deletes them without telling.
+        const there = new Set((await agent.snapshots()).map(({ id }) => id));
+        return ids.filter((id) => there.has(id)).length;
+      }),
   };
 }

@@ -172,7 +172,7 @@ export function createTemplates(agent: Agent, store: Store): Templates {
       const names = name === undefined ? [] : [fullName(name)];
       const snapshot = { id, teamId: caller.teamId, sandboxId, createdAt, names };
       try {
-        await store.snapshots.add(snapshot);
+        await store.snapshots.add({ ...snapshot, keyId: caller.keyId });
       } catch (error) {
         await agent.deleteSnapshot(id).catch(() => {});
         throw error;

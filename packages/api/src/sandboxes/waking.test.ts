@@ -1,6 +1,6 @@
 /** Who may wake what sleeps, and how much of it: over an API with all of it real but the agent. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type Harness, startHarness } from '../testing/harness.ts';
 
 let api: Harness;
@@ -78,6 +78,27 @@ describe('waking', () => {
     await throughEdge(id, 8000, '/', { 'e2b-traffic-access-token': token });
     expect(resumes()).toBe(before + 1);
     expect((await api.call('GET', `/sandboxes/${id}`, { key })).body.state).toBe('running');
+  });
+
+  it('by traffic ends with the key that made it, and is its team’s to do then', async () => {
+    for (const how of ['revoked', 'expired']) {
+      const { key: made, secret } = await api.store.keys.create({ name: how });
+      const { secret: other } = await api.store.keys.create({ name: 'other', teamId: made.teamId });
+      const { sandboxID: id } = await create(secret, { autoResume: { enabled: true } });
+      await pause(secret, id);
+      const before = resumes();
+      const past = { ...made, expiresAt: new Date(Date.now() - 1) };
+      if (how === 'revoked') await api.store.keys.revoke(made.id);
+      else vi.spyOn(api.store.keys, 'get').mockResolvedValueOnce(past);
+      const refused = await throughEdge(id, 8000, '/');
+      // As of any other sandbox that does not run.
+      expect(refused.status, how).toBe(502);
+      expect(refused.body).toEqual({ sandboxId: id, message: 'The sandbox was not found', code: 502 });
+      expect(resumes(), how).toBe(before);
+      expect((await connect(other, id)).status, how).toBe(201);
+      // One that runs is reached: its own tokens open it, and no key.
+      expect((await throughEdge(id, 1, '/')).body, how).toMatchObject({ port: 1 });
+    }
   });
 
   it('that fails for now is not told of as a sandbox that is gone', async () => {

@@ -1,4 +1,5 @@
 /** The API's truth: keys, owners, names. One interface over PostgreSQL, embedded or a server's. */
+import type { WrennError } from '@wrenn/protocol';
 import { sql } from 'kysely';
 import type { ApiConfig } from '../config/schema.ts';
 import { createKeyStore, type KeyStore } from './keys.ts';
@@ -16,6 +17,11 @@ export interface Store {
   readonly sandboxes: SandboxStore;
   readonly snapshots: SnapshotStore;
   readonly templates: TemplateStore;
+  /**
+   * For an API that serves, before it changes anything: throws `store_in_use` where another one has the database. Held
+   * until it is closed; `onLost` is called should another have taken it while the server was away.
+   */
+  claim(onLost: (error: WrennError) => void): Promise<void>;
   /** Throws where the database does not answer. */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -26,13 +32,14 @@ export async function openStore(config: ApiConfig['store']): Promise<Store> {
   return createStore(await openDatabase(config));
 }
 
-export function createStore({ db, isExclusive, close }: OpenDatabase): Store {
+export function createStore({ db, isExclusive, claim, close }: OpenDatabase): Store {
   return {
     keys: createKeyStore(db, isExclusive),
     sandboxes: createSandboxStore(db),
     snapshots: createSnapshotStore(db),
     templates: createTemplateStore(db),
     ping: async () => void (await sql`SELECT 1`.execute(db)),
+    claim,
     close,
   };
 }

@@ -16,6 +16,8 @@ const PREFIX_CHARS = 10;
 /** What a key has in place of the configuration's limits. */
 export const keyLimitOverridesSchema = z.strictObject({
   maxSandboxes: z.int().min(0).max(100_000).optional(),
+  maxPausedSandboxes: z.int().min(0).max(100_000).optional(),
+  maxSnapshots: z.int().min(0).max(100_000).optional(),
   createsPerMinute: z.int().min(1).max(100_000).optional(),
   maxVcpus: z.int().min(1).max(1024).optional(),
   maxMemoryMib: z
@@ -136,9 +138,7 @@ export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyS
     authenticate: async (secret) => {
       if (!KEY_PATTERN.test(secret)) return undefined;
       const key = await find(hashOf(secret));
-      if (key === undefined || key.revokedAt !== undefined) return undefined;
-      if (key.expiresAt !== undefined && key.expiresAt.getTime() <= Date.now()) return undefined;
-      return key;
+      return key !== undefined && isGood(key) ? key : undefined;
     },
     get: async (id) => {
       const row = await db.selectFrom('api_keys').selectAll().where('id', '=', id).executeTakeFirst();
@@ -152,6 +152,11 @@ export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyS
     revoke: async (id) => void (await live(id, { revoked_at: new Date() })),
     markUsed: async (id, at) => void (await live(id, { last_used_at: at })),
   };
+}
+
+/** Neither revoked nor expired. */
+export function isGood({ revokedAt, expiresAt }: ApiKey): boolean {
+  return revokedAt === undefined && (expiresAt === undefined || expiresAt.getTime() > Date.now());
 }
 
 function hashOf(secret: string): string {

@@ -41,7 +41,7 @@ export async function lockStore(lockFile: string): Promise<() => Promise<void>> 
   }
   if (outcome === CONFLICT_EXIT_CODE) {
     throw new WrennError('store_in_use', 'Another process uses this store already.', {
-      hint: 'One API at a time can have an embedded store; with DATABASE_URL there can be more.',
+      hint: 'One API at a time can have a store: end the other one, or give this one its own `store.dataDir`.',
     });
   }
   if (outcome instanceof Error && 'code' in outcome && outcome.code === 'ENOENT') {

@@ -84,6 +84,16 @@ const MIGRATIONS: readonly Migration[] = [
       )`,
     ],
   },
+  {
+    id: 2,
+    name: 'whose a snapshot is',
+    statements: [
+      'ALTER TABLE snapshots ADD COLUMN key_id text',
+      // Nobody noted who made those that there are: they count for the key of the sandbox.
+      'UPDATE snapshots SET key_id = (SELECT key_id FROM sandboxes WHERE sandboxes.id = snapshots.sandbox_id)',
+      'CREATE INDEX snapshots_key ON snapshots (key_id)',
+    ],
+  },
 ];
 
 /** Held while migrations run, so that two processes on one server do not both apply them. */

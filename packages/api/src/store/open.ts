@@ -10,6 +10,7 @@ import { lockStore } from './lock.ts';
 import { migrate } from './migrations.ts';
 import { createPgliteDialect } from './pglite-dialect.ts';
 import type { Database } from './schema.ts';
+import { type Claim, claimServer } from './server-claim.ts';
 
 const CONNECT_TIMEOUT_MS = 5000;
 const STATEMENT_TIMEOUT_MS = 15_000;
@@ -18,6 +19,8 @@ export interface OpenDatabase {
   readonly db: Kysely<Database>;
   /** Nobody else can change what is in it. */
   readonly isExclusive: boolean;
+  /** For an API that serves: see that of the store. */
+  readonly claim: (onLost: (error: WrennError) => void) => Promise<void>;
   readonly close: () => Promise<void>;
 }
 
@@ -65,7 +68,8 @@ async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
         await unlock();
       }
     };
-    return { db, isExclusive: true, close };
+    // The file's lock is the claim, and nobody takes that away.
+    return { db, isExclusive: true, claim: async () => {}, close };
   } catch (error) {
     await unlock();
     throw new WrennError('store_unavailable', 'The embedded store cannot be opened.', {
@@ -86,5 +90,23 @@ function openServer(connectionString: string, maxConnections: number): OpenDatab
   // A connection that breaks while idle is replaced; without a listener it would end the process.
   pool.on('error', () => {});
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
-  return { db, isExclusive: false, close: async () => await db.destroy() };
+  let claimed: Promise<Claim> | undefined;
+  return {
+    db,
+    isExclusive: false,
+    claim: async (onLost) => {
+      claimed ??= claimServer({ connectionString, connectTimeoutMs: CONNECT_TIMEOUT_MS, onLost });
+      await claimed;
+    },
+    close: async () => {
+      try {
+        await db.destroy();
+      } finally {
+        await claimed?.then(
+          (claim) => claim.release(),
+          () => {},
+        );
+      }
+    },
+  };
 }

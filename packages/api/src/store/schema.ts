@@ -45,6 +45,8 @@ export interface Database {
     number: Generated<string>;
     team_id: string;
     sandbox_id: string;
+    /** Who made it; null where nobody knows any more. */
+    key_id: string | null;
     created_at: Timestamp;
   };
   snapshot_names: { team_id: string; name: string; snapshot_id: string };

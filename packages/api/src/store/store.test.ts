@@ -8,6 +8,7 @@ import { parseApiConfig } from '../config/schema.ts';
 import { type PostgresServer, startPostgres } from '../testing/postgres.ts';
 import { bundleProgram } from '../testing/program.ts';
 import { createStore, openStore, type Store } from './index.ts';
+import { migrate } from './migrations.ts';
 import { type OpenDatabase, openDatabase } from './open.ts';
 import type { NewSandboxRecord } from './sandboxes.ts';
 
@@ -171,7 +172,7 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
   });
 
   it('keeps snapshots, whose names go over to the newest', async () => {
-    const base = { teamId: 't', sandboxId: 's', createdAt: new Date(1000) };
+    const base = { teamId: 't', keyId: 'k', sandboxId: 's', createdAt: new Date(1000) };
     await store.snapshots.add({ ...base, id: 'one', names: ['n:default'] });
     await store.snapshots.add({ ...base, id: 'two', names: ['n:default', 'm:v1'] });
     expect((await store.snapshots.list('t')).map(({ id, names }) => [id, names])).toEqual([
@@ -180,8 +181,27 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
     ]);
     expect((await store.snapshots.byName('t', 'n:default'))?.id).toBe('two');
     expect(await store.snapshots.get('other', 'two')).toBeUndefined();
+    expect([...(await store.snapshots.idsOf('k'))].sort()).toEqual(['one', 'two']);
+    expect(await store.snapshots.idsOf('other')).toEqual([]);
     await store.snapshots.remove('two');
     expect(await store.snapshots.byName('t', 'm:v1')).toBeUndefined();
+  });
+
+  it('knows of snapshots from before keys were noted whose they are', async () => {
+    await store.sandboxes.finish('c1', [record('a', { keyId: 'maker' })]);
+    await sql`DROP INDEX snapshots_key`.execute(opened.db);
+    await sql`ALTER TABLE snapshots DROP COLUMN key_id`.execute(opened.db);
+    await sql`DELETE FROM migrations WHERE id = 2`.execute(opened.db);
+    for (const [id, sandboxId] of [
+      ['one', 'a'],
+      ['two', 'unknown'],
+    ]) {
+      await sql`INSERT INTO snapshots (id, team_id, sandbox_id, created_at)
+        VALUES (${id}, 't', ${sandboxId}, now())`.execute(opened.db);
+    }
+    await migrate(opened.db);
+    expect(await store.snapshots.idsOf('maker')).toEqual(['one']);
+    expect((await store.snapshots.list('t')).map(({ id }) => id)).toEqual(['two', 'one']);
   });
 
   it('counts the use of templates, and keeps their aliases and tags', async () => {
@@ -199,6 +219,7 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
     await store.snapshots.add({
       id: 's1',
       teamId: 't',
+      keyId: 'k',
       sandboxId: 's',
       createdAt: new Date(),
       names: ['n:v1'],

@@ -13,8 +13,10 @@ export interface SnapshotRecord {
 }
 
 export interface SnapshotStore {
-  /** A name that another snapshot of the team has goes over to this one. */
-  add(snapshot: Omit<SnapshotRecord, 'number'>): Promise<void>;
+  /** A name that another snapshot of the team has goes over to this one. It counts for the key. */
+  add(snapshot: Omit<SnapshotRecord, 'number'> & { readonly keyId: string }): Promise<void>;
+  /** Of those that a key has made. */
+  idsOf(keyId: string): Promise<readonly string[]>;
   get(teamId: string, id: string): Promise<SnapshotRecord | undefined>;
   byName(teamId: string, name: string): Promise<SnapshotRecord | undefined>;
   /** Newest first. */
@@ -49,11 +51,11 @@ export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
     return [...found.values()];
   };
   return {
-    add: async ({ id, teamId, sandboxId, createdAt, names }) => {
+    add: async ({ id, teamId, keyId, sandboxId, createdAt, names }) => {
       await db.transaction().execute(async (transaction) => {
         await transaction
           .insertInto('snapshots')
-          .values({ id, team_id: teamId, sandbox_id: sandboxId, created_at: createdAt })
+          .values({ id, team_id: teamId, key_id: keyId, sandbox_id: sandboxId, created_at: createdAt })
           .execute();
         for (const name of names) {
           await transaction
@@ -63,6 +65,10 @@ export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
             .execute();
         }
       });
+    },
+    idsOf: async (keyId) => {
+      const rows = await db.selectFrom('snapshots').select('id').where('key_id', '=', keyId).execute();
+      return rows.map(({ id }) => id);
     },
     get: async (teamId, id) => (await list(teamId)).find((snapshot) => snapshot.id === id),
     byName: async (teamId, name) => (await list(teamId)).find(({ names }) => names.includes(name)),

@@ -32,12 +32,16 @@ export interface FakeAgent {
   transitionMs: number;
   /** Where guests are; 127.0.0.1 unless a test listens elsewhere. */
   address: string;
+  /** Called as a creation is asked for, before anything comes of it. */
+  onCreate: (() => void) | undefined;
   /** Thrown by the next creation. */
   failCreate: ErrorCode | undefined;
   /** Thrown where somebody asks how to reach a sandbox. */
   failAccess: ErrorCode | undefined;
   /** The VMM ends by itself. */
   fail(id: string): void;
+  /** As the host's own command line does. */
+  forgetSnapshot(id: string): void;
   /** Its time is over now. */
   expire(id: string): Promise<void>;
   close(): Promise<void>;
@@ -155,11 +159,13 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     calls,
     transitionMs: 5,
     address: '127.0.0.1',
+    onCreate: undefined,
     failCreate: undefined,
     failAccess: undefined,
     fail: (id) => {
       find(id).state = S.FAILED;
     },
+    forgetSnapshot: (id) => void snapshots.delete(id),
     expire,
     close: async () => {
       for (const timer of timers.values()) clearTimeout(timer);
@@ -175,6 +181,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     });
     router.service(SandboxService, {
       createSandbox: (request) => {
+        fake.onCreate?.();
         if (fake.failCreate !== undefined) {
           const code = fake.failCreate;
           fake.failCreate = undefined;

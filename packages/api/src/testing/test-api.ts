@@ -1,6 +1,6 @@
 /** The API that most of the REST tests want: it looks at sandboxes often, and their guests answer. */
-import { expect } from 'vitest';
-import { type Harness, type HarnessOptions, startHarness } from './harness.ts';
+import { afterAll, beforeAll, expect } from 'vitest';
+import { type Answer, type Harness, type HarnessOptions, startHarness } from './harness.ts';
 
 /** Of a guest agent's GET /metrics. */
 export const GUEST_ANSWER = {
@@ -14,24 +14,35 @@ export const GUEST_ANSWER = {
   disk_total: 10,
 } as const;
 
-export function startTestApi(guest?: HarnessOptions['guest']): Promise<Harness> {
-  return startHarness({
-    config: { domain: 'sandboxes.test', sandboxes: { watchIntervalMs: 50, metricsIntervalMs: 200 } },
-    guest: guest ?? (() => ({ status: 200, text: JSON.stringify(GUEST_ANSWER) })),
-  });
+export interface TestApi {
+  /** There from the first test on. */
+  readonly api: Harness;
+  /** Resolves with the body of the answer, which must be 201. */
+  create(body?: Readonly<Record<string, unknown>>, key?: string): Promise<Answer['body']>;
 }
 
-/** Resolves with the body of the answer, which must be 201. */
-export async function createSandbox(
-  api: Harness,
-  body: Readonly<Record<string, unknown>> = {},
-  key?: string,
-) {
-  const options = {
-    body: { templateID: 'base', timeout: 60, ...body },
-    ...(key === undefined ? {} : { key }),
+/** Started before the tests of a file, or of a suite, and ended after them. */
+export function useTestApi(guest?: HarnessOptions['guest']): TestApi {
+  const api = {} as Harness;
+  beforeAll(async () => {
+    const started = await startHarness({
+      config: { domain: 'sandboxes.test', sandboxes: { watchIntervalMs: 50, metricsIntervalMs: 200 } },
+      guest: guest ?? (() => ({ status: 200, text: JSON.stringify(GUEST_ANSWER) })),
+    });
+    // With its getters: what they tell changes.
+    Object.defineProperties(api, Object.getOwnPropertyDescriptors(started));
+  }, 60_000);
+  afterAll(async () => await api.close());
+  return {
+    api,
+    create: async (body = {}, key) => {
+      const options = {
+        body: { templateID: 'base', timeout: 60, ...body },
+        ...(key === undefined ? {} : { key }),
+      };
+      const answer = await api.call('POST', '/v2/sandboxes', options);
+      expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+      return answer.body;
+    },
   };
-  const answer = await api.call('POST', '/v2/sandboxes', options);
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
 }

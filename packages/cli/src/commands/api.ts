@@ -54,7 +54,8 @@ export async function runApi(options: ApiOptions): Promise<void> {
       const key = await keyToTell(store, options.newKey);
       process.stdout.write(exportsOf(config, { host, port, key, certificates }));
     }
-    await ended;
+    const failure = await Promise.race([ended, api.failed]);
+    if (failure !== undefined) throw failure;
   } finally {
     await api.close();
   }
