@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { runCommand } from './command.ts';
-import { copySparse, freeBytes, makeExt4, writeFileDurably } from './files.ts';
+import { copySparse, freeBytes, makeExt4, prepareFile, writeFileDurably } from './files.ts';
 
 const MIB = 1024 * 1024;
 let directory: string;
@@ -22,6 +22,20 @@ it('a durable write replaces the file as a whole and leaves nothing beside it', 
   expect((await stat(path)).mode & 0o777).toBe(0o600);
   await expect(writeFileDurably(join(directory, 'missing', 'a'), 'x')).rejects.toThrow();
   await expect(writeFileDurably(directory, 'x')).rejects.toThrow();
+  expect(await readdir(directory)).toEqual(['a']);
+});
+
+it('a prepared file is nothing to anybody until it is committed, or never', async () => {
+  const path = join(directory, 'a');
+  await writeFileDurably(path, 'old');
+  const prepared = await prepareFile(path, 'new', { mode: 0o600 });
+  expect(await readFile(path, 'utf8')).toBe('old');
+  await prepared.commit({ mayBeOld: true });
+  expect(await readFile(path, 'utf8')).toBe('new');
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+  const unwanted = await prepareFile(path, 'unwanted');
+  await unwanted.discard();
+  expect(await readFile(path, 'utf8')).toBe('new');
   expect(await readdir(directory)).toEqual(['a']);
 });
 

@@ -7,13 +7,25 @@ import { runCommand } from './command.ts';
 const COPY_TIMEOUT_MS = 120_000;
 const MAKE_FILE_SYSTEM_TIMEOUT_MS = 60_000;
 
-/** Writes beside, syncs and renames: after a crash the file is the old one or the new one, never half of it. */
-export async function writeFileDurably(
+/** A file that is whole and lasts, under another name yet. */
+export interface PreparedFile {
+  /**
+   * Gives it its name, in place of what has it now. It has it for ever then, unless `mayBeOld`: then a power cut may bring back
+   * what had it before, as whole as this one.
+   */
+  commit(options?: { readonly mayBeOld?: boolean }): Promise<void>;
+  /** Removes it. */
+  discard(): Promise<void>;
+}
+
+/** Writes beside and syncs; the rest is a rename. */
+export async function prepareFile(
   path: string,
   data: string | Uint8Array,
   options: { readonly mode?: number } = {},
-): Promise<void> {
+): Promise<PreparedFile> {
   const beside = `${path}.${randomUUID()}.tmp`;
+  const discard = (): Promise<void> => rm(beside, { force: true });
   try {
     const file = await open(beside, 'wx', options.mode ?? 0o644);
     try {
@@ -22,12 +34,32 @@ export async function writeFileDurably(
     } finally {
       await file.close();
     }
-    await rename(beside, path);
   } catch (error) {
-    await rm(beside, { force: true });
+    await discard();
     throw error;
   }
-  await syncDirectory(dirname(path));
+  return {
+    commit: async ({ mayBeOld = false } = {}) => {
+      await rename(beside, path);
+      if (!mayBeOld) await syncDirectory(dirname(path));
+    },
+    discard,
+  };
+}
+
+/** Writes beside, syncs and renames: after a crash the file is the old one or the new one, never half of it. */
+export async function writeFileDurably(
+  path: string,
+  data: string | Uint8Array,
+  options: { readonly mode?: number; readonly mayBeOld?: boolean } = {},
+): Promise<void> {
+  const prepared = await prepareFile(path, data, options);
+  try {
+    await prepared.commit(options);
+  } catch (error) {
+    await prepared.discard();
+    throw error;
+  }
 }
 
 /** Makes what was written to a file survive a power cut. */

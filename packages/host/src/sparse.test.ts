@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
-import { mkdtemp, open, rm, truncate } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { dataExtents, hashSparse } from './sparse.ts';
+import { dataExtents, hashSparse, readSparse, writeSparse } from './sparse.ts';
 
 const PAGE = 4096;
 const MIB = 1024 * 1024;
@@ -48,9 +48,44 @@ describe('the data of a sparse file', () => {
   });
 });
 
-describe('the hash of a sparse file', () => {
-  const page = fc.record({ at: fc.nat(300), value: fc.nat(3) });
+const page = fc.record({ at: fc.nat(300), value: fc.nat(3) });
 
+describe('a sparse file in memory', () => {
+  const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
+
+  it('is written as it was read, without its zeroes', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(page, { maxLength: 12 }), fc.nat(PAGE - 1), async (pages, odd) => {
+        const size = 300 * PAGE + odd;
+        const path = await make(
+          size,
+          pages.map(({ at, value }) => [
+            at * PAGE,
+            Buffer.alloc(Math.min(PAGE, Math.max(0, size - at * PAGE)), value),
+          ]),
+        );
+        const content = await readSparse(path, 4 * MIB);
+        if (content === undefined) throw new Error('it is not that large');
+        const copy = join(dir, `copy-${++made}`);
+        await writeSparse(copy, content, owner);
+        expect((await readFile(copy)).equals(await readFile(path))).toBe(true);
+        const { mode, blocks } = await stat(copy);
+        expect(mode & 0o777).toBe(0o600);
+        expect(blocks).toBeLessThanOrEqual((await stat(path)).blocks);
+        await expect(writeSparse(copy, content, owner)).rejects.toMatchObject({ code: 'EEXIST' });
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  it('is none where there is more of it than may be', async () => {
+    const path = await make(64 * MIB, [[32 * MIB, Buffer.alloc(MIB, 1)]]);
+    expect(await readSparse(path, MIB - 1)).toBeUndefined();
+    expect((await readSparse(path, 2 * MIB))?.runs).toMatchObject([{ start: 32 * MIB }]);
+  });
+});
+
+describe('the hash of a sparse file', () => {
   it('is that of its bytes, whichever zeroes of it are holes', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(page, { maxLength: 12 }), fc.nat(PAGE - 1), async (pages, odd) => {

@@ -1,4 +1,4 @@
-/** What a sparse file holds, told and hashed without reading its holes. */
+/** What a sparse file holds, told, hashed and kept without reading its holes. */
 import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { runCommand } from './command.ts';
@@ -78,6 +78,51 @@ export async function hashSparse(
       expected = page + Math.ceil(bytes.length / PAGE_BYTES);
     }
     return hash.digest('hex');
+  } finally {
+    await file.close();
+  }
+}
+
+/** A sparse file in memory. */
+export interface SparseContent {
+  readonly sizeBytes: number;
+  /** All that is not zero, in order. */
+  readonly runs: readonly { readonly start: number; readonly bytes: Buffer }[];
+}
+
+/** Undefined where the file has more than `maxBytes` besides its holes. */
+export async function readSparse(
+  path: string,
+  maxBytes: number,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<SparseContent | undefined> {
+  const file = await open(path, 'r');
+  try {
+    const { size, blocks } = await file.stat();
+    if (blocks * BLOCK_BYTES > maxBytes) return undefined;
+    const extents = await dataExtents(path, options);
+    if (extents.reduce((sum, { start, end }) => sum + end - start, 0) > maxBytes) return undefined;
+    const kept: { start: number; bytes: Buffer }[] = [];
+    for await (const { page, bytes } of runs(file, extents)) {
+      kept.push({ start: page * PAGE_BYTES, bytes: Buffer.from(bytes) });
+    }
+    return { sizeBytes: size, runs: kept };
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes a file of it, which nobody else may read or write, and gives it away. */
+export async function writeSparse(
+  path: string,
+  { sizeBytes, runs }: SparseContent,
+  { uid, gid }: { readonly uid: number; readonly gid: number },
+): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  try {
+    await file.truncate(sizeBytes);
+    for (const { start, bytes } of runs) await file.write(bytes, 0, bytes.length, start);
+    await file.chown(uid, gid);
   } finally {
     await file.close();
   }

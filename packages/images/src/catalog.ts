@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
 import { currentGuest, GUEST_IMAGE_NAME } from './guest-image.ts';
 import { currentKernel } from './kernel.ts';
-import { layoutOf } from './layout.ts';
+import { type Layout, layoutOf } from './layout.ts';
 import { type ManifestFile, readWhole, type TemplateManifest, templateManifestSchema } from './manifest.ts';
 import { currentTemplate, ROOTFS_NAME } from './template.ts';
 
@@ -30,12 +30,8 @@ const NAME = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
 /** Throws `template_not_found` (the hint has the names there are) or `not_set_up`. */
 export async function findTemplate(wrennDir: string, nameOrBuildId: string): Promise<InstalledTemplate> {
-  const boot = await findBootFiles(wrennDir);
   const layout = layoutOf(wrennDir);
-  const valid = NAME.test(nameOrBuildId);
-  const manifest =
-    (valid ? await currentTemplate(layout, nameOrBuildId) : undefined) ??
-    (valid ? await readWhole(layout.template(nameOrBuildId), templateManifestSchema) : undefined);
+  const [boot, manifest] = await Promise.all([findBootFiles(wrennDir), findManifest(layout, nameOrBuildId)]);
   if (manifest === undefined) {
     const known = (await listTemplates(wrennDir)).map(({ name }) => name);
     if (known.length === 0)
@@ -57,6 +53,14 @@ export async function findTemplate(wrennDir: string, nameOrBuildId: string): Pro
   };
 }
 
+async function findManifest(layout: Layout, nameOrBuildId: string): Promise<TemplateManifest | undefined> {
+  if (!NAME.test(nameOrBuildId)) return undefined;
+  return (
+    (await currentTemplate(layout, nameOrBuildId)) ??
+    (await readWhole(layout.template(nameOrBuildId), templateManifestSchema))
+  );
+}
+
 export interface BootFiles {
   readonly kernelPath: string;
   readonly initrdPath: string;
@@ -66,7 +70,7 @@ export interface BootFiles {
 /** The kernel, initrd and guest image in use. Throws `not_set_up`. */
 export async function findBootFiles(wrennDir: string): Promise<BootFiles> {
   const layout = layoutOf(wrennDir);
-  const [kernel, guest] = [await currentKernel(layout), await currentGuest(layout)];
+  const [kernel, guest] = await Promise.all([currentKernel(layout), currentGuest(layout)]);
   if (kernel === undefined)
     throw new WrennError('not_set_up', 'The guest kernel is not there.', { hint: SET_UP_HINT });
   if (guest === undefined)

@@ -93,11 +93,13 @@ export async function readWhole<T extends { files: ManifestFile[] }>(
 ): Promise<T | undefined> {
   const manifest = await readJson(join(directory, 'manifest.json'), schema);
   if (manifest === undefined) return undefined;
-  for (const file of manifest.files) {
-    const found = await stat(join(directory, file.name)).catch(() => undefined);
-    if (found?.size !== file.sizeBytes) return undefined;
-  }
-  return manifest;
+  const isThere = await Promise.all(
+    manifest.files.map(async ({ name, sizeBytes }) => {
+      const found = await stat(join(directory, name)).catch(() => undefined);
+      return found?.size === sizeBytes;
+    }),
+  );
+  return isThere.includes(false) ? undefined : manifest;
 }
 
 /** What a manifest says of one file. */

@@ -209,6 +209,8 @@ export interface AgentPaths {
   readonly imagesDir: string;
   readonly sandboxesDir: string;
   readonly layersDir: string;
+  /** Nodes of devices for VMMs; root's alone. */
+  readonly devicesDir: string;
   readonly snapshotsDir: string;
   /** Journals that could not be read, for people to look at. */
   readonly corruptDir: string;
@@ -223,6 +225,7 @@ export function agentPaths(config: AgentConfig): AgentPaths {
     imagesDir: config.imagesDir ?? wrennDir,
     sandboxesDir: join(wrennDir, 'sandboxes'),
     layersDir: join(wrennDir, 'layers'),
+    devicesDir: join(wrennDir, 'devices'),
     snapshotsDir: join(wrennDir, 'snapshots'),
     corruptDir: join(wrennDir, 'corrupt'),
     lockFile: join(wrennDir, 'agent.lock'),

@@ -13,7 +13,7 @@ import type { Microvm, MicrovmHandle, MicrovmSpec, RestoreSpec } from '../vmm/dr
 import type { CleanupStack } from './cleanup-stack.ts';
 import { CREATE_STEPS, type CreateStep, type SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord, Outlives } from './journal.ts';
 import type { Phase } from './log.ts';
 import { memoryHashOf, sleepingMemory } from './memory.ts';
 import { driveRateLimit, slotRates } from './rate-limits.ts';
@@ -35,11 +35,13 @@ export interface CreateContext {
   /** For what runs: all but the sandbox's files. */
   readonly cleanup: CleanupStack;
   readonly timed: Stopwatch;
-  /** The journal's present state; `save` makes a newer one of it, durably. */
+  /** The journal's present state; `save` makes a newer one of it. */
   readonly record: () => JournalRecord;
-  readonly save: (change: Partial<JournalRecord>) => Promise<void>;
+  readonly save: (change: Partial<JournalRecord>, outlives?: Outlives) => Promise<void>;
   /** For a guest that stood still until now: called when it is about to go on, and never has to be undone. */
   readonly onThaw?: () => Promise<void>;
+  /** Called while the guest takes its settings, for what can be done meanwhile. */
+  readonly onSettling?: () => Promise<void>;
   readonly signal: AbortSignal;
 }
 
@@ -62,10 +64,12 @@ export async function createSteps(context: CreateContext): Promise<Created> {
   const { deps, record, save, signal, timed, start } = context;
   const { id, uid, diskMib } = record();
   await timed.end('reserve', id, signal);
-  await timed.run('journal', id, signal, async () => {
-    await deps.journal.makeDirectories(id, uid);
-    await save({});
-  });
+  await timed.begin('journal', id, signal);
+  await deps.journal.makeDirectories(id, uid);
+  const writeJournal = async (): Promise<void> => {
+    await allOf(save({}), deps.journal.syncNames());
+    await timed.end('journal', id, signal);
+  };
   const { layer } = deps.journal.files(id);
   const owner = { uid, gid: uid };
   const makeLayer = (): Promise<void> =>
@@ -74,13 +78,16 @@ export async function createSteps(context: CreateContext): Promise<Created> {
         ? deps.storage.copyLayer(start.snapshot.layerPath, layer, owner, signal)
         : deps.storage.createLayer(layer, diskMib, owner, signal),
     );
-  // Neither needs the other.
-  const [, slot] = await allOf(makeLayer(), setUpSlot(context));
+  // The layer is a file in the sandbox's directory, and goes with it whether there is a journal yet or not.
+  const [, slot] = await allOf(
+    makeLayer(),
+    writeJournal().then(() => setUpSlot(context)),
+  );
   return bringUp(context, slot);
 }
 
 /** Not before both have settled: what is still at work cannot be taken away. */
-async function allOf<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+export async function allOf<A, B>(a: Promise<A>, b: B | Promise<B>): Promise<[A, B]> {
   await Promise.allSettled([a, b]);
   return [await a, await b];
 }
@@ -108,9 +115,10 @@ export async function bringUp(context: CreateContext, slot: NetworkSlot): Promis
   void microvm.exited.then(({ message }) => died.abort(new WrennError('vmm_died', message)));
   const alive = joinSignals(signal, died.signal);
   try {
-    await timed.run('init', record().id, alive.signal, () =>
+    const settled = timed.run('init', record().id, alive.signal, () =>
       initGuest(guest, firstInit(deps, record(), start, onRefused), alive.signal),
     );
+    await allOf(settled, context.onSettling?.());
   } finally {
     alive.release();
   }
@@ -163,23 +171,25 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
   });
 
   await timed.begin('launch', id, signal);
-  await deps.cgroups.prepare(id, { memoryMib, vcpus });
+  const spec = microvmSpec(context, slot);
+  const restorable = restorableOf(context);
+  // Beside the start of the VMM, which enters it as soon as there is one.
+  const group = deps.cgroups.prepare(id, { memoryMib, vcpus });
   const onSpawned = async (handle: MicrovmHandle): Promise<void> => {
-    await save({ handle });
+    await allOf(save({ handle }, 'agent'), group);
     // Before the guest runs; what the VMM has used by now stays the agent's.
     await deps.cgroups.enter(id, processesOf(handle));
   };
-  const spec = microvmSpec(context, slot);
-  const restorable = restorableOf(context);
   if (restorable !== undefined) {
-    microvm = await deps.driver.restore({ ...spec, ...restorable }, { signal, onSpawned });
+    const restored = deps.driver.restore({ ...spec, ...restorable }, { signal, onSpawned });
+    [microvm] = await allOf(restored, group);
     await context.onThaw?.();
     await microvm.resume(signal);
     await timed.end('launch', id, signal);
     return microvm;
   }
   let launched = false;
-  microvm = await deps.bootMicrovm(deps.driver, spec, {
+  const booted = deps.bootMicrovm(deps.driver, spec, {
     signal,
     onSpawned,
     waitUntilUp: async (attemptSignal) => {
@@ -194,6 +204,7 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
       deps.log.warn({ sandboxId: id, attempt, diagnosis, err }, 'a microVM did not come up');
     },
   });
+  [microvm] = await allOf(booted, group);
   await timed.end('boot', id, signal);
   return microvm;
 }

@@ -68,6 +68,19 @@ describe('a journal', () => {
     await expect(journal.sealHibernation(id, 1, AbortSignal.abort(reason))).rejects.toBe(reason);
   });
 
+  it('has a record that was prepared from when that is committed, and nothing of one that never was', async () => {
+    await journal.makeDirectories(id, uid);
+    await journal.write({ ...record, state: 'creating' });
+    const commit = await journal.prepare({ ...record, state: 'running' });
+    const { records } = await createJournal(join(dir, 'sandboxes'), join(dir, 'corrupt')).readAll();
+    expect(records).toMatchObject([{ state: 'creating' }]);
+    // That was another agent's start: what was under way is gone.
+    await expect(commit()).rejects.toMatchObject({ code: 'ENOENT' });
+    await (await journal.prepare({ ...record, state: 'running' }))();
+    expect(await journal.readAll()).toMatchObject({ records: [{ state: 'running' }], corrupt: [] });
+    expect(await readdir(join(dir, 'sandboxes', id))).toEqual(['run', 'sandbox.json']);
+  });
+
   it('comes back as it was written, and only its owner may read it', async () => {
     await journal.makeDirectories(id, uid);
     await journal.write(record);

@@ -4,7 +4,7 @@
  */
 import { lchown, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { hashSparse, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
+import { hashSparse, prepareFile, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
 import { parseSandboxId, WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
@@ -109,6 +109,12 @@ export interface CorruptJournal {
   readonly uid: number | undefined;
 }
 
+/**
+ * What a record that was written is sure to survive. With `agent` the one before may be there after a power cut, as whole as
+ * this one: for what is said of processes, which no power cut leaves.
+ */
+export type Outlives = 'agent' | 'host';
+
 export interface SandboxFiles {
   readonly dir: string;
   readonly layer: string;
@@ -128,6 +134,8 @@ export interface Journal {
   files(id: string): SandboxFiles;
   /** Makes the sandbox's directories: root's own, with the VMM's run directory inside. */
   makeDirectories(id: string, uid: number): Promise<void>;
+  /** Makes their names survive a power cut. */
+  syncNames(): Promise<void>;
   /** Gives the sandbox's files to another user: it got another slot. */
   giveTo(id: string, uid: number): Promise<void>;
   /** The directory of a hibernation, empty, whatever an earlier attempt left there. */
@@ -142,7 +150,9 @@ export interface Journal {
   ): Promise<Pick<Hibernation, 'memorySha256' | 'stateSha256'>>;
   /** Removes every hibernation but these. */
   removeHibernations(id: string, except: readonly number[]): Promise<void>;
-  write(record: JournalRecord): Promise<void>;
+  write(record: JournalRecord, outlives?: Outlives): Promise<void>;
+  /** The same in two steps, of which the last is quick: what it returns makes the record the journal's, for `agent`. */
+  prepare(record: JournalRecord): Promise<() => Promise<void>>;
   /** Removes all files of the sandbox. Idempotent. */
   remove(id: string): Promise<void>;
   /** To be called before anything is written: what an earlier agent was writing when it was killed is removed. */
@@ -172,14 +182,9 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       const { dir, runDir } = files(id);
       await mkdir(dir, { mode: 0o700 });
       await mkdir(runDir, { mode: 0o700 });
-      const handle = await open(runDir, 'r');
-      try {
-        await handle.chown(uid, uid);
-      } finally {
-        await handle.close();
-      }
-      await syncDirectory(sandboxesDir);
+      await lchown(runDir, uid, uid);
     },
+    syncNames: () => syncDirectory(sandboxesDir),
     giveTo: async (id, uid) => {
       const { layer, runDir } = files(id);
       await lchown(layer, uid, uid);
@@ -214,7 +219,13 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
         await rm(join(dir, name), { recursive: true, force: true });
       }
     },
-    write: (record) => writeFileDurably(fileOf(record.id), `${JSON.stringify(record)}\n`, { mode: 0o600 }),
+    write: (record, outlives = 'host') =>
+      writeFileDurably(fileOf(record.id), textOf(record), { mode: 0o600, mayBeOld: outlives === 'agent' }),
+    prepare: async (record) => {
+      // Where it is not made the journal's, it goes with the directory, or with the next start of an agent.
+      const { commit } = await prepareFile(fileOf(record.id), textOf(record), { mode: 0o600 });
+      return () => commit({ mayBeOld: true });
+    },
     remove: async (id) => {
       const { dir } = files(id);
       // The journal goes last: whatever is still there stays named until it is gone.
@@ -247,6 +258,10 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       }
     },
   };
+}
+
+function textOf(record: JournalRecord): string {
+  return `${JSON.stringify(record)}\n`;
 }
 
 /** Throws `journal_corrupt`. */

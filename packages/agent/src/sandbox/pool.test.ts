@@ -1,5 +1,6 @@
 /** What the pool keeps, and when it lets go; that its sandboxes are good ones is tested with real microVMs. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { WrennError } from '@wrenn/protocol';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { SandboxManager } from './manager.ts';
 import type { FakeWorld } from './testing/fake-world.ts';
@@ -44,6 +45,43 @@ describe('the pool', () => {
     expect(world.aliveVms()).toEqual([]);
     world.availableMemoryMib = MIN_AVAILABLE_MIB + request.memoryMib;
     await until(() => paused(world) === SIZE);
+    expect(world.violations).toEqual([]);
+  });
+
+  it('is not what fails where a guest does not take what it has acknowledged', async () => {
+    await startFull();
+    let refuse = (_error: WrennError): void => {};
+    world.onAnsweredFirst = (tell) => {
+      refuse = tell;
+      world.onAnsweredFirst = () => {};
+    };
+    const { id, phases } = await manager.create(request);
+    expect(phases.map(({ name }) => name)).toContain('claim');
+    refuse(new WrennError('guest_protocol', 'no room'));
+    await until(() => manager.get(id).state === 'failed');
+    expect(manager.get(id).reason).toBe('no room');
+    await manager.destroy(id);
+    // Before the hand-over has ended: another is made instead.
+    await until(() => paused(world) === SIZE);
+    world.onAnsweredFirst = (tell) => {
+      tell(new WrennError('guest_protocol', 'no room'));
+      world.onAnsweredFirst = () => {};
+    };
+    const next = await manager.create(request);
+    expect(next.state).toBe('running');
+    expect(next.phases.map(({ name }) => name)).not.toContain('claim');
+    expect(world.violations).toEqual([]);
+  });
+
+  it('destroys one whose hand-over cannot be journalled, and makes another', async () => {
+    await startFull();
+    let left = 1;
+    world.disturb = async (operation) => {
+      if (operation === 'journal' && left-- > 0) throw new WrennError('disk_full', 'no room');
+    };
+    const { id, state, phases } = await manager.create(request);
+    expect([state, phases.map(({ name }) => name).includes('claim')]).toEqual(['running', false]);
+    expect(manager.list().map((each) => each.id)).toEqual([id]);
     expect(world.violations).toEqual([]);
   });
 

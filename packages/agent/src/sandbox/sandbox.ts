@@ -17,7 +17,7 @@ import type { SandboxDeps } from './deps.ts';
 import { copyOf, type EgressPolicy, slotEgress } from './egress.ts';
 import { endReason, explainFailure, panicOf } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord, Outlives } from './journal.ts';
 import type { Phase } from './log.ts';
 import { createOperationQueue } from './operation-queue.ts';
 import type { TimeoutAction } from './spec.ts';
@@ -177,9 +177,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     });
   };
 
-  const save = async (change: Partial<JournalRecord>): Promise<void> => {
+  const save = async (change: Partial<JournalRecord>, outlives: Outlives = 'host'): Promise<void> => {
     const next = { ...record, ...change };
-    await journal.write(next);
+    await journal.write(next, outlives);
     journalled = true;
     record = next;
   };
@@ -212,17 +212,20 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     log.info({ sandboxId: id, state }, 'state');
   };
 
+  const refused = ({ message }: WrennError): void => {
+    if (ending !== undefined) return;
+    log.warn({ sandboxId: id, message }, 'a guest did not take its settings');
+    observer.failed();
+    void end(message);
+  };
+
   const hold = (held: Holdings): void => {
     holdings = held;
     timer.set(record.endsAtMs ?? undefined);
     // One that hibernates needs it no more, even before it is taken away.
     const isOfNoUse = (): boolean => ending !== undefined || holdings !== held || state === 'hibernated';
     held.refused?.addEventListener('abort', () => {
-      if (isOfNoUse()) return;
-      const { message } = WrennError.from(held.refused?.reason);
-      log.warn({ sandboxId: id, message }, 'a guest did not take its settings');
-      observer.failed();
-      void end(message);
+      if (!isOfNoUse()) refused(WrennError.from(held.refused?.reason));
     });
     void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
       if (isOfNoUse()) return;
@@ -325,6 +328,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       record = { ...record, phases: [...record.phases, phase] };
     },
     end: (why) => void end(why),
+    refused,
     onHibernated: parts.onHibernated,
     onWaking: parts.onWaking,
   });
@@ -353,10 +357,18 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         await queue.run(async (signal) => {
           const { timed, machine } = parts;
           const thawing = onThaw === undefined ? {} : { onThaw };
+          const phases = (): Phase[] => timed.phases.map((phase) => ({ ...phase }));
+          // What is left for when the guest has answered is quick. The host's end is the same for one that runs and for one
+          // that is being created; that the journal lacks the time of the last step is no matter.
+          let running = async (): Promise<void> => {};
+          const onSettling = async (): Promise<void> => {
+            running = await journal.prepare({ ...record, state: 'running', phases: phases() });
+          };
           const context = { deps, start, cleanup: machine, timed, record: () => record, save, signal };
-          const created = await createSteps({ ...context, ...thawing });
+          const created = await createSteps({ ...context, ...thawing, onSettling });
           throwIfAborted(signal);
-          await save({ state: 'running', phases: timed.phases.map((phase) => ({ ...phase })) });
+          await running();
+          record = { ...record, state: 'running', phases: phases() };
           throwIfAborted(signal);
           throwIfAborted(created.refused);
           become('running');

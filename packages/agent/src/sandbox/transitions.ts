@@ -6,7 +6,7 @@ import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
-import { bringUp, type CreateContext, createStopwatch, initGuest, setUpSlot } from './create.ts';
+import { allOf, bringUp, type CreateContext, createStopwatch, initGuest, setUpSlot } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
@@ -42,6 +42,8 @@ export interface SandboxCore {
   addPhase(phase: Phase): void;
   /** As failed, without waiting for it. */
   end(why: string): void;
+  /** The guest has said, after its answer, that it did not take its settings. */
+  refused(error: WrennError): void;
   onHibernated(id: string): void;
   onWaking(id: string): void;
 }
@@ -106,10 +108,11 @@ export function createTransitions(core: SandboxCore): Transitions {
     const held = core.holdings();
     const { envs, metadata, createdAtMs, endsAtMs, onTimeout, egress, phases } = claim;
     const startedAt = performance.now();
-    await core.save({
+    const allEnvs = { ...core.record().envs, ...envs };
+    const journalled = core.save({
       purpose: 'user',
       state: 'running',
-      envs: { ...core.record().envs, ...envs },
+      envs: allEnvs,
       metadata: { ...metadata },
       createdAtMs,
       endsAtMs: endsAtMs ?? null,
@@ -117,14 +120,20 @@ export function createTransitions(core: SandboxCore): Transitions {
       egress: copyOf(egress),
       phases: phases.map((phase) => ({ ...phase })),
     });
-    // Made without any rules of its own.
-    if (!isOpen(egress)) {
-      const { slotIndex, rateLimits } = core.record();
-      await deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal);
-    }
-    await resumeMicrovm(held, signal);
-    core.thawed();
-    await initGuest(held.guest, { envs: core.record().envs }, signal);
+    const goOn = async (): Promise<void> => {
+      // Made without any rules of its own.
+      if (!isOpen(egress)) {
+        const { slotIndex, rateLimits } = core.record();
+        await deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal);
+      }
+      await resumeMicrovm(held, signal);
+      core.thawed();
+      // Nothing but its agent runs in it yet.
+      await initGuest(held.guest, { envs: allEnvs, onRefused: core.refused }, signal);
+    };
+    // Side by side: it holds nothing that is new, and as long as the journal says that it is the agent's own, whoever finds
+    // it takes it away, however far it has come.
+    await allOf(journalled, goOn());
     throwIfAborted(signal);
     core.addPhase({ name: 'claim', durationMs: Math.round((performance.now() - startedAt) * 1000) / 1000 });
     core.become('running');

@@ -43,6 +43,7 @@ export async function createWorld({ config, paths, log, signal }: WorldOptions):
       uid: config.uidBase - 1,
       timeoutMs: config.timeouts.kvmProbeMs,
     },
+    devicesDir: paths.devicesDir,
     onWarning,
     signal,
   });

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
@@ -32,6 +32,32 @@ it('makes sparse file systems of their own, from one master for each size', asyn
   const before = await readFile(paths[1] ?? '');
   await writeFile(paths[0] ?? '', 'overwritten');
   expect(before.equals(await readFile(paths[1] ?? ''))).toBe(true);
+});
+
+it("copies a snapshot's layer as it is, small or large, and a sandbox's as it is now", async () => {
+  const layers = createLayers(join(dir, 'layers'), 0);
+  const [from, to] = [join(dir, 'from'), join(dir, 'to')];
+  const copyAndCompare = async (whose: typeof owner | undefined): Promise<void> => {
+    await layers.copy(from, to, whose, never);
+    await runCommand('cmp', [from, to], { timeoutMs: 10_000 });
+    const { uid, gid, mode, blocks } = await stat(to);
+    expect([uid, gid, mode & 0o7777]).toEqual([whose?.uid ?? 0, whose?.gid ?? 0, 0o600]);
+    expect(blocks).toBeLessThanOrEqual((await stat(from)).blocks);
+    await rm(to);
+  };
+  const change = async (at: number, bytes: Buffer): Promise<void> => {
+    const file = await open(from, 'r+');
+    await file.write(bytes, 0, bytes.length, at);
+    await file.close();
+  };
+  await layers.create(from, 64, { uid: 0, gid: 0 }, never);
+  for (let round = 0; round < 2; round += 1) await copyAndCompare(owner);
+  for (let round = 1; round < 3; round += 1) {
+    await change(20 * 1024 * 1024 + round * 4096, Buffer.alloc(4096, round));
+    await copyAndCompare(undefined);
+  }
+  await change(32 * 1024 * 1024, Buffer.alloc(2 * 1024 * 1024, 7));
+  await copyAndCompare(owner);
 });
 
 it('refuses early what would not fit, and leaves nothing of what was aborted', async () => {

@@ -1,32 +1,33 @@
 /** Private layers: sparse copies of empty file systems that are made once for each size. */
 import { chmod, chown, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { copySparse, freeBytes, makeExt4 } from '@wrenn/host';
+import { copySparse, freeBytes, makeExt4, writeSparse } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { throwIfAborted } from '../signals/signals.ts';
+import { createSmallFiles } from './small-files.ts';
 
 const MIB = 1024 * 1024;
 /** Part of a master's name: another one whenever `makeExt4` changes what it makes. */
 const FORMAT = 'ext4-2';
 const LABEL = 'wrenn-layer';
 
+interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
 export interface Layers {
-  create(
-    path: string,
-    sizeMib: number,
-    owner: { uid: number; gid: number },
-    signal: AbortSignal,
-  ): Promise<void>;
-  /** Of another layer, as it is. It becomes root's where there is no owner. */
-  copy(
-    from: string,
-    to: string,
-    owner: { uid: number; gid: number } | undefined,
-    signal: AbortSignal,
-  ): Promise<void>;
+  create(path: string, sizeMib: number, owner: Owner, signal: AbortSignal): Promise<void>;
+  /**
+   * Of another layer, as it is. For an owner it is a snapshot's, which does not change any more; without one it is a
+   * sandbox's, and the copy is root's.
+   */
+  copy(from: string, to: string, owner: Owner | undefined, signal: AbortSignal): Promise<void>;
 }
 
 export function createLayers(layersDir: string, reserveMib: number): Layers {
   const beingMade = new Map<number, Promise<string>>();
+  const smallFiles = createSmallFiles();
 
   const makeMaster = async (sizeMib: number): Promise<string> => {
     const master = join(layersDir, `${FORMAT}-${sizeMib}mib.img`);
@@ -55,19 +56,11 @@ export function createLayers(layersDir: string, reserveMib: number): Layers {
   };
 
   /** The space is what the copy could grow to, however little of it is in use. */
-  const copyWithin = async (
-    from: string,
-    to: string,
-    sizeMib: number,
-    owner: { uid: number; gid: number },
-    signal: AbortSignal,
-  ): Promise<void> => {
+  const makeWithin = async (to: string, sizeMib: number, make: () => Promise<void>): Promise<void> => {
     const free = await freeBytes(dirname(to));
     if (free < (sizeMib + reserveMib) * MIB) throw diskFull(sizeMib, reserveMib, free);
     try {
-      await copySparse(from, to, { signal });
-      await chmod(to, 0o600);
-      await chown(to, owner.uid, owner.gid);
+      await make();
     } catch (error) {
       await rm(to, { force: true });
       if (isNoSpace(error)) throw diskFull(sizeMib, reserveMib, free, error);
@@ -75,11 +68,42 @@ export function createLayers(layersDir: string, reserveMib: number): Layers {
     }
   };
 
+  const copyByProgram = async (
+    from: string,
+    to: string,
+    owner: Owner,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    await copySparse(from, to, { signal });
+    await chmod(to, 0o600);
+    await chown(to, owner.uid, owner.gid);
+  };
+
+  const copyUnchanging = async (
+    from: string,
+    to: string,
+    owner: Owner,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    throwIfAborted(signal);
+    const content = await smallFiles.content(from, signal);
+    if (content === undefined) await copyByProgram(from, to, owner, signal);
+    else await writeSparse(to, content, owner);
+  };
+
   return {
-    create: async (path, sizeMib, owner, signal) =>
-      copyWithin(await masterFor(sizeMib), path, sizeMib, owner, signal),
-    copy: async (from, to, owner = { uid: 0, gid: 0 }, signal) =>
-      copyWithin(from, to, Math.ceil((await stat(from)).size / MIB), owner, signal),
+    create: async (path, sizeMib, owner, signal) => {
+      const master = await masterFor(sizeMib);
+      await makeWithin(path, sizeMib, () => copyUnchanging(master, path, owner, signal));
+    },
+    copy: async (from, to, owner, signal) => {
+      const sizeMib = Math.ceil((await stat(from)).size / MIB);
+      await makeWithin(to, sizeMib, () =>
+        owner === undefined
+          ? copyByProgram(from, to, { uid: 0, gid: 0 }, signal)
+          : copyUnchanging(from, to, owner, signal),
+      );
+    },
   };
 }
 

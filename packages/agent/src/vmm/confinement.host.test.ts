@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import {
   chownSync,
   closeSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -125,6 +126,40 @@ describe('a confined process', () => {
       await say('exec 3<>/dev/net/tun && echo opened; echo /dev/net/*', { devices: ['/dev/net/tun'] }),
     ).toBe('opened\n/dev/net/tun\n');
     expect(readdirSync(join(dir, 'run'))).toEqual([]);
+  });
+
+  it('is given the same node as others where they are kept, which nobody else can come to', async () => {
+    const devicesDir = join(dir, 'devices');
+    const open = { devices: ['/dev/net/tun'], devicesDir };
+    const script = 'exec 3<>/dev/net/tun && echo opened; echo /dev/net/*';
+    expect(await say(script, open)).toBe('opened\n/dev/net/tun\n');
+    const node = join(devicesDir, 'dev-net-tun');
+    const made = lstatSync(node);
+    expect([made.uid, made.mode & 0o777, lstatSync(devicesDir).mode & 0o777]).toEqual([0, 0o666, 0o700]);
+    expect(await say('/usr/bin/chmod 0600 /dev/net/tun || echo refused', open)).toMatch(/refused\n$/);
+    expect(lstatSync(node)).toMatchObject({ ino: made.ino, mode: made.mode, uid: 0 });
+    // What is there and is not the device is made anew.
+    rmSync(node);
+    writeFileSync(node, 'a file');
+    expect(await say(script, open)).toMatch(/opened\n\/dev\/net\/tun\n$/);
+    expect(readdirSync(devicesDir)).toEqual(['dev-net-tun']);
+    expect(readdirSync(join(dir, 'run'))).toEqual([]);
+  });
+
+  it('is given one of its own where none can be kept', async () => {
+    const devicesDir = join(dir, 'devices');
+    mkdirSync(devicesDir);
+    await runCommand('mount', ['-t', 'tmpfs', '-o', 'nodev', 'tmpfs', devicesDir], { timeoutMs: 5_000 });
+    try {
+      const said = await say('exec 3<>/dev/net/tun && echo opened', {
+        devices: ['/dev/net/tun'],
+        devicesDir,
+      });
+      expect(said).toBe('opened\n');
+      expect([...readdirSync(devicesDir), ...readdirSync(join(dir, 'run'))]).toEqual([]);
+    } finally {
+      await runCommand('umount', [devicesDir], { timeoutMs: 5_000 });
+    }
   });
 
   it('is given it also where its directory forbids devices', async () => {

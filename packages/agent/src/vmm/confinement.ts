@@ -42,6 +42,8 @@ export interface ConfinedCommand extends WrappedOutput {
   /** And what it finds under another name. */
   readonly binds?: readonly Bind[];
   readonly devices: readonly string[];
+  /** As in DeviceUser. */
+  readonly devicesDir?: string | undefined;
   /** No file can be made larger than this; a process that tries gets EFBIG, or SIGXFSZ if it does not ignore it. */
   readonly maxFileBytes?: number;
 }

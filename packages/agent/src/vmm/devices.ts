@@ -1,6 +1,6 @@
 /** Devices for a confined process: those of the host, or nodes of its own where the host's are for root alone. */
 import { constants } from 'node:fs';
-import { lchown, open, rm, stat } from 'node:fs/promises';
+import { chmod, lchown, lstat, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
@@ -17,15 +17,20 @@ export interface DeviceUser {
   readonly devices: readonly string[];
   readonly uid: number;
   readonly gid: number;
-  /** Where a node may lie: in the first of these that is a directory and on a file system that allows devices. */
+  /** Where nodes are kept that all VMMs use; undefined where each is to have its own. */
+  readonly devicesDir?: string | undefined;
+  /** Where a node of its own may lie: in the first of these that is a directory and on a file system that allows devices. */
   readonly writablePaths: readonly string[];
 }
 
 /**
- * A device that is not for everybody, as /dev/kvm often and /dev/net/tun in containers, is given to the one
- * user by a node of its own, as Firecracker's jailer does it: no group, and the host's node stays as it is.
- * It lies in the run directory, so that it goes with that if the agent dies in between, and only until it is
- * bound; where devices are forbidden there, in /dev.
+ * A device that is not for everybody, as /dev/kvm often and /dev/net/tun in containers, is given to the one user by another
+ * node: no group, and the host's node stays as it is. It lies in a directory that root alone may pass, so whom it is bound for
+ * is who can open it, and stays there for the next VMM: to make one is to start a program.
+ *
+ * Where there is no such directory, or devices are forbidden in it, the node is the one user's, as Firecracker's jailer does
+ * it. It lies in the run directory, so that it goes with that if the agent dies in between, and only until it is bound; where
+ * devices are forbidden there, in /dev.
  */
 export async function provideDevices(
   user: DeviceUser,
@@ -40,9 +45,53 @@ export async function provideDevices(
       });
     });
     const forAll = (stats.mode & 0o006) === 0o006;
-    nodes.push({ path, node: forAll ? path : await makeNode(path, stats.rdev, user, releases) });
+    const node = forAll ? path : await keptNode(path, stats.rdev, user.devicesDir);
+    nodes.push({ path, node: node ?? (await makeNode(path, stats.rdev, user, releases)) });
   }
   return nodes;
+}
+
+const NODE_MODE = 0o666;
+const beingMade = new Map<string, Promise<string | undefined>>();
+
+/** Undefined where it cannot be had. */
+async function keptNode(path: string, rdev: number, dir: string | undefined): Promise<string | undefined> {
+  if (dir === undefined) return undefined;
+  const node = join(dir, path.slice(1).replaceAll('/', '-'));
+  const found = await lstat(node).catch(() => undefined);
+  const isSound =
+    found?.isCharacterDevice() === true && found.rdev === rdev && (found.mode & 0o777) === NODE_MODE;
+  if (isSound) return node;
+  const making = beingMade.get(node) ?? keepNode(node, rdev, dir).finally(() => beingMade.delete(node));
+  beingMade.set(node, making);
+  return making;
+}
+
+async function keepNode(node: string, rdev: number, dir: string): Promise<string | undefined> {
+  const beside = `${node}.new`;
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await chmod(dir, 0o700);
+    await makeDevice(beside, rdev);
+    await chmod(beside, NODE_MODE);
+    await rename(beside, node);
+    return node;
+  } catch {
+    // Each VMM has its own then, or says why it cannot.
+    await rm(beside, { force: true }).catch(() => {});
+    return undefined;
+  }
+}
+
+/** For root alone. Throws where the file system has no devices. */
+async function makeDevice(node: string, rdev: number): Promise<void> {
+  const [major, minor] = deviceNumbers(rdev);
+  await rm(node, { force: true });
+  await runCommand('mknod', ['-m', '0600', '--', node, 'c', String(major), String(minor)], {
+    timeoutMs: MKNOD_TIMEOUT_MS,
+  });
+  // Refused, even to root, where the file system is mounted `nodev`.
+  await (await open(node, constants.O_RDWR | constants.O_NONBLOCK)).close();
 }
 
 async function makeNode(
@@ -52,18 +101,12 @@ async function makeNode(
   releases: (() => Promise<void>)[],
 ): Promise<string> {
   const places = [...(await directoriesAmong(writablePaths)).slice(0, 1), '/dev'];
-  const [major, minor] = deviceNumbers(rdev);
   let cause: unknown;
   for (const place of places) {
     const node = join(place, `.wrenn-${uid}-${basename(path)}`);
     releases.push(() => rm(node, { force: true }));
     try {
-      await rm(node, { force: true });
-      await runCommand('mknod', ['-m', '0600', '--', node, 'c', String(major), String(minor)], {
-        timeoutMs: MKNOD_TIMEOUT_MS,
-      });
-      // Refused, even to root, where the file system is mounted `nodev`.
-      await (await open(node, constants.O_RDWR | constants.O_NONBLOCK)).close();
+      await makeDevice(node, rdev);
       await lchown(node, uid, gid);
       return node;
     } catch (error) {

@@ -9,6 +9,8 @@ export interface SelectOptions {
   readonly preference: DriverName | 'auto';
   readonly firecracker: FirecrackerPrograms;
   readonly probe: Omit<KvmProbeOptions, 'signal' | 'onWarning'>;
+  /** As in QemuOptions. */
+  readonly devicesDir?: string;
   readonly onWarning?: (message: string, cause: unknown) => void;
   readonly signal: AbortSignal;
 }
@@ -49,7 +51,12 @@ export async function selectDriver(options: SelectOptions): Promise<Selection> {
   }
 
   const accelerator = kvm.usable ? 'kvm' : 'tcg';
-  const driver = createQemuDriver({ accelerator, ...warning });
+  const { devicesDir } = options;
+  const driver = createQemuDriver({
+    accelerator,
+    ...warning,
+    ...(devicesDir === undefined ? {} : { devicesDir }),
+  });
   const version = await driver.version(signal);
   const how = kvm.usable ? 'runs guests with it' : 'emulates the CPU (TCG)';
   return { driver, accelerator, version, reason: `KVM: ${kvm.reason}; QEMU ${version} ${how}`, kvm };

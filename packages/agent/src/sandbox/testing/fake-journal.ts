@@ -14,6 +14,7 @@ export function fakeJournal(world: Ledger): Journal {
   return {
     files,
     makeDirectories: async () => world.disturb('makeDirectories'),
+    syncNames: async () => world.disturb('syncNames'),
     giveTo: async () => world.disturb('giveTo'),
     makeHibernation: async (id, number) => {
       await world.disturb('makeHibernation');
@@ -34,6 +35,14 @@ export function fakeJournal(world: Ledger): Journal {
     write: async (record) => {
       await world.disturb('journal');
       world.journals.set(record.id, JSON.stringify(record));
+    },
+    prepare: async (record) => {
+      const text = JSON.stringify(record);
+      await world.disturb('journal');
+      return async () => {
+        await world.disturb('journal');
+        world.journals.set(record.id, text);
+      };
     },
     remove: async (id) => {
       await world.disturb('remove');

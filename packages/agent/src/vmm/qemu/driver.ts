@@ -45,6 +45,8 @@ export interface QemuOptions {
   readonly timeouts?: QemuTimeouts;
   readonly watchdog?: WatchdogOptions;
   readonly sharedMemory?: SharedMemory;
+  /** Where nodes of devices are kept that all microVMs use; each has its own if absent. */
+  readonly devicesDir?: string;
 }
 
 export interface QemuTimeouts {
@@ -175,6 +177,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
             ...(spec.network === undefined ? [] : ['/dev/net/tun']),
             ...(options.accelerator === 'kvm' ? ['/dev/kvm'] : []),
           ],
+          devicesDir: options.devicesDir,
           stdout: log.fd,
           stderr: log.fd,
           inherited: how.inherited,

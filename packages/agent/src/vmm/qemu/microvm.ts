@@ -1,5 +1,6 @@
 /** A running microVM, as the rest of the agent sees it. */
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
@@ -140,5 +141,18 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
 export async function removeFiles(runDir: string, extent: 'not the logs' | 'logs too'): Promise<void> {
   const { qmpSocket, consoleSocket, consoleLog, vmmLog, state } = filesIn(runDir);
   const paths = [qmpSocket, consoleSocket, state, ...(extent === 'logs too' ? [consoleLog, vmmLog] : [])];
-  await Promise.all(paths.map((path) => rm(path, { force: true })));
+  // Mostly there is nothing, and to be told that for each of them takes far longer.
+  const there = new Set(await namesIn(runDir));
+  await Promise.all(
+    paths.filter((path) => there.has(basename(path))).map((path) => rm(path, { force: true })),
+  );
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+    throw error;
+  }
 }
