@@ -31,6 +31,8 @@ export async function writeHibernation(
   const number = record.hibernations + 1;
   // Nobody writes to it any more.
   const layer = timed('syncLayer', () => journal.syncLayer(id));
+  // Waited for below. Until then its failure must not count as one that nobody hears of, which would end the agent.
+  layer.catch(() => {});
   try {
     const { base, memory } = planMemory(deps, record, microvm);
     const files = await journal.makeHibernation(id, number);

@@ -1,4 +1,5 @@
 /** What a sandbox's memory is made of when it sleeps, who keeps that alive, and what becomes of one that cannot go on. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { describe, expect, it } from 'vitest';
 import type { JournalRecord } from './journal.ts';
@@ -130,6 +131,25 @@ describe('the memory of one that sleeps', () => {
       expect([...world.snapshots]).toEqual([]);
     },
   );
+});
+
+it('does not end the agent where its disk cannot be synced while its memory is still written', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create(request);
+  const unheard: unknown[] = [];
+  const onUnheard = (reason: unknown): void => void unheard.push(reason);
+  process.on('unhandledRejection', onUnheard);
+  try {
+    world.disturb = async (operation) => {
+      if (operation === 'syncLayer') throw new WrennError('disk_full', 'no room');
+      if (operation === 'snapshot') await sleep(20);
+    };
+    expect(await codeOf(manager.hibernate(id))).toBe('disk_full');
+    expect(manager.get(id).state).toBe('running');
+    expect(unheard).toEqual([]);
+  } finally {
+    process.off('unhandledRejection', onUnheard);
+  }
 });
 
 describe('one that sleeps', () => {
