@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
-import { mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
+import { type FileHandle, mkdtemp, open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { dataExtents, hashSparse, readSparse, writeSparse } from './sparse.ts';
 
 const PAGE = 4096;
@@ -76,6 +76,39 @@ describe('a sparse file in memory', () => {
       }),
       { numRuns: 20 },
     );
+  });
+
+  it('is written whole where the disk takes a part at a time, or not at all', async () => {
+    const path = await make(4 * MIB, [[MIB, Buffer.alloc(MIB, 1)]]);
+    const content = await readSparse(path, 2 * MIB);
+    if (content === undefined) throw new Error('it is not that large');
+    const probe = await open(path, 'r');
+    const handle: FileHandle = Object.getPrototypeOf(probe);
+    await probe.close();
+    const write: FileHandle['write'] = handle.write;
+    let room = Number.POSITIVE_INFINITY;
+    const spy = vi.spyOn(handle, 'write').mockImplementation(async function (
+      this: FileHandle,
+      bytes: Buffer,
+      offset: number,
+      length: number,
+      position: number,
+    ) {
+      const part = Math.min(length, 100_000, room);
+      if (part === 0) throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' });
+      room -= part;
+      return Reflect.apply(write, this, [bytes, offset, part, position]);
+    } as never);
+    try {
+      const copy = join(dir, `copy-${++made}`);
+      await writeSparse(copy, content, owner);
+      expect((await readFile(copy)).equals(await readFile(path))).toBe(true);
+      room = 300_000;
+      const unlucky = writeSparse(join(dir, `copy-${++made}`), content, owner);
+      await expect(unlucky).rejects.toMatchObject({ code: 'ENOSPC' });
+    } finally {
+      spy.mockRestore();
+    }
   });
 
   it('is none where there is more of it than may be', async () => {

@@ -121,10 +121,18 @@ export async function writeSparse(
   const file = await open(path, 'wx', 0o600);
   try {
     await file.truncate(sizeBytes);
-    for (const { start, bytes } of runs) await file.write(bytes, 0, bytes.length, start);
+    for (const { start, bytes } of runs) await writeAll(file, bytes, start);
     await file.chown(uid, gid);
   } finally {
     await file.close();
+  }
+}
+
+/** A disk that is about to be full takes a part, which is no error; only the next write is told. */
+async function writeAll(file: FileHandle, bytes: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done);
+    done += bytesWritten;
   }
 }
 
