@@ -20,11 +20,24 @@ export async function endReason({ cgroups }: SandboxDeps, id: string, message: s
 
 /** The same for a failed creation. */
 export async function explainFailure(deps: SandboxDeps, id: string, error: unknown): Promise<WrennError> {
-  const failure = WrennError.from(error);
+  const failure = isDiskFull(error) ? diskFull(error) : WrennError.from(error);
   const message = await endReason(deps, id, failure.message);
   if (message === failure.message) return failure;
   return new WrennError(failure.code, message, {
     hint: 'Ask for more memory, or raise `cgroups.memoryOverheadMib`.',
     cause: error,
+  });
+}
+
+/** As the journal is told, which is written by no program that would say so in words. */
+function isDiskFull(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOSPC';
+}
+
+/** Said as what it is: it is no fault of what the sandbox was made from. */
+function diskFull(cause: unknown): WrennError {
+  return new WrennError('disk_full', 'The disk of the host is full: the sandbox could not be journalled.', {
+    hint: 'Destroy sandboxes or snapshots, or make room on the host.',
+    cause,
   });
 }

@@ -119,6 +119,27 @@ describe('the life of a sandbox', () => {
     expectNothingLeft(world);
   });
 
+  it('is refused where its journal finds no room, and its warm template is as good as before', async () => {
+    const { world, manager } = await start();
+    await manager.warmTemplate(request);
+    // The first record, the process, and that it runs.
+    for (const last of [1, 2, 3]) {
+      let left = last;
+      world.disturb = async (operation) => {
+        if (operation !== 'journal' || --left !== 0) return;
+        throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+      };
+      expect(await codeOf(manager.create(request)), String(last)).toBe('disk_full');
+      world.disturb = async () => {};
+      for (const { id } of manager.list()) await manager.destroy(id);
+    }
+    const { id, snapshotId } = await manager.create(request);
+    expect(snapshotId).toBeDefined();
+    await manager.destroy(id);
+    expect(world.aliveVms()).toEqual([]);
+    expect(world.violations).toEqual([]);
+  });
+
   it('is gone when it is destroyed while it fails', async () => {
     const { world, manager } = await start();
     const { id } = await manager.create(request);
