@@ -133,7 +133,7 @@ function firstInit(
   onRefused: (error: WrennError) => void,
 ): Partial<GuestInit> {
   const { nameservers } = deps;
-  const entropy = randomBytes(ENTROPY_BYTES);
+  const entropy = newEntropy();
   if (start.kind === 'wake') return { envs, identity: { entropy } };
   const machineId = randomBytes(MACHINE_ID_BYTES).toString('hex');
   // A warm template has those of this agent already.
@@ -146,6 +146,11 @@ function firstInit(
     ...(isWarm ? { onRefused } : {}),
     ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };
+}
+
+/** By entropy that it has not had a guest knows a life that begins, whatever the host's clock said in the one before. */
+export function newEntropy(): Uint8Array {
+  return randomBytes(ENTROPY_BYTES);
 }
 
 /** Hands the guest its token, environment and the time; again after every pause and adoption. */

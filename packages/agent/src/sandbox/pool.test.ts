@@ -27,6 +27,15 @@ describe('the pool', () => {
     await until(() => paused(world) === SIZE);
   });
 
+  it('hands over what was asked for, also where the clock was set back meanwhile', async () => {
+    await startFull();
+    const setBackMs = performance.now() - 3_600_000;
+    world.nowMs = () => setBackMs;
+    const { id, address, phases } = await manager.create({ ...request, envs: { WISH: 'granted' } });
+    expect(phases.map(({ name }) => name)).toContain('claim');
+    expect(world.settings.get(address ?? '')?.envs).toMatchObject({ WISH: 'granted', E2B_SANDBOX_ID: id });
+  });
+
   it('leaves the host for a moment to whoever was given one', async () => {
     await startFull();
     const beganMs = performance.now();

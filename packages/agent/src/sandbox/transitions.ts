@@ -6,7 +6,15 @@ import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
-import { allOf, bringUp, type CreateContext, createStopwatch, initGuest, setUpSlot } from './create.ts';
+import {
+  allOf,
+  bringUp,
+  type CreateContext,
+  createStopwatch,
+  initGuest,
+  newEntropy,
+  setUpSlot,
+} from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
@@ -128,8 +136,11 @@ export function createTransitions(core: SandboxCore): Transitions {
       }
       await resumeMicrovm(held, signal);
       core.thawed();
+      // Settings that seem older than those it has would change nothing, and nobody would know: it waits for long, and the
+      // host's clock may have been set back meanwhile.
+      const identity = { entropy: newEntropy() };
       // Nothing but its agent runs in it yet.
-      await initGuest(held.guest, { envs: allEnvs, onRefused: core.refused }, signal);
+      await initGuest(held.guest, { envs: allEnvs, identity, onRefused: core.refused }, signal);
     };
     // Side by side: it holds nothing that is new, and as long as the journal says that it is the agent's own, whoever finds
     // it takes it away, however far it has come.

@@ -18,11 +18,15 @@ export function fakeGuest(world: Ledger, address: string): EnvdClient {
       await world.disturb('health', signal);
       throwIfAborted(signal);
     },
-    init: async ({ onRefused }, signal) => {
+    init: async ({ envs, identity, onRefused }, signal) => {
       check('init');
       if (onRefused !== undefined) world.onAnsweredFirst(onRefused);
       await world.disturb('init', signal);
       throwIfAborted(signal);
+      const newest = world.settings.get(address)?.toldAtMs ?? Number.NEGATIVE_INFINITY;
+      const toldAtMs = world.nowMs();
+      if (toldAtMs <= newest && identity?.entropy === undefined) return;
+      world.settings.set(address, { toldAtMs, envs });
     },
     quiesce: async (signal) => {
       check('quiesce');

@@ -42,6 +42,8 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     availableMemoryMib: 8192,
     onExec: echo,
     onAnsweredFirst: () => {},
+    settings: new Map(),
+    nowMs: () => performance.now(),
     signalled: [],
     inputs: [],
     disturb: async () => {},

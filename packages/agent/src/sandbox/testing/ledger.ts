@@ -15,6 +15,11 @@ export interface FakeVm {
   die(message: string): void;
 }
 
+export interface GuestSettings {
+  readonly toldAtMs: number;
+  readonly envs: Readonly<Record<string, string>>;
+}
+
 export interface FakeWorld {
   readonly deps: SandboxDeps;
   readonly vms: Map<number, FakeVm>;
@@ -42,6 +47,10 @@ export interface FakeWorld {
   onExec: (command: readonly string[]) => AsyncIterable<ProcessEvent>;
   /** A guest has acknowledged its settings, and may refuse them still. */
   onAnsweredFirst: (refuse: (error: WrennError) => void) => void;
+  /** The settings that guests have applied, each by its address. As they do, they pass over what seems old to them. */
+  readonly settings: Map<string, GuestSettings>;
+  /** The host's, for what it tells the guests. */
+  nowMs: () => number;
   readonly signalled: { readonly pid: number; readonly signal: number }[];
   readonly inputs: { readonly pid: number; readonly bytes: Uint8Array }[];
   /** Called within every operation: throws to make it fail, waits to make it slow. */
