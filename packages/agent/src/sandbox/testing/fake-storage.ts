@@ -43,11 +43,13 @@ export function fakeSnapshots(world: Ledger): Snapshots {
     return { statePath: `${dir}/state`, memoryPath: `${dir}/memory`, layerPath: `${dir}/layer` };
   };
   const { manifests } = world;
+  /** Nobody finds these any more, although a later agent may. */
+  const removing = new Set<string>();
   return {
     load: async () => world.disturb('load'),
-    list: () => [...manifests.values()],
+    list: () => [...manifests.values()].filter(({ id }) => !removing.has(id)),
     get: (id) => {
-      const found = manifests.get(id);
+      const found = removing.has(id) ? undefined : manifests.get(id);
       if (found === undefined) throw new WrennError('snapshot_not_found', `There is no snapshot ${id}.`);
       return found;
     },
@@ -80,6 +82,7 @@ export function fakeSnapshots(world: Ledger): Snapshots {
       };
     },
     remove: async (id) => {
+      removing.add(id);
       await world.disturb('removeSnapshot');
       manifests.delete(id);
       world.snapshots.delete(filesOf(id).memoryPath);
