@@ -46,6 +46,16 @@ describe('the data of a sparse file', () => {
     expect(await dataExtents(await make(MIB, []))).toEqual([]);
     await expect(dataExtents(join(dir, 'missing'))).rejects.toMatchObject({ code: 'command_failed' });
   });
+
+  it('may be all of one that cannot be asked', async () => {
+    // A directory in memory refuses SEEK_DATA, and has a size.
+    const refuses = await mkdtemp('/dev/shm/wrenn-sparse-');
+    try {
+      expect(await dataExtents(refuses)).toEqual([{ start: 0, end: (await stat(refuses)).size }]);
+    } finally {
+      await rm(refuses, { recursive: true });
+    }
+  });
 });
 
 const page = fc.record({ at: fc.nat(300), value: fc.nat(3) });

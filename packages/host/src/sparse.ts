@@ -16,15 +16,19 @@ const LIST_TIMEOUT_MS = 60_000;
 /** Of a file of 64 GiB that is as scattered as it can be, given that small holes are not told. */
 const LIST_MAX_BYTES = 16 * 1024 * 1024;
 
-/** Node cannot lseek(2); perl-base can, and is on every Debian and Ubuntu. 3 is SEEK_DATA, 4 SEEK_HOLE. */
+/**
+ * Node cannot lseek(2); perl-base can, and is on every Debian and Ubuntu. 3 is SEEK_DATA, 4 SEEK_HOLE, and 6
+ * ENXIO: there is no data any more. Whatever else goes wrong, as with a file system that cannot tell, there may be.
+ */
 const LIST = `
 use strict;
 open(my $in, "<:raw", $ARGV[0]) or die "$ARGV[0]: $!\\n";
 my ($size, $at, $from, $to) = (-s $in, 0, -1, -1);
 while ($at < $size) {
   my $data = sysseek($in, $at, 3);
-  last unless defined $data;
-  my $hole = sysseek($in, $data, 4);
+  last if !defined $data && $! == 6;
+  my $hole = defined $data ? sysseek($in, $data, 4) : $size;
+  $data = $at unless defined $data;
   $hole = $size unless defined $hole;
   if ($to >= 0 && $data - $to < 262144) {
     $to = $hole;
