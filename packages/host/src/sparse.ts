@@ -120,11 +120,24 @@ export async function writeSparse(
 ): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   try {
-    await file.truncate(sizeBytes);
-    for (const { start, bytes } of runs) await file.write(bytes, 0, bytes.length, start);
-    await file.chown(uid, gid);
+    // At once: each of them may wait for a thread, and it does not matter which is first.
+    const parts = [
+      file.truncate(sizeBytes),
+      file.chown(uid, gid),
+      ...runs.map(({ start, bytes }) => writeAll(file, bytes, start)),
+    ];
+    await Promise.allSettled(parts);
+    await Promise.all(parts);
   } finally {
     await file.close();
+  }
+}
+
+/** A full disk takes a part of it before it says so. */
+async function writeAll(file: FileHandle, bytes: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done);
+    done += bytesWritten;
   }
 }
 
