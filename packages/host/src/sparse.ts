@@ -124,9 +124,14 @@ export async function writeSparse(
 ): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   try {
-    await file.truncate(sizeBytes);
-    for (const { start, bytes } of runs) await writeAll(file, bytes, start);
-    await file.chown(uid, gid);
+    // At once: each of them may wait for a thread, and it does not matter which is first.
+    const parts = [
+      file.truncate(sizeBytes),
+      file.chown(uid, gid),
+      ...runs.map(({ start, bytes }) => writeAll(file, bytes, start)),
+    ];
+    await Promise.allSettled(parts);
+    await Promise.all(parts);
   } finally {
     await file.close();
   }
