@@ -3,6 +3,9 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import { constants, type Http2ServerRequest } from 'node:http2';
 import { isHttp2 } from './headers.ts';
 
+/** The guest is told of a request without its body after so long, and may answer then. */
+const HEAD_ALONE_MS = 10;
+
 type Request = IncomingMessage | Http2ServerRequest;
 
 /** With back-pressure, and no longer than the client keeps on sending. */
@@ -23,14 +26,15 @@ export function passBody(
   request.once('aborted', () => outgoing.destroy());
   request.once('error', () => outgoing.destroy());
   request.pipe(outgoing, { end: false });
-  // With what is here of the body, where there is some: the guest may answer before the rest comes.
-  setImmediate(() => {
-    if (!request.readableEnded && !outgoing.headersSent && !outgoing.destroyed) outgoing.flushHeaders();
-  });
   request.once('end', () => {
     if (isHttp2(request)) setImmediate(endUnlessAborted, request, outgoing);
     else outgoing.end();
   });
+  if (request.complete) return;
+  // Node sends it with the first piece of the body: one packet for the guest, where they come together.
+  setTimeout(() => {
+    if (!request.readableEnded && !outgoing.headersSent && !outgoing.destroyed) outgoing.flushHeaders();
+  }, HEAD_ALONE_MS);
 }
 
 /** Node looks after no connection whose request is incomplete: a byte now and then would hold it for ever. */

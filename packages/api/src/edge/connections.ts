@@ -5,6 +5,8 @@ import type { Socket } from 'node:net';
 export interface Connections {
   /** Keeps idle connections to that sandbox, which end with it. */
   agentOf(sandboxId: string): Agent;
+  /** For a request that waits until its sandbox is found, and maybe woken. Undefined where too many do; else as below. */
+  wait(sandboxId: string): (() => void) | undefined;
   /** Undefined where there are too many. `cut` is called when the sandbox is gone; call the result once it is over. */
   open(sandboxId: string, cut: () => void): (() => void) | undefined;
   cutAll(sandboxId: string): void;
@@ -25,7 +27,8 @@ export interface ConnectionLimits {
 
 export function createConnections({ perSandbox, total, idleMs }: ConnectionLimits): Connections {
   const entries = new Map<string, Entry>();
-  let open = 0;
+  const waiting = new Map<string, number>();
+  let [open, waits] = [0, 0];
 
   const entryOf = (sandboxId: string): Entry => {
     const known = entries.get(sandboxId);
@@ -42,6 +45,18 @@ export function createConnections({ perSandbox, total, idleMs }: ConnectionLimit
 
   return {
     agentOf: (sandboxId) => entryOf(sandboxId).agent,
+    wait: (sandboxId) => {
+      const count = waiting.get(sandboxId) ?? 0;
+      if (count >= perSandbox || waits >= total) return undefined;
+      waiting.set(sandboxId, count + 1);
+      waits += 1;
+      return () => {
+        const left = (waiting.get(sandboxId) ?? 1) - 1;
+        if (left === 0) waiting.delete(sandboxId);
+        else waiting.set(sandboxId, left);
+        waits -= 1;
+      };
+    },
     open: (sandboxId, cut) => {
       const entry = entryOf(sandboxId);
       if (entry.cuts.size >= perSandbox || open >= total) return undefined;

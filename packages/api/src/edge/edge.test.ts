@@ -227,6 +227,22 @@ describe('a request', () => {
     await expect.poll(() => scene.guestSockets.size).toBe(0);
   });
 
+  it('is one of so many that wait for their sandbox to wake', async () => {
+    let wake = (): void => {};
+    scene.waking = new Promise((resolve) => {
+      wake = resolve;
+    });
+    const all = Array.from({ length: 12 }, () => answerOf(ask('/')));
+    const first = await Promise.race(all);
+    expect([first.status, first.headers['retry-after']]).toEqual([429, '1']);
+    // They take no place of those that run.
+    expect(scene.edge.counts().open).toBe(0);
+    wake();
+    const statuses = (await Promise.all(all)).map(({ status }) => status);
+    expect(statuses.sort()).toEqual([...Array.from({ length: 8 }, () => 200), 429, 429, 429, 429]);
+    expect((await answerOf(ask('/'))).status).toBe(200);
+  });
+
   it('finds a fresh connection when the guest has just closed the idle one', async () => {
     expect((await answerOf(ask('/'))).body).toBe('hello');
     await expect.poll(() => scene.guestSockets.size).toBe(1);

@@ -84,6 +84,8 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       asStranger = refused(access);
       return asStranger === undefined;
     };
+    const found = connections.wait(sandboxId);
+    if (found === undefined) return tooMany(sandboxId);
     try {
       const target = await directory.find(sandboxId, mayWake, signal);
       if (target === undefined) return asStranger ?? notFound(sandboxId);
@@ -91,6 +93,8 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     } catch (error) {
       // It is there: nobody should take it for one that is gone.
       return cannotBeWoken(sandboxId, WrennError.from(error).kind === 'exhausted');
+    } finally {
+      found();
     }
   };
 

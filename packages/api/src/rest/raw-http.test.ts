@@ -254,6 +254,13 @@ describe('slow clients', () => {
     expect(heard.closed).toBe(true);
   });
 
+  it('for what is not there are told so without being read', async () => {
+    const head = `POST /nothing HTTP/1.1\r\n${host}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{`;
+    const heard = await tell([head], 4000);
+    expect(statusesOf(heard)).toEqual([404]);
+    expect(heard.closed).toBe(true);
+  });
+
   it('that are refused a change of protocol hold nothing, though they never end their side', async () => {
     const client = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
     client.on('error', () => {}).resume();

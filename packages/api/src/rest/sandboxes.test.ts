@@ -252,10 +252,18 @@ describe('sandboxes', () => {
     const copy = await create({ templateID: 'mine' });
     expect(api.agent.sandboxes.get(copy.sandboxID)?.snapshotId).not.toBe('');
     const other = await api.newKey();
-    expect(
-      (await api.call('POST', '/v2/sandboxes', { key: other, body: { templateID: 'mine' } })).status,
-    ).toBe(404);
     expect((await api.call('GET', '/snapshots', { key: other })).body).toEqual([]);
+    // Nor by what nobody could guess.
+    for (const name of [
+      'mine',
+      ...[...api.agent.snapshots.keys()].flatMap((one) => [one, `${one}:default`]),
+    ]) {
+      const path = `/templates/${encodeURIComponent(name)}`;
+      expect((await api.call('DELETE', path, { key: other })).status, name).toBe(404);
+      expect((await api.call('GET', path, { key: other })).status, name).toBe(404);
+      const asked = { key: other, body: { templateID: name } };
+      expect((await api.call('POST', '/v2/sandboxes', asked)).status, name).toBe(404);
+    }
     for (const { snapshotID } of [named.body, bare.body]) {
       expect((await api.call('DELETE', `/templates/${encodeURIComponent(snapshotID)}`)).status).toBe(204);
     }

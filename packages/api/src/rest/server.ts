@@ -82,6 +82,10 @@ export function createRestServer({
     else secureParse(request, String(text), done);
   });
 
+  // Before its body is read: nobody has shown a key for it.
+  server.addHook('onRequest', async (request, reply) => {
+    if (request.is404) return send(reply, plainError(404, notHere(request.url)));
+  });
   server.addHook('onResponse', async (request, reply) => {
     const { method, routeOptions, id: requestId } = request;
     const route = routeOptions.url ?? 'none';

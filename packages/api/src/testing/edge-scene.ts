@@ -26,6 +26,8 @@ export interface Scene {
   /** What the guest does with a request; it says hello unless a test has it do something else. */
   serve: (incoming: IncomingMessage, outgoing: ServerResponse) => void;
   target: EdgeTarget | undefined;
+  /** What finding the sandbox waits for. */
+  waking: Promise<void> | undefined;
   exposing: ((port: number) => Promise<boolean>) | undefined;
   tellGone: (sandboxId: string) => void;
   logged: unknown[];
@@ -54,7 +56,10 @@ export function useEdge(): { readonly scene: Scene; ask(path: string, options?: 
       socket.once('close', () => guestSockets.delete(socket));
     });
     const directory: EdgeDirectory = {
-      find: async (id) => (id === SANDBOX_ID ? scene.target : undefined),
+      find: async (id) => {
+        await scene.waking;
+        return id === SANDBOX_ID ? scene.target : undefined;
+      },
       expose: async (_, port) => (await scene.exposing?.(port)) ?? false,
       onGone: (listener) => {
         scene.tellGone = listener;
@@ -78,7 +83,8 @@ export function useEdge(): { readonly scene: Scene; ask(path: string, options?: 
     const target = { sandboxId: SANDBOX_ID, address: '127.0.0.1', ...ends };
     const serve: Scene['serve'] = (_, outgoing) => void outgoing.end('hello');
     await listening(front);
-    Object.assign(scene, { guest, guestSockets, front, edge, serve, target, exposing: undefined, logged });
+    const none = { waking: undefined, exposing: undefined };
+    Object.assign(scene, { guest, guestSockets, front, edge, serve, target, logged, ...none });
   });
   afterEach(() => {
     scene.edge.close();
