@@ -166,21 +166,44 @@ describe.skipIf(process.getuid?.() !== 0)('the identity of a machine', () => {
     expect(await machine.sh('echo "$A"; cat /etc/machine-id')).toBe(`1\n${'ab'.repeat(16)}\n`);
   });
 
+  const refusals: string[] = [];
+  const send = async (token: string, fields: object) =>
+    (await sendShortInit({
+      host: '127.0.0.1',
+      port: machine.envd.port,
+      token,
+      body: JSON.stringify({ accessToken: 'of the child', replaceEnvs: true, ...fields }),
+      timeoutMs: 2_000,
+      listenMs: 10_000,
+      onRefused: (why) => refusals.push(why),
+      signal: new AbortController().signal,
+    })) !== undefined;
+  const asChild = { 'X-Access-Token': 'of the child' };
+
+  it('comes in the first datagram of a machine that has just booted, which is its own from then on', async () => {
+    const answers = await Promise.all([
+      send('of the child', { identity, envVars: { A: '1' } }),
+      send('of another', { accessToken: 'of another', envVars: { A: '2' } }),
+    ]);
+    expect(answers).toEqual([true, false]);
+    expect((await fetch(`${machine.envd.url}/envs`)).status).toBe(401);
+    expect(await machine.sh('echo "$A" $(uname -n)', asChild)).toBe('1 child\n');
+    expect(await send('of another', { envVars: { A: '3' } })).toBe(false);
+    expect(await machine.sh('echo "$A"', asChild)).toBe('1\n');
+  });
+
+  it('is refused behind the acknowledgement of that datagram where it is none', async () => {
+    refusals.splice(0);
+    expect(await send('of the child', { identity: { hostname: 'a.b' } })).toBe(true);
+    await expect.poll(() => refusals).toEqual([expect.stringContaining('identity.hostname')]);
+    expect((await fetch(`${machine.envd.url}/envs`)).status).toBe(500);
+    expect((await machine.envd.init({ accessToken: 'of the child', identity })).status).toBe(204);
+    expect(await machine.sh('uname -n', asChild)).toBe('child\n');
+  });
+
   it('comes in a datagram too, before anything else is answered', async () => {
+    refusals.splice(0);
     await machine.envd.init({ accessToken: 'of the parent' });
-    const refusals: string[] = [];
-    const send = async (token: string, fields: object) =>
-      (await sendShortInit({
-        host: '127.0.0.1',
-        port: machine.envd.port,
-        token,
-        body: JSON.stringify({ accessToken: 'of the child', replaceEnvs: true, ...fields }),
-        timeoutMs: 2_000,
-        listenMs: 10_000,
-        onRefused: (why) => refusals.push(why),
-        signal: new AbortController().signal,
-      })) !== undefined;
-    const asChild = { 'X-Access-Token': 'of the child' };
     expect(await send('of another', { identity })).toBe(false);
     expect((await files())[0]).toBe('parent\n');
     expect(await send('of the parent', { identity, envVars: { A: '1' } })).toBe(true);

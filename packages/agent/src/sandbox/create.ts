@@ -142,8 +142,8 @@ function firstInit(
     envs,
     replaceEnvs: true,
     identity: { hostname: id, machineId, entropy, ...(isWarm ? {} : { nameservers }) },
-    // Nothing but its agent runs in a warm template.
-    ...(isWarm ? { onRefused } : {}),
+    // Nothing but its agent runs in a guest that has just booted, or in a warm template.
+    ...(isWarm || start.kind === 'boot' ? { onRefused } : {}),
     ...(start.kind === 'copy' ? { previousAccessToken: start.snapshot.accessToken } : {}),
   };
 }

@@ -5,6 +5,7 @@ import type { EnvdContext } from './context.ts';
 import type { IdleLimiter } from './files/handler.ts';
 import type { Flags } from './flags.ts';
 import { envs } from './http/envs.ts';
+import type { TakeDatagram } from './http/inbox.ts';
 import { createInit } from './http/init.ts';
 import { logs } from './http/logs.ts';
 import { createMetrics } from './http/metrics.ts';
@@ -20,6 +21,7 @@ import { createUsers } from './sys/users.ts';
 
 export interface Routes {
   answer(request: Request, server: IdleLimiter): Promise<Response>;
+  readonly takeDatagram: TakeDatagram;
   /** What is loaded with its first use; calling these is that first use. */
   readonly parts: readonly (() => Promise<unknown>)[];
 }
@@ -27,13 +29,11 @@ export interface Routes {
 /** These authenticate themselves, by signature or by the token in their body. */
 const SELF_AUTHENTICATED = new Set(['GET /files', 'POST /files', 'POST /init']);
 
-/** `port` is where envd listens. */
-export function createRoutes(flags: Flags, port: number): Routes {
+export function createRoutes(flags: Flags): Routes {
   const context = createContext(flags);
   const identity = flags.ownMachine ? createIdentity(context) : undefined;
   const init = createInit(context, { setClock: flags.setClock, identity });
   const shortInit = createShortInit(context.accessToken, init);
-  if (flags.ownMachine) shortInit.open(flags.host, port);
   const metrics = createMetrics(context.libc);
   const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
   const expose = lazily(async () =>
@@ -81,7 +81,7 @@ export function createRoutes(flags: Flags, port: number): Routes {
     return rpc === undefined ? errorJson(404, `no such path: ${path}`) : rpc(request);
   }
 
-  return { answer, parts };
+  return { answer, takeDatagram: shortInit.take, parts };
 }
 
 function createContext(flags: Flags): EnvdContext {

@@ -1,9 +1,11 @@
 /**
- * The HTTP server. It answers /health itself; everything else is in routes.ts, which is loaded with the first other
- * request, or right after the first /health; and its parts after that request, which must not wait for them: it is
- * the host's /init, and somebody waits for the sandbox. No other import here may cost start-up time.
+ * The HTTP server. It answers /health itself, and acknowledges the first settings that come in a datagram; everything
+ * else is in routes.ts, which is loaded with the first other request, or behind those settings; and its parts after that
+ * request, which must not wait for them. A host that has asked for /health is about to send the settings, and
+ * somebody waits for the sandbox: nothing is loaded in their way. No other import here may cost start-up time.
  */
 import type { Flags } from './flags.ts';
+import { type Inbox, openInbox } from './http/inbox.ts';
 import { errorJson, noContent } from './http/respond.ts';
 import { lazily } from './lazy.ts';
 import { logError } from './log.ts';
@@ -14,9 +16,12 @@ const PRELOAD_PAUSE_MS = 100;
 const PRELOAD_AFTER_HEALTH_MS = 3_000;
 
 export function startServer(flags: Flags): { readonly port: number } {
-  const routes = lazily(async () =>
-    (await import('./routes.ts')).createRoutes(flags, server.port ?? flags.port),
-  );
+  let inbox: Inbox | undefined;
+  const routes = lazily(async () => {
+    const created = (await import('./routes.ts')).createRoutes(flags);
+    inbox?.giveTo(created.takeDatagram);
+    return created;
+  });
   const parts = lazily(async () => {
     for (const load of (await routes()).parts) {
       await Bun.sleep(PRELOAD_PAUSE_MS);
@@ -24,7 +29,6 @@ export function startServer(flags: Flags): { readonly port: number } {
     }
   });
   const afterHealth = lazily(async () => {
-    await routes();
     await Bun.sleep(PRELOAD_AFTER_HEALTH_MS);
     await parts();
   });
@@ -59,5 +63,7 @@ export function startServer(flags: Flags): { readonly port: number } {
       return errorJson(500, 'internal error');
     },
   });
-  return { port: server.port ?? flags.port };
+  const port = server.port ?? flags.port;
+  if (flags.ownMachine) inbox = openInbox(flags.host, port, () => later(parts));
+  return { port };
 }

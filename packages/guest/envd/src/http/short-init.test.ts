@@ -76,4 +76,18 @@ describe('an /init in a datagram', () => {
     vi.runAllTimers();
     expect(applied).toEqual([]);
   });
+
+  it('needs no token where there is none yet, which the first of them sets', () => {
+    const fresh = createAccessToken();
+    const apply = (body: string): void => {
+      applied.push(body);
+      fresh.set(body);
+    };
+    short = createShortInit(fresh, { apply, answer: () => Promise.reject(new Error('not here')) });
+    expect(take(bytes('{}'))).toBe(false);
+    expect(take(bytes('whatever\nmine'))).toBe(true);
+    expect(take(bytes('whatever\nyours'))).toBe(false);
+    expect(applied).toEqual(['mine']);
+    expect(take(bytes('mine\nlater'))).toBe(true);
+  });
 });

@@ -3,25 +3,25 @@
  * anew after a restore, and this needs the fewest. So it is answered before it is applied; nothing else is answered
  * before that. Only where no program runs that could see the machine in between: the host knows when.
  *
- * The datagram is the access token, a line feed, and the body of an /init. What it does not prove gets no answer. What
- * could not be applied after all is told in a second one, `no` and the reason: the host ends the machine then.
+ * The datagram is the access token, a line feed, and the body of an /init. What it does not prove gets no answer; on a
+ * machine that has no token yet, which has only just booted, nothing has to be proven, as for an /init. What
+ * could not be applied after all is told in a second one, `no` and the reason: the host ends the machine then. They come by
+ * inbox.ts.
  */
 import type { AccessToken } from '../auth.ts';
 import { logError } from '../log.ts';
+import type { TakeDatagram } from './inbox.ts';
 import type { Init } from './init.ts';
 
 export interface ShortInit {
-  /** Whether it is to be acknowledged. `refuse` is told why it was not applied, if so. */
-  take(datagram: Uint8Array, refuse: (why: string) => void): boolean;
+  readonly take: TakeDatagram;
   /** Applies what was taken, if that is still to be done. Why it failed, as long as no /init has succeeded since. */
   settle(): string | undefined;
   /** A whole /init has succeeded. */
   replaced(): void;
-  open(hostname: string, port: number): void;
 }
 
-const ACKNOWLEDGEMENT = Buffer.from('ok');
-const REASON_MAX_CHARS = 300;
+const LINE_FEED = 10;
 
 interface Pending {
   readonly body: Uint8Array;
@@ -31,8 +31,6 @@ interface Pending {
 export function createShortInit(accessToken: AccessToken, init: Init): ShortInit {
   let pending: Pending | undefined;
   let failure: string | undefined;
-  // A socket that nobody holds is collected as garbage.
-  const held: Promise<unknown>[] = [];
 
   function settle(): string | undefined {
     if (pending === undefined) return failure;
@@ -50,10 +48,10 @@ export function createShortInit(accessToken: AccessToken, init: Init): ShortInit
   }
 
   function take(datagram: Uint8Array, refuse: (why: string) => void): boolean {
-    const begin = accessToken.leads(datagram);
-    if (begin === undefined) return false;
-    // An earlier one comes first, whoever was slow.
+    // An earlier one comes first, whoever was slow: it may be the one that sets the token.
     settle();
+    const begin = accessToken.isSet() ? accessToken.leads(datagram) : datagram.indexOf(LINE_FEED) + 1;
+    if (begin === undefined || begin === 0) return false;
     // A copy: the socket's memory is the next datagram's.
     pending = { body: new Uint8Array(datagram.subarray(begin)), refuse };
     setTimeout(settle, 0);
@@ -65,21 +63,6 @@ export function createShortInit(accessToken: AccessToken, init: Init): ShortInit
     settle,
     replaced: () => {
       failure = undefined;
-    },
-    open: (hostname, port) => {
-      const opened = Bun.udpSocket({
-        hostname,
-        port,
-        socket: {
-          data: (self, datagram, senderPort, senderAddress) => {
-            const refuse = (why: string): void => {
-              self.send(`no ${why.slice(0, REASON_MAX_CHARS)}`, senderPort, senderAddress);
-            };
-            if (take(datagram, refuse)) self.send(ACKNOWLEDGEMENT, senderPort, senderAddress);
-          },
-        },
-      });
-      held.push(opened.catch((error: unknown) => logError(`no datagrams on port ${port}`, error)));
     },
   };
 }
