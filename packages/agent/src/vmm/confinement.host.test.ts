@@ -1,6 +1,7 @@
 /** The confinement with programs of the distribution in the VMM's place. Root is needed, and no VM. */
 import { spawn } from 'node:child_process';
 import {
+  chmodSync,
   chownSync,
   closeSync,
   lstatSync,
@@ -138,6 +139,10 @@ describe('a confined process', () => {
     expect([made.uid, made.mode & 0o777, lstatSync(devicesDir).mode & 0o777]).toEqual([0, 0o666, 0o700]);
     expect(await say('/usr/bin/chmod 0600 /dev/net/tun || echo refused', open)).toMatch(/refused\n$/);
     expect(lstatSync(node)).toMatchObject({ ino: made.ino, mode: made.mode, uid: 0 });
+    // The directory is closed again where somebody has opened it.
+    chmodSync(devicesDir, 0o755);
+    expect(await say(script, open)).toMatch(/opened\n\/dev\/net\/tun\n$/);
+    expect(lstatSync(devicesDir).mode & 0o777).toBe(0o700);
     // What is there and is not the device is made anew.
     rmSync(node);
     writeFileSync(node, 'a file');

@@ -52,25 +52,31 @@ export async function provideDevices(
 }
 
 const NODE_MODE = 0o666;
-const beingMade = new Map<string, Promise<string | undefined>>();
+/** By node: those that are being made, and those that cannot be, which is not tried again. */
+const attempts = new Map<string, Promise<string | undefined>>();
 
 /** Undefined where it cannot be had. */
 async function keptNode(path: string, rdev: number, dir: string | undefined): Promise<string | undefined> {
   if (dir === undefined) return undefined;
   const node = join(dir, path.slice(1).replaceAll('/', '-'));
-  const found = await lstat(node).catch(() => undefined);
+  const [found, place] = await Promise.all([node, dir].map((at) => lstat(at).catch(() => undefined)));
   const isSound =
     found?.isCharacterDevice() === true && found.rdev === rdev && (found.mode & 0o777) === NODE_MODE;
-  if (isSound) return node;
-  const making = beingMade.get(node) ?? keepNode(node, rdev, dir).finally(() => beingMade.delete(node));
-  beingMade.set(node, making);
-  return making;
+  // Whoever may pass it could open the node: a directory that was restored from somewhere, say, may be open to all.
+  const isClosed = place?.isDirectory() === true && place.uid === 0 && (place.mode & 0o077) === 0;
+  if (isSound && isClosed) return node;
+  const attempt = attempts.get(node) ?? keepNode(node, rdev, dir);
+  attempts.set(node, attempt);
+  const made = await attempt;
+  if (made !== undefined) attempts.delete(node);
+  return made;
 }
 
 async function keepNode(node: string, rdev: number, dir: string): Promise<string | undefined> {
   const beside = `${node}.new`;
   try {
     await mkdir(dir, { recursive: true, mode: 0o700 });
+    await lchown(dir, 0, 0);
     await chmod(dir, 0o700);
     await makeDevice(beside, rdev);
     await chmod(beside, NODE_MODE);
