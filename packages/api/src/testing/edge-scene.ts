@@ -69,7 +69,7 @@ export function useEdge(): { readonly scene: Scene; ask(path: string, options?: 
     const logged: unknown[] = [];
     const limits = { perSandbox: 8, total: 8, idleMs: 10_000 };
     const log = { info: (fields: unknown) => void logged.push(fields) };
-    const edge = createEdge({ domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 300, log }, directory);
+    const edge = createEdge({ domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 800, log }, directory);
     const front = createServer((incoming, outgoing) => {
       const address = edge.addressOf(incoming);
       if (address === undefined) outgoing.writeHead(418).end();
