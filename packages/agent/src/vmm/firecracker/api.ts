@@ -1,7 +1,7 @@
 /**
  * A client of Firecracker's HTTP API on its unix socket. One connection a request: the server allows ten,
  * keeps them open for as long as the peer likes, and a connection left idle would outlive `detach`. The many requests
- * of a start, which follow each other, share one that their caller closes.
+ * of a start share some that their caller closes.
  */
 import { Agent, request as httpRequest } from 'node:http';
 import { WrennError } from '@wrenn/protocol';
@@ -63,9 +63,12 @@ export const DEFAULT_API_TIMEOUTS: ApiTimeouts = {
 
 type Method = 'GET' | 'PUT' | 'PATCH';
 
-/** One connection for requests that follow each other; to be destroyed. */
-export function createConnection(): Agent {
-  return new Agent({ keepAlive: true, maxSockets: 1 });
+/** Firecracker takes ten. */
+const CONNECTIONS = 4;
+
+/** Connections that the requests of a start share; to be destroyed. */
+export function createConnections(): Agent {
+  return new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
 }
 
 export function createFirecrackerApi(

@@ -25,7 +25,7 @@ import { type WatchdogOptions, withWatchdog } from '../watchdog.ts';
 import type { ConfinedProcess, ExitStatus } from '../wrapped-process.ts';
 import {
   type ApiTimeouts,
-  createConnection,
+  createConnections,
   createFirecrackerApi,
   DEFAULT_API_TIMEOUTS,
   type FirecrackerApi,
@@ -124,12 +124,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       releases.push(() => takeBackRunDir(spec.runDir));
       releases.push(() => removeFiles(spec.runDir, oldLogs));
       await removeFiles(spec.runDir, oldLogs);
-      const preparations = [
-        makeFifos([files.console.fifo, files.log.fifo], spec, signal),
-        enclosure.prepare(),
-      ];
-      await Promise.allSettled(preparations);
-      await Promise.all(preparations);
+      await allOf([makeFifos([files.console.fifo, files.log.fifo], spec, signal), enclosure.prepare()]);
       const inherited: number[] = [];
       const closeInherited = (): void => {
         for (const fd of inherited.splice(0)) closeSync(fd);
@@ -164,7 +159,7 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
       ).finally(closeInherited);
       handle ??= handleOf(process, spec.runDir);
 
-      const connection = createConnection();
+      const connection = createConnections();
       releases.push(() => connection.destroy());
       const api = createFirecrackerApi(files.socket, timeouts.api, connection);
       await toldOfDeath(process.exited, log, signal, async (gone) => {
@@ -175,10 +170,12 @@ export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver 
           gone,
         });
         if (!listens) return;
-        await configureSerial(api, signal);
-        if (snapshot === undefined) await configure(api, machine, signal);
-        await enclosure.seal();
-        await told;
+        await allOf([
+          configureSerial(api, signal),
+          snapshot === undefined ? configure(api, machine, signal) : undefined,
+          enclosure.seal(),
+          told,
+        ]);
         if (snapshot === undefined) await api.putAction('InstanceStart', signal);
         else {
           const load = (limited: AbortSignal): Promise<void> =>
@@ -272,12 +269,23 @@ async function configureSerial(api: FirecrackerApi, signal: AbortSignal): Promis
 
 /** Everything is configured before the start: no device can be added afterwards. */
 async function configure(api: FirecrackerApi, machine: Machine, signal: AbortSignal): Promise<void> {
-  await api.putMachineConfig(machine.machineConfig, signal);
-  await api.putBootSource(machine.bootSource, signal);
-  // One after the other: the order of the calls is the order of /dev/vda, vdb, vdc.
-  for (const drive of machine.drives) await api.putDrive(drive, signal);
-  await api.putNetworkInterface(machine.networkInterface, signal);
-  await api.putEntropy(machine.entropy, signal);
+  const putDrives = async (): Promise<void> => {
+    // One after the other: the order of the calls is the order of /dev/vda, vdb, vdc.
+    for (const drive of machine.drives) await api.putDrive(drive, signal);
+  };
+  await allOf([
+    api.putMachineConfig(machine.machineConfig, signal),
+    api.putBootSource(machine.bootSource, signal),
+    putDrives(),
+    api.putNetworkInterface(machine.networkInterface, signal),
+    api.putEntropy(machine.entropy, signal),
+  ]);
+}
+
+/** Side by side; not before all have settled, as what is still at work cannot be taken away. */
+async function allOf(all: readonly (Promise<void> | undefined)[]): Promise<void> {
+  await Promise.allSettled(all);
+  await Promise.all(all);
 }
 
 /**

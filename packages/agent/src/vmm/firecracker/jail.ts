@@ -98,10 +98,10 @@ export function createJail(parts: EnclosureParts, jailer: string): Enclosure {
       return startWrapped([prlimit, commandLine], output, options);
     },
     async seal() {
-      // Still to be passed through: KVM is opened at the start of the guest.
+      // Still to be passed through, at every moment: devices are opened meanwhile, and KVM at the start of the guest.
       for (const path of LENT_DIRECTORIES.map((name) => join(root, name))) {
-        await lchown(path, 0, spec.gid);
         await chmod(path, 0o710);
+        await lchown(path, 0, spec.gid);
       }
       await lchown(join(root, basename(program)), 0, 0);
       // Made where the host has one; nothing of ours uses it.
