@@ -103,7 +103,7 @@ async function* only<T>(...items: T[]): AsyncGenerator<T> {
 describe('the API', () => {
   it('leads a sandbox through its life', async () => {
     expect((await stat(socketPath)).mode & 0o777).toBe(0o600);
-    const { sandbox } = await client.sandboxes.createSandbox({
+    const { sandbox, access } = await client.sandboxes.createSandbox({
       template: 'base',
       vcpus: 2,
       metadata: { a: 'b' },
@@ -117,6 +117,8 @@ describe('the API', () => {
     expect(sandbox?.phases.length).toBeGreaterThan(5);
     expect(sandbox?.endsAt).toBeDefined();
     const id = sandbox?.id ?? '';
+    expect(access).toEqual(await client.sandboxes.getSandboxAccess({ id }));
+    expect(access).toMatchObject({ address: sandbox?.address, envdAccessToken: expect.stringMatching(/./) });
     expect((await client.sandboxes.pauseSandbox({ id })).sandbox?.state).toBe(SandboxState.PAUSED);
     expect((await client.sandboxes.resumeSandbox({ id })).sandbox?.state).toBe(SandboxState.RUNNING);
     expect((await client.sandboxes.setSandboxTimeout({ id })).sandbox?.endsAt).toBeUndefined();

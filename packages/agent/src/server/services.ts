@@ -59,10 +59,25 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     getMetrics: () => ({ text: metrics.render(manager.list()) }),
   });
 
+  const accessOf = (id: string) => {
+    const { address, accessToken } = manager.access(id);
+    return { address: address ?? '', envdAccessToken: accessToken, envdVersion: ENVD_VERSION };
+  };
+  /** One that has just been made may have come to its end by now. It was made all the same. */
+  const accessIfThere = (id: string) => {
+    try {
+      return accessOf(id);
+    } catch (error) {
+      if (error instanceof WrennError) return undefined;
+      throw error;
+    }
+  };
+
   router.service(SandboxService, {
-    createSandbox: async (request) => ({
-      sandbox: toSandboxProto(await manager.create(toCreateRequest(request))),
-    }),
+    createSandbox: async (request) => {
+      const view = await manager.create(toCreateRequest(request));
+      return { sandbox: toSandboxProto(view), access: accessIfThere(view.id) };
+    },
     getSandbox: ({ id }) => ({ sandbox: toSandboxProto(manager.get(id)) }),
     listSandboxes: () => ({ sandboxes: manager.list().map(toSandboxProto) }),
     pauseSandbox: async ({ id }) => ({ sandbox: toSandboxProto(await manager.pause(id)) }),
@@ -95,10 +110,7 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     updateSandboxNetwork: async ({ id, network }) => ({
       sandbox: toSandboxProto(await manager.setEgress(id, toEgress(network))),
     }),
-    getSandboxAccess: ({ id }) => {
-      const { address, accessToken } = manager.access(id);
-      return { address: address ?? '', envdAccessToken: accessToken, envdVersion: ENVD_VERSION };
-    },
+    getSandboxAccess: ({ id }) => accessOf(id),
     listTemplates: async () => ({ templates: (await manager.listTemplates()).map(toTemplateProto) }),
     streamLogs: async function* ({ id, follow }, { signal }) {
       const encoder = new TextEncoder();

@@ -42,8 +42,14 @@ export interface AgentAccess {
   readonly envdVersion: string;
 }
 
+export interface AgentCreated {
+  readonly sandbox: AgentSandbox;
+  /** Undefined where it is not there any more, or the agent is of a version that is asked for it. */
+  readonly access: AgentAccess | undefined;
+}
+
 export interface Agent {
-  create(request: AgentCreate): Promise<AgentSandbox>;
+  create(request: AgentCreate): Promise<AgentCreated>;
   get(id: string): Promise<AgentSandbox>;
   list(signal?: AbortSignal): Promise<readonly AgentSandbox[]>;
   resume(id: string): Promise<AgentSandbox>;
@@ -92,7 +98,10 @@ export function createAgent(config: ApiConfig['agent']): Agent {
   const withSignal = (signal: AbortSignal | undefined) => (signal === undefined ? soon : { ...soon, signal });
   return {
     create: (request) =>
-      meant(async () => toSandbox((await sandboxes.createSandbox(toCreate(request), long)).sandbox)),
+      meant(async () => {
+        const { sandbox, access } = await sandboxes.createSandbox(toCreate(request), long);
+        return { sandbox: toSandbox(sandbox), access: access === undefined ? undefined : toAccess(access) };
+      }),
     get: (id) => meant(async () => toSandbox((await sandboxes.getSandbox({ id }, soon)).sandbox)),
     list: (signal) =>
       meant(async () => (await sandboxes.listSandboxes({}, withSignal(signal))).sandboxes.map(toSandbox)),
@@ -110,13 +119,7 @@ export function createAgent(config: ApiConfig['agent']): Agent {
         async () => void (await sandboxes.updateSandboxNetwork({ id, network: toPolicy(network) }, long)),
       ),
     access: (id, signal) =>
-      meant(async () => {
-        const { address, envdAccessToken, envdVersion } = await sandboxes.getSandboxAccess(
-          { id },
-          withSignal(signal),
-        );
-        return { address, envdAccessToken, envdVersion };
-      }),
+      meant(async () => toAccess(await sandboxes.getSandboxAccess({ id }, withSignal(signal)))),
     snapshot: (id) => meant(async () => toSnapshot((await sandboxes.snapshotSandbox({ id }, long)).snapshot)),
     snapshots: () => meant(async () => (await sandboxes.listSnapshots({}, soon)).snapshots.map(toSnapshot)),
     deleteSnapshot: (id) => meant(async () => void (await sandboxes.deleteSnapshot({ id }, long))),
@@ -164,6 +167,11 @@ function toCreate({ from, vcpus, memoryMib, envs, metadata, timeoutMs, onTimeout
     onTimeout: onTimeout === 'hibernate' ? TimeoutAction.HIBERNATE : TimeoutAction.DESTROY,
     network: toPolicy(network),
   };
+}
+
+/** Without what else a message has. */
+function toAccess({ address, envdAccessToken, envdVersion }: AgentAccess): AgentAccess {
+  return { address, envdAccessToken, envdVersion };
 }
 
 function toPolicy({ allowInternetAccess, allowOut = [], denyOut = [] }: AgentNetwork) {

@@ -47,6 +47,14 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
   /** By key, one at a time: what is slow to be written does not pile up. */
   const marks = new Map<string, Promise<void>>();
   let inFlight = 0;
+  const mark = (id: string, at: Date): void => {
+    if (marks.has(id)) return;
+    const marked = keys
+      .markUsed(id, at)
+      .catch((err: unknown) => log.warn({ err }, 'the use of a key was not kept'))
+      .finally(() => marks.delete(id));
+    marks.set(id, marked);
+  };
   return {
     admit: async (headers, address) => {
       const secret = keyIn(headers);
@@ -71,13 +79,7 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
       open.set(id, held);
       inFlight += 1;
       const now = new Date();
-      if (now.getTime() - (key.lastUsedAt?.getTime() ?? 0) > MARK_EVERY_MS && !marks.has(id)) {
-        const mark = keys
-          .markUsed(id, now)
-          .catch((err: unknown) => log.warn({ err }, 'the use of a key was not kept'))
-          .finally(() => marks.delete(id));
-        marks.set(id, mark);
-      }
+      const isToBeMarked = now.getTime() - (key.lastUsedAt?.getTime() ?? 0) > MARK_EVERY_MS;
       let left = false;
       let ownBytes = 0;
       return {
@@ -102,6 +104,8 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
           held.requests -= 1;
           held.answerBytes -= ownBytes;
           if (held.requests === 0) open.delete(id);
+          // When nobody waits for it.
+          if (isToBeMarked) mark(id, now);
         },
       };
     },

@@ -40,6 +40,22 @@ describe('templates', () => {
     expect(page.body[0].spawnCount).toBeGreaterThan(0);
   });
 
+  it('are there for creations from the moment in which they are public, and not one longer', async () => {
+    const key = await api.newKey();
+    const made = async () => {
+      const { status, body } = await api.call('POST', '/v2/sandboxes', {
+        body: { templateID: 'minimal' },
+        key,
+      });
+      if (status === 201) await api.call('DELETE', `/sandboxes/${body.sandboxID}`, { key });
+      return status;
+    };
+    for (const isPublic of [true, false, true]) {
+      await api.call('PATCH', '/v2/templates/minimal', { body: { public: isPublic } });
+      for (const _ of [1, 2]) expect(await made()).toBe(isPublic ? 201 : 404);
+    }
+  });
+
   it('are deleted by an admin, when nobody uses them, with all that is known of them', async () => {
     const { sandboxID } = await create({ templateID: 'minimal' });
     const tags = { target: 'minimal', tags: ['v1'] };
@@ -53,6 +69,7 @@ describe('templates', () => {
     expect((await api.call('DELETE', '/templates/minimal:v1')).status).toBe(400);
     expect((await api.call('DELETE', '/templates/minimal')).status).toBe(204);
     expect((await api.call('DELETE', '/templates/minimal')).status).toBe(404);
+    expect((await api.call('POST', '/v2/sandboxes', { body: { templateID: 'minimal' } })).status).toBe(404);
     expect((await api.call('GET', '/templates/aliases/minimal')).status).toBe(404);
     expect(await api.store.templates.tags('minimal')).toEqual([]);
     expect((await api.store.templates.uses()).has('minimal')).toBe(false);

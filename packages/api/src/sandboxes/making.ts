@@ -50,7 +50,12 @@ const FIRST_TIMEOUT_MIN_MS = 1000;
 
 /** What the agent has made, before anybody knows. */
 interface Born {
-  readonly sandboxes: readonly { readonly sandbox: AgentSandbox; readonly record: NewSandboxRecord }[];
+  readonly sandboxes: readonly {
+    readonly sandbox: AgentSandbox;
+    readonly record: NewSandboxRecord;
+    /** Where the agent has said it already. */
+    readonly access?: AgentAccess | undefined;
+  }[];
   /** What its use is counted under. */
   readonly template?: string | undefined;
 }
@@ -91,8 +96,11 @@ export function createMaking({ agent, store, places, creations, watcher, templat
       let made: readonly Made[] = [];
       await creations.run(caller.teamId, async (marks) => {
         const { sandboxes, template } = await bear(request, marks);
-        // How to reach them is asked while they are being kept.
-        made = sandboxes.map((one) => ({ ...one, access: agent.access(one.sandbox.id) }));
+        // Where it is to be asked how to reach them, that is done while they are being kept.
+        made = sandboxes.map(({ access, ...one }) => ({
+          ...one,
+          access: access === undefined ? agent.access(one.sandbox.id) : Promise.resolve(access),
+        }));
         for (const { access } of made) access.catch(() => {});
         return { records: made.map(({ record }) => record), template };
       });
@@ -124,15 +132,18 @@ export function createMaking({ agent, store, places, creations, watcher, templat
         caller,
         { count: 1, autoPause: request.autoPause },
         checked(),
-        async ({ from, template }, marks) => {
-          const sandbox = await agent.create({
+        async ({ from, template, vcpus, memoryMib }, marks) => {
+          // What was checked is what is made, whatever the agent's defaults are by now.
+          const size = { vcpus: request.vcpus ?? vcpus, memoryMib: request.memoryMib ?? memoryMib };
+          const { sandbox, access } = await agent.create({
             ...settings,
+            ...('snapshotId' in from ? {} : size),
             from,
             metadata: { ...request.metadata, ...marks },
             timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
             onTimeout: request.autoPause ? 'hibernate' : 'destroy',
           });
-          return { template, sandboxes: [{ sandbox, record: toRecord(caller, sandbox, request) }] };
+          return { template, sandboxes: [{ sandbox, access, record: toRecord(caller, sandbox, request) }] };
         },
       );
       if (one === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');

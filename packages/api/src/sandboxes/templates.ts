@@ -83,12 +83,15 @@ export function createTemplates(agent: Agent, store: Store): Templates {
     throw new WrennError('not_permitted', 'Templates are shared by all: only an admin key may change them.');
   };
 
+  const lately = rememberTemplates(agent);
+
   return {
     resolve: async (caller, text) => {
       const { name, tag } = splitTag(text);
-      // Every creation waits for this: one question to each, both at once.
+      // Every creation waits for this: one question to each at most, both at once.
+      const remembered = lately.get();
       const [known, { snapshotId, aliasOf, hidden }] = await Promise.all([
-        agent.templates(),
+        remembered ?? lately.ask(),
         store.templates.meanings(caller.teamId, name, `${name}:${tag}`),
       ]);
       if (snapshotId !== undefined) {
@@ -97,11 +100,11 @@ export function createTemplates(agent: Agent, store: Store): Templates {
         const { vcpus, memoryMib } = snapshot;
         return { from: { snapshotId }, template: undefined, vcpus, memoryMib };
       }
-      const found = known.find(
-        (one) =>
-          (one.name === name || one.buildId === name || one.name === aliasOf) &&
-          (caller.admin || !hidden.has(one.name)),
-      );
+      const isMeant = (one: AgentTemplate): boolean =>
+        (one.name === name || one.buildId === name || one.name === aliasOf) &&
+        (caller.admin || !hidden.has(one.name));
+      const found =
+        known.find(isMeant) ?? (remembered === undefined ? undefined : (await lately.ask()).find(isMeant));
       if (found === undefined) throw noTemplate(name);
       const { vcpus, memoryMib } = found;
       const template = tag === DEFAULT_TAG ? found.name : await taggedBuild(found, tag);
@@ -148,6 +151,7 @@ export function createTemplates(agent: Agent, store: Store): Templates {
         });
       }
       await agent.deleteTemplate(view.name);
+      lately.forget();
       await store.templates.forget(view.name);
     },
     assignTags: async (caller, target, tags) => {
@@ -180,6 +184,28 @@ export function createTemplates(agent: Agent, store: Store): Templates {
       return { ...snapshot, number: 0n };
     },
     snapshots: (caller) => store.snapshots.list(caller.teamId),
+  };
+}
+
+/** For that long an agent that was started again with other default sizes is not noticed. */
+const REMEMBERED_MS = 60_000;
+
+/**
+ * The agent's list, for creations: it reads files for each, and a template that is in the list hardly ever goes. Whether it is
+ * still there the agent looks itself before it makes anything of it; one that is not in the list may be new.
+ */
+function rememberTemplates(agent: Agent) {
+  let known: { readonly list: readonly AgentTemplate[]; readonly untilMs: number } | undefined;
+  return {
+    get: () => (known !== undefined && performance.now() < known.untilMs ? known.list : undefined),
+    ask: async () => {
+      const list = await agent.templates();
+      known = { list, untilMs: performance.now() + REMEMBERED_MS };
+      return list;
+    },
+    forget: () => {
+      known = undefined;
+    },
   };
 }
 

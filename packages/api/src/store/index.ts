@@ -3,11 +3,13 @@ import type { WrennError } from '@wrenn/protocol';
 import { sql } from 'kysely';
 import type { ApiConfig } from '../config/schema.ts';
 import { createKeyStore, type KeyStore } from './keys.ts';
+import { createMemory } from './memory.ts';
 import { type OpenDatabase, openDatabase } from './open.ts';
 import { createSandboxStore, type SandboxStore } from './sandboxes.ts';
 import {
   createSnapshotStore,
   createTemplateStore,
+  type Meanings,
   type SnapshotStore,
   type TemplateStore,
 } from './templates.ts';
@@ -33,11 +35,12 @@ export async function openStore(config: ApiConfig['store']): Promise<Store> {
 }
 
 export function createStore({ db, isExclusive, claim, close }: OpenDatabase): Store {
+  const meanings = createMemory<Meanings>(isExclusive);
   return {
     keys: createKeyStore(db, isExclusive),
-    sandboxes: createSandboxStore(db),
-    snapshots: createSnapshotStore(db),
-    templates: createTemplateStore(db),
+    sandboxes: createSandboxStore(db, isExclusive),
+    snapshots: createSnapshotStore(db, meanings),
+    templates: createTemplateStore(db, meanings),
     ping: async () => void (await sql`SELECT 1`.execute(db)),
     claim,
     close,

@@ -6,6 +6,7 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { WrennError } from '@wrenn/protocol';
 import type { Kysely, Selectable } from 'kysely';
 import { z } from 'zod';
+import { createMemory } from './memory.ts';
 import type { Database } from './schema.ts';
 
 const SECRET_BYTES = 20;
@@ -66,55 +67,34 @@ export interface KeyStore {
   markUsed(id: string, at: Date): Promise<void>;
 }
 
-/** Keys whose holders have been here lately need not be asked for again. */
-const MAX_REMEMBERED = 10_000;
-
 /**
  * `isExclusive`: nobody else changes these tables, so that what was read of a key is true until it is changed here. On
  * a server others may revoke it, and every request asks.
  */
 export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyStore {
-  const remembered = new Map<string, ApiKey>();
-  let changes = 0;
-  /** All of them where nobody knows what has changed. What is being read at the moment may be of before. */
-  const forget = (hash?: string): void => {
-    changes += 1;
-    if (hash === undefined) remembered.clear();
-    else remembered.delete(hash);
+  const remembered = createMemory<ApiKey>(isExclusive);
+  const find = (hash: string): Promise<ApiKey | undefined> =>
+    remembered.get(hash, async () => {
+      const row = await db.selectFrom('api_keys').selectAll().where('hash', '=', hash).executeTakeFirst();
+      return row === undefined ? undefined : toKey(row);
+    });
+  const update = async (id: string, change: { name?: string; revoked_at?: Date; last_used_at?: Date }) => {
+    const row = await db
+      .updateTable('api_keys')
+      .set(change)
+      .where('id', '=', id)
+      .returningAll()
+      .executeTakeFirst();
+    if (row === undefined)
+      throw new WrennError('api_key_not_found', 'There is no such API key.', { field: 'id' });
+    return row;
   };
-  const remember = (hash: string, key: ApiKey): void => {
-    if (!isExclusive) return;
-    remembered.set(hash, key);
-    const [oldest] = remembered.keys();
-    if (remembered.size > MAX_REMEMBERED && oldest !== undefined) remembered.delete(oldest);
-  };
-  const find = async (hash: string): Promise<ApiKey | undefined> => {
-    const known = remembered.get(hash);
-    if (known !== undefined) return known;
-    const asOf = changes;
-    const row = await db.selectFrom('api_keys').selectAll().where('hash', '=', hash).executeTakeFirst();
-    if (row === undefined) return undefined;
-    const key = toKey(row);
-    if (asOf === changes) remember(hash, key);
-    return key;
-  };
-  const live = async (id: string, change: { name?: string; revoked_at?: Date; last_used_at?: Date }) => {
-    let hash: string | undefined;
-    try {
-      const row = await db
-        .updateTable('api_keys')
-        .set(change)
-        .where('id', '=', id)
-        .returningAll()
-        .executeTakeFirst();
-      if (row === undefined)
-        throw new WrennError('api_key_not_found', 'There is no such API key.', { field: 'id' });
-      hash = row.hash;
+  const change = (id: string, to: { name?: string; revoked_at?: Date }): Promise<ApiKey> =>
+    remembered.whileChanging(async () => {
+      const row = await update(id, to);
+      remembered.forget(row.hash);
       return toKey(row);
-    } finally {
-      forget(hash);
-    }
-  };
+    });
   return {
     create: async ({ name, teamId, admin = false, limits = {}, expiresAt }) => {
       const secret = `e2b_${randomBytes(SECRET_BYTES).toString('hex')}`;
@@ -148,9 +128,13 @@ export function createKeyStore(db: Kysely<Database>, isExclusive: boolean): KeyS
       const rows = await db.selectFrom('api_keys').selectAll().orderBy('created_at', 'desc').execute();
       return rows.map(toKey);
     },
-    rename: async (id, name) => await live(id, { name }),
-    revoke: async (id) => void (await live(id, { revoked_at: new Date() })),
-    markUsed: async (id, at) => void (await live(id, { last_used_at: at })),
+    rename: (id, name) => change(id, { name }),
+    revoke: async (id) => void (await change(id, { revoked_at: new Date() })),
+    markUsed: (id, at) =>
+      remembered.whileChanging(async () => {
+        const { hash } = await update(id, { last_used_at: at });
+        remembered.change(hash, (key) => ({ ...key, lastUsedAt: at }));
+      }),
   };
 }
 

@@ -1,6 +1,7 @@
 /** What the API knows of sandboxes and the agent does not: whose they are, and how the edge treats them. */
 import type { Kysely, QueryCreator, Selectable } from 'kysely';
 import { z } from 'zod';
+import { createMemory } from './memory.ts';
 import type { Database } from './schema.ts';
 
 /** As the owner set it; what a field means is said in rest/schemas. */
@@ -51,7 +52,29 @@ export interface SandboxStore {
   markEnded(ids: readonly string[], at: Date): Promise<void>;
 }
 
-export function createSandboxStore(db: Kysely<Database>): SandboxStore {
+export function createSandboxStore(db: Kysely<Database>, isExclusive: boolean): SandboxStore {
+  /** Of each key's, how many have not ended: asked for by every creation. */
+  const counts = createMemory<number>(isExclusive);
+  const keep = async (
+    id: string,
+    records: readonly NewSandboxRecord[],
+    template: string | undefined,
+  ): Promise<void> => {
+    const rows = records.map(toRow);
+    // One statement: one way to the database and back, and all of it or nothing.
+    const finish =
+      template === undefined
+        ? db
+            .with('kept', (query) => query.insertInto('sandboxes').values(rows))
+            .deleteFrom('creations')
+            .where('id', '=', id)
+        : db
+            .with('counted', (query) => countUse(query, template))
+            .with('kept', (query) => query.insertInto('sandboxes').values(rows))
+            .deleteFrom('creations')
+            .where('id', '=', id);
+    await finish.execute();
+  };
   return {
     begin: async (id, teamId) => {
       await db.insertInto('creations').values({ id, team_id: teamId, created_at: new Date() }).execute();
@@ -61,20 +84,10 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
         await db.deleteFrom('creations').where('id', '=', id).execute();
         return;
       }
-      const rows = records.map(toRow);
-      // One statement: one way to the database and back, and all of it or nothing.
-      const finish =
-        template === undefined
-          ? db
-              .with('kept', (query) => query.insertInto('sandboxes').values(rows))
-              .deleteFrom('creations')
-              .where('id', '=', id)
-          : db
-              .with('counted', (query) => countUse(query, template))
-              .with('kept', (query) => query.insertInto('sandboxes').values(rows))
-              .deleteFrom('creations')
-              .where('id', '=', id);
-      await finish.execute();
+      await counts.whileChanging(async () => {
+        await keep(id, records, template);
+        for (const { teamId, keyId } of records) counts.change(countKey(teamId, keyId), (count) => count + 1);
+      });
     },
     unfinished: async () => {
       const rows = await db.selectFrom('creations').select('id').execute();
@@ -94,16 +107,17 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
       if (teamId !== undefined) query = query.where('team_id', '=', teamId);
       return (await query.orderBy('number', 'desc').execute()).map(toRecord);
     },
-    count: async (teamId, keyId) => {
-      const { count } = await db
-        .selectFrom('sandboxes')
-        .select(({ fn }) => fn.countAll<string>().as('count'))
-        .where('team_id', '=', teamId)
-        .where('key_id', '=', keyId)
-        .where('ended_at', 'is', null)
-        .executeTakeFirstOrThrow();
-      return Number(count);
-    },
+    count: (teamId, keyId) =>
+      counts.get(countKey(teamId, keyId), async () => {
+        const { count } = await db
+          .selectFrom('sandboxes')
+          .select(({ fn }) => fn.countAll<string>().as('count'))
+          .where('team_id', '=', teamId)
+          .where('key_id', '=', keyId)
+          .where('ended_at', 'is', null)
+          .executeTakeFirstOrThrow();
+        return Number(count);
+      }),
     setTimeout: async (id, timeoutMs, endsAt) => {
       const change = { timeout_ms: String(timeoutMs), ends_at: endsAt };
       await db.updateTable('sandboxes').set(change).where('id', '=', id).execute();
@@ -117,15 +131,21 @@ export function createSandboxStore(db: Kysely<Database>): SandboxStore {
     },
     markEnded: async (ids, at) => {
       if (ids.length === 0) return;
-      await db
-        .updateTable('sandboxes')
-        .set({ ended_at: at })
-        .where('id', 'in', ids)
-        .where('ended_at', 'is', null)
-        .execute();
+      await counts.whileChanging(async () => {
+        const ended = await db
+          .updateTable('sandboxes')
+          .set({ ended_at: at })
+          .where('id', 'in', ids)
+          .where('ended_at', 'is', null)
+          .returning(['team_id', 'key_id'])
+          .execute();
+        for (const row of ended) counts.change(countKey(row.team_id, row.key_id), (count) => count - 1);
+      });
     },
   };
 }
+
+const countKey = (teamId: string, keyId: string): string => JSON.stringify([teamId, keyId]);
 
 function countUse(query: QueryCreator<Database>, template: string) {
   const now = new Date();

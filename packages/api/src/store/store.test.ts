@@ -153,6 +153,24 @@ function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: 
     expect((await store.sandboxes.live('t1')).map(({ id }) => id)).toEqual(['a']);
   });
 
+  it('knows how many of a key’s there are, whatever came and went since it was last asked', async () => {
+    const count = () => store.sandboxes.count('t1', 'counted');
+    const counted = (id: string) => record(id, { keyId: 'counted' });
+    expect(await count()).toBe(0);
+    await store.sandboxes.finish('c1', [counted('a'), counted('b'), record('c')]);
+    expect(await count()).toBe(2);
+    await expect(store.sandboxes.finish('c2', [counted('d'), counted('a')])).rejects.toThrow();
+    expect(await count()).toBe(2);
+    for (const _ of [1, 2]) await store.sandboxes.markEnded(['a', 'c', 'none'], new Date());
+    expect(await count()).toBe(1);
+    await Promise.all([
+      ...Array.from({ length: 20 }, (_, n) => store.sandboxes.finish(`p${n}`, [counted(`p${n}`)])),
+      ...Array.from({ length: 20 }, count),
+      store.sandboxes.markEnded(['b'], new Date()),
+    ]);
+    expect(await count()).toBe(20);
+  });
+
   it('undoes what fails half-way', async () => {
     await store.sandboxes.begin('c1', 't1');
     await expect(store.sandboxes.finish('c1', [record('a'), record('a')])).rejects.toThrow();

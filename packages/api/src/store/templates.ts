@@ -1,5 +1,6 @@
 /** Snapshots and their names; aliases, tags and use of templates. The images themselves are the agent's. */
 import { type Kysely, sql } from 'kysely';
+import type { Memory } from './memory.ts';
 import type { Database } from './schema.ts';
 
 export interface SnapshotRecord {
@@ -24,7 +25,14 @@ export interface SnapshotStore {
   remove(id: string): Promise<void>;
 }
 
-export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
+/** Of what names mean: all is forgotten with each change, of which there are few. */
+const changing = (meanings: Memory<Meanings>, write: () => Promise<unknown>): Promise<void> =>
+  meanings.whileChanging(async () => {
+    await write();
+    meanings.forget();
+  });
+
+export function createSnapshotStore(db: Kysely<Database>, meanings: Memory<Meanings>): SnapshotStore {
   const list = async (teamId: string) => {
     const rows = await db
       .selectFrom('snapshots')
@@ -51,21 +59,24 @@ export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
     return [...found.values()];
   };
   return {
-    add: async ({ id, teamId, keyId, sandboxId, createdAt, names }) => {
-      await db.transaction().execute(async (transaction) => {
-        await transaction
-          .insertInto('snapshots')
-          .values({ id, team_id: teamId, key_id: keyId, sandbox_id: sandboxId, created_at: createdAt })
-          .execute();
-        for (const name of names) {
+    add: ({ id, teamId, keyId, sandboxId, createdAt, names }) =>
+      changing(meanings, () =>
+        db.transaction().execute(async (transaction) => {
           await transaction
-            .insertInto('snapshot_names')
-            .values({ team_id: teamId, name, snapshot_id: id })
-            .onConflict((conflict) => conflict.columns(['team_id', 'name']).doUpdateSet({ snapshot_id: id }))
+            .insertInto('snapshots')
+            .values({ id, team_id: teamId, key_id: keyId, sandbox_id: sandboxId, created_at: createdAt })
             .execute();
-        }
-      });
-    },
+          for (const name of names) {
+            await transaction
+              .insertInto('snapshot_names')
+              .values({ team_id: teamId, name, snapshot_id: id })
+              .onConflict((conflict) =>
+                conflict.columns(['team_id', 'name']).doUpdateSet({ snapshot_id: id }),
+              )
+              .execute();
+          }
+        }),
+      ),
     idsOf: async (keyId) => {
       const rows = await db.selectFrom('snapshots').select('id').where('key_id', '=', keyId).execute();
       return rows.map(({ id }) => id);
@@ -73,7 +84,7 @@ export function createSnapshotStore(db: Kysely<Database>): SnapshotStore {
     get: async (teamId, id) => (await list(teamId)).find((snapshot) => snapshot.id === id),
     byName: async (teamId, name) => (await list(teamId)).find(({ names }) => names.includes(name)),
     list,
-    remove: async (id) => void (await db.deleteFrom('snapshots').where('id', '=', id).execute()),
+    remove: (id) => changing(meanings, () => db.deleteFrom('snapshots').where('id', '=', id).execute()),
   };
 }
 
@@ -114,25 +125,27 @@ export interface TemplateStore {
   forget(template: string): Promise<void>;
 }
 
-export function createTemplateStore(db: Kysely<Database>): TemplateStore {
+export function createTemplateStore(db: Kysely<Database>, remembered: Memory<Meanings>): TemplateStore {
+  const read = async (teamId: string, name: string, tagged: string): Promise<Meanings> => {
+    const { rows } = await sql<{ snapshot_id: string | null; alias_of: string | null; hidden: string[] }>`
+      SELECT
+        coalesce(
+          (SELECT id FROM snapshots WHERE team_id = ${teamId} AND id = ${name}),
+          (SELECT snapshot_id FROM snapshot_names WHERE team_id = ${teamId} AND name = ${tagged})
+        ) AS snapshot_id,
+        (SELECT template FROM template_aliases WHERE alias = ${name}) AS alias_of,
+        (SELECT coalesce(jsonb_agg(name), '[]') FROM templates WHERE NOT public) AS hidden
+    `.execute(db);
+    const [row] = rows;
+    return {
+      snapshotId: row?.snapshot_id ?? undefined,
+      aliasOf: row?.alias_of ?? undefined,
+      hidden: new Set(row?.hidden),
+    };
+  };
   return {
-    meanings: async (teamId, name, tagged) => {
-      const { rows } = await sql<{ snapshot_id: string | null; alias_of: string | null; hidden: string[] }>`
-        SELECT
-          coalesce(
-            (SELECT id FROM snapshots WHERE team_id = ${teamId} AND id = ${name}),
-            (SELECT snapshot_id FROM snapshot_names WHERE team_id = ${teamId} AND name = ${tagged})
-          ) AS snapshot_id,
-          (SELECT template FROM template_aliases WHERE alias = ${name}) AS alias_of,
-          (SELECT coalesce(jsonb_agg(name), '[]') FROM templates WHERE NOT public) AS hidden
-      `.execute(db);
-      const [row] = rows;
-      return {
-        snapshotId: row?.snapshot_id ?? undefined,
-        aliasOf: row?.alias_of ?? undefined,
-        hidden: new Set(row?.hidden),
-      };
-    },
+    meanings: (teamId, name, tagged) =>
+      remembered.get(JSON.stringify([teamId, name, tagged]), () => read(teamId, name, tagged)),
     uses: async () => {
       const rows = await db.selectFrom('templates').selectAll().execute();
       return new Map(
@@ -147,25 +160,28 @@ export function createTemplateStore(db: Kysely<Database>): TemplateStore {
         ]),
       );
     },
-    setPublic: async (name, isPublic) => {
+    setPublic: (name, isPublic) => {
       const row = { public: isPublic, updated_at: new Date() };
-      await db
-        .insertInto('templates')
-        .values({ name, spawn_count: '0', ...row })
-        .onConflict((conflict) => conflict.column('name').doUpdateSet(row))
-        .execute();
+      return changing(remembered, () =>
+        db
+          .insertInto('templates')
+          .values({ name, spawn_count: '0', ...row })
+          .onConflict((conflict) => conflict.column('name').doUpdateSet(row))
+          .execute(),
+      );
     },
     aliases: async () => {
       const rows = await db.selectFrom('template_aliases').selectAll().execute();
       return new Map(rows.map(({ alias, template }) => [alias, template]));
     },
-    setAlias: async (alias, template) => {
-      await db
-        .insertInto('template_aliases')
-        .values({ alias, template })
-        .onConflict((conflict) => conflict.column('alias').doUpdateSet({ template }))
-        .execute();
-    },
+    setAlias: (alias, template) =>
+      changing(remembered, () =>
+        db
+          .insertInto('template_aliases')
+          .values({ alias, template })
+          .onConflict((conflict) => conflict.column('alias').doUpdateSet({ template }))
+          .execute(),
+      ),
     tags: async (template) => {
       const rows = await db
         .selectFrom('template_tags')
@@ -191,12 +207,13 @@ export function createTemplateStore(db: Kysely<Database>): TemplateStore {
         .executeTakeFirst();
       return Number(numDeletedRows);
     },
-    forget: async (template) => {
-      await db.transaction().execute(async (transaction) => {
-        await transaction.deleteFrom('template_tags').where('template', '=', template).execute();
-        await transaction.deleteFrom('template_aliases').where('template', '=', template).execute();
-        await transaction.deleteFrom('templates').where('name', '=', template).execute();
-      });
-    },
+    forget: (template) =>
+      changing(remembered, () =>
+        db.transaction().execute(async (transaction) => {
+          await transaction.deleteFrom('template_tags').where('template', '=', template).execute();
+          await transaction.deleteFrom('template_aliases').where('template', '=', template).execute();
+          await transaction.deleteFrom('templates').where('name', '=', template).execute();
+        }),
+      ),
   };
 }

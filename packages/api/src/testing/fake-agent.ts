@@ -36,7 +36,7 @@ export interface FakeAgent {
   onCreate: (() => void) | undefined;
   /** Thrown by the next creation. */
   failCreate: ErrorCode | undefined;
-  /** Thrown where somebody asks how to reach a sandbox. */
+  /** Thrown where somebody asks how to reach a sandbox; creations do not tell it then. */
   failAccess: ErrorCode | undefined;
   /** The VMM ends by itself. */
   fail(id: string): void;
@@ -136,6 +136,11 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     tokens.set(sandbox.id, randomBytes(16).toString('hex'));
     return sandbox;
   };
+  const accessOf = ({ id, address }: Sandbox) => ({
+    address,
+    envdAccessToken: tokens.get(id) ?? '',
+    envdVersion: '0.6.4',
+  });
   const checkNetwork = ({
     allowOut = [],
     denyOut = [],
@@ -208,7 +213,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
           request.timeout,
         );
         envs.set(sandbox.id, request.envs);
-        return { sandbox };
+        return { sandbox, ...(fake.failAccess === undefined ? { access: accessOf(sandbox) } : {}) };
       },
       getSandbox: ({ id }) => ({ sandbox: find(id) }),
       listSandboxes: () => ({ sandboxes: [...sandboxes.values()].reverse() }),
@@ -294,9 +299,9 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
       },
       getSandboxAccess: ({ id }) => {
         if (fake.failAccess !== undefined) throw refuse(fake.failAccess, 'That is not to be told.');
-        const { address, state } = find(id);
-        if (state === S.FAILED) throw refuse('sandbox_failed', 'The sandbox has failed.');
-        return { address, envdAccessToken: tokens.get(id) ?? '', envdVersion: '0.6.4' };
+        const sandbox = find(id);
+        if (sandbox.state === S.FAILED) throw refuse('sandbox_failed', 'The sandbox has failed.');
+        return accessOf(sandbox);
       },
       streamLogs: async function* ({ id }) {
         find(id);
