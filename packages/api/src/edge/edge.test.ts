@@ -1,8 +1,8 @@
 /** Requests, and what the edge says itself. Over real sockets. */
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
-import { connect, createServer as createNetServer } from 'node:net';
-import { describe, expect, it } from 'vitest';
+import { connect, createServer as createNetServer, type Socket } from 'node:net';
+import { describe, expect, it, type MockInstance, vi } from 'vitest';
 import { answerOf, SANDBOX_ID as ID, listening, portOf, useEdge } from '../testing/edge-scene.ts';
 
 const { scene, ask } = useEdge();
@@ -41,6 +41,29 @@ describe('a request', () => {
       'x-forwarded-proto': 'http',
     });
     for (const name of ['x-hop', 'e2b-traffic-access-token']) expect(seen?.headers[name]).toBeUndefined();
+  });
+
+  it('is answered in as many pieces as the guest has sent', async () => {
+    let goOn = () => {};
+    scene.serve = (_, outgoing) => {
+      outgoing.write('one');
+      goOn = () => outgoing.end('two');
+    };
+    let writes: MockInstance[] = [];
+    scene.front.on('connection', (socket: Socket) => {
+      writes = [vi.spyOn(socket, '_write'), vi.spyOn(socket, '_writev' as '_write')];
+    });
+    const outgoing = ask('/');
+    outgoing.end();
+    const [answer] = (await once(outgoing, 'response')) as [IncomingMessage];
+    let text = '';
+    for await (const chunk of answer) {
+      text += chunk;
+      if (text === 'one') goOn();
+    }
+    expect(text).toBe('onetwo');
+    // Its head with what came first, the rest with its end.
+    expect(writes.flatMap(({ mock }) => mock.calls)).toHaveLength(2);
   });
 
   it('is told of in the log when it is over, without its path and headers', async () => {

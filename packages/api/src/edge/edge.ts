@@ -24,7 +24,8 @@ import {
 } from './answers.ts';
 import { endRest, passBody } from './body.ts';
 import { type ConnectionLimits, createConnections, reset } from './connections.ts';
-import { hasUncountedBody, isHttp2, requestHeaders, responseHeaders } from './headers.ts';
+import { hasUncountedBody, isHttp2, requestHeaders } from './headers.ts';
+import { headOf, passAnswer } from './pass-answer.ts';
 
 export interface EdgeOptions {
   /** Sandboxes are `<port>-<id>.<domain>`. */
@@ -337,41 +338,6 @@ function opened<T>(open: () => T): T | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** False for an answer that no client can be given; nothing is sent then. */
-function passAnswer(answer: IncomingMessage, response: Response, cutClient: () => void): boolean {
-  const plain = response as ServerResponse;
-  const { statusCode = 0 } = answer;
-  // A change of protocol that nobody asked for would leave the client with a connection that it reads wrongly.
-  if (statusCode < 200) return false;
-  try {
-    plain.writeHead(statusCode, responseHeaders(answer, isHttp2(response)));
-  } catch {
-    for (const name of response.getHeaderNames()) response.removeHeader(name);
-    return false;
-  }
-  plain.flushHeaders?.();
-  let isWhole = false;
-  answer.once('end', () => {
-    isWhole = true;
-    if (Object.keys(answer.trailers).length > 0 && !isHttp2(response))
-      plain.addTrailers(answer.trailers as never);
-  });
-  answer.once('error', cutClient);
-  answer.once('close', () => {
-    if (!isWhole) cutClient();
-  });
-  answer.pipe(plain);
-  return true;
-}
-
-function headOf(answer: IncomingMessage, own: Readonly<Record<string, string>>): string {
-  const headers = { ...responseHeaders(answer, false), ...own };
-  const lines = Object.entries(headers).flatMap(([name, value]) =>
-    (Array.isArray(value) ? value : [value]).map((each) => `${name}: ${each}`),
-  );
-  return [`HTTP/1.1 ${answer.statusCode} ${answer.statusMessage}`, ...lines, '', ''].join('\r\n');
 }
 
 function codeOf(error: Error): string {

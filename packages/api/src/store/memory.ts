@@ -14,10 +14,10 @@ export interface Memory<T> {
   forget(key?: string): void;
 }
 
-/** The newest stay. */
 const MAX_REMEMBERED = 10_000;
 
-export function createMemory<T>(isExclusive: boolean): Memory<T> {
+/** Of more than `most` the newest stay. */
+export function createMemory<T>(isExclusive: boolean, most = MAX_REMEMBERED): Memory<T> {
   const remembered = new Map<string, T>();
   let [writes, changes] = [0, 0];
 
@@ -37,7 +37,7 @@ export function createMemory<T>(isExclusive: boolean): Memory<T> {
       if (!isExclusive || found === undefined || !isQuiet || asOf !== changes) return found;
       remembered.set(key, found);
       const [oldest] = remembered.keys();
-      if (remembered.size > MAX_REMEMBERED && oldest !== undefined) remembered.delete(oldest);
+      if (remembered.size > most && oldest !== undefined) remembered.delete(oldest);
       return found;
     },
     whileChanging: async (write) => {

@@ -52,15 +52,25 @@ export interface SandboxStore {
   markEnded(ids: readonly string[], at: Date): Promise<void>;
 }
 
+/** Each has up to some 50 KiB that its owner has chosen. */
+const MAX_RECORDS = 1000;
+
 export function createSandboxStore(db: Kysely<Database>, isExclusive: boolean): SandboxStore {
   /** Of each key's, how many have not ended: asked for by every creation. */
   const counts = createMemory<number>(isExclusive);
+  /** Asked for by every request to one. */
+  const records = createMemory<SandboxRecord>(isExclusive, MAX_RECORDS);
+  const changing = (ids: readonly string[], write: () => Promise<unknown>): Promise<void> =>
+    records.whileChanging(async () => {
+      await write();
+      for (const id of ids) records.forget(id);
+    });
   const keep = async (
     id: string,
-    records: readonly NewSandboxRecord[],
+    made: readonly NewSandboxRecord[],
     template: string | undefined,
   ): Promise<void> => {
-    const rows = records.map(toRow);
+    const rows = made.map(toRow);
     // One statement: one way to the database and back, and all of it or nothing.
     const finish =
       template === undefined
@@ -79,29 +89,30 @@ export function createSandboxStore(db: Kysely<Database>, isExclusive: boolean): 
     begin: async (id, teamId) => {
       await db.insertInto('creations').values({ id, team_id: teamId, created_at: new Date() }).execute();
     },
-    finish: async (id, records, template) => {
-      if (records.length === 0) {
+    finish: async (id, made, template) => {
+      if (made.length === 0) {
         await db.deleteFrom('creations').where('id', '=', id).execute();
         return;
       }
       await counts.whileChanging(async () => {
-        await keep(id, records, template);
-        for (const { teamId, keyId } of records) counts.change(countKey(teamId, keyId), (count) => count + 1);
+        await keep(id, made, template);
+        for (const { teamId, keyId } of made) counts.change(countKey(teamId, keyId), (count) => count + 1);
       });
     },
     unfinished: async () => {
       const rows = await db.selectFrom('creations').select('id').execute();
       return rows.map(({ id }) => id);
     },
-    get: async (id) => {
-      const row = await db
-        .selectFrom('sandboxes')
-        .selectAll()
-        .where('id', '=', id)
-        .where('ended_at', 'is', null)
-        .executeTakeFirst();
-      return row === undefined ? undefined : toRecord(row);
-    },
+    get: (id) =>
+      records.get(id, async () => {
+        const row = await db
+          .selectFrom('sandboxes')
+          .selectAll()
+          .where('id', '=', id)
+          .where('ended_at', 'is', null)
+          .executeTakeFirst();
+        return row === undefined ? undefined : toRecord(row);
+      }),
     live: async (teamId) => {
       let query = db.selectFrom('sandboxes').selectAll().where('ended_at', 'is', null);
       if (teamId !== undefined) query = query.where('team_id', '=', teamId);
@@ -118,29 +129,28 @@ export function createSandboxStore(db: Kysely<Database>, isExclusive: boolean): 
           .executeTakeFirstOrThrow();
         return Number(count);
       }),
-    setTimeout: async (id, timeoutMs, endsAt) => {
+    setTimeout: (id, timeoutMs, endsAt) => {
       const change = { timeout_ms: String(timeoutMs), ends_at: endsAt };
-      await db.updateTable('sandboxes').set(change).where('id', '=', id).execute();
+      return changing([id], () => db.updateTable('sandboxes').set(change).where('id', '=', id).execute());
     },
-    setNetwork: async (id, network) => {
-      await db
-        .updateTable('sandboxes')
-        .set({ network: JSON.stringify(network) })
-        .where('id', '=', id)
-        .execute();
+    setNetwork: (id, network) => {
+      const change = { network: JSON.stringify(network) };
+      return changing([id], () => db.updateTable('sandboxes').set(change).where('id', '=', id).execute());
     },
     markEnded: async (ids, at) => {
       if (ids.length === 0) return;
-      await counts.whileChanging(async () => {
-        const ended = await db
-          .updateTable('sandboxes')
-          .set({ ended_at: at })
-          .where('id', 'in', ids)
-          .where('ended_at', 'is', null)
-          .returning(['team_id', 'key_id'])
-          .execute();
-        for (const row of ended) counts.change(countKey(row.team_id, row.key_id), (count) => count - 1);
-      });
+      await changing(ids, () =>
+        counts.whileChanging(async () => {
+          const ended = await db
+            .updateTable('sandboxes')
+            .set({ ended_at: at })
+            .where('id', 'in', ids)
+            .where('ended_at', 'is', null)
+            .returning(['team_id', 'key_id'])
+            .execute();
+          for (const row of ended) counts.change(countKey(row.team_id, row.key_id), (count) => count - 1);
+        }),
+      );
     },
   };
 }
