@@ -63,13 +63,15 @@ describe('a key', () => {
     await admit(door, 'a');
   });
 
-  it('is marked as used once, however many use it at the same time', async () => {
+  it('is marked as used once it has been answered, and once however many use it at the same time', async () => {
     const uses: string[] = [];
     const door = doorkeeper(uses);
-    await Promise.all(['a', 'a', 'a', 'b', 'a'].map((key) => admit(door, key)));
+    const all = await Promise.all(['a', 'a', 'a', 'b', 'a'].map((key) => admit(door, key)));
+    expect(uses).toEqual([]);
+    for (const each of all) each.leave();
     expect(uses.sort()).toEqual(['a', 'b']);
     await door.settle();
-    await admit(door, 'a');
+    (await admit(door, 'a')).leave();
     expect(uses.sort()).toEqual(['a', 'a', 'b']);
   });
 });

@@ -43,10 +43,19 @@ export async function openOfProcess(
   name: 'mem' | 'pagemap',
   flags: 'r' | 'r+',
 ): Promise<FileHandle> {
-  const file = await open(`/proc/${process.pid}/${name}`, flags);
-  if (await isAlive(process)) return file;
-  await file.close();
-  throw new WrennError('vmm_died', 'The VMM ended before its memory was opened.');
+  let file: FileHandle | undefined;
+  let cause: unknown;
+  try {
+    file = await open(`/proc/${process.pid}/${name}`, flags);
+  } catch (error) {
+    cause = error;
+  }
+  if (await isAlive(process)) {
+    if (file !== undefined) return file;
+    throw cause;
+  }
+  await file?.close();
+  throw new WrennError('vmm_died', 'The VMM ended before its memory was opened.', { cause });
 }
 
 /**
