@@ -1,5 +1,4 @@
 /** One sandbox: what it holds, what may happen to it next, and how it ends. */
-import { setMaxListeners } from 'node:events';
 import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
 import type { RateLimits } from '../config/rate-limits.ts';
@@ -18,6 +17,7 @@ import { copyOf, type EgressPolicy, slotEgress } from './egress.ts';
 import { endReason, explainFailure, panicOf } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
 import type { JournalRecord, Outlives } from './journal.ts';
+import { createLeases } from './leases.ts';
 import type { Phase } from './log.ts';
 import { createOperationQueue } from './operation-queue.ts';
 import type { TimeoutAction } from './spec.ts';
@@ -153,13 +153,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   let leftovers: string[] = [];
   let isGone = false;
   let lastConsole: string[] = [];
-  let leases = 0;
-  let thawedAtMs = 0;
-  let isFrozen = false;
 
   const queue = createOperationQueue(limits.maxQueuedOperations);
-  /** Aborts when the sandbox ends or hibernates: commands and transfers in it end with it. */
-  let life = newLife();
+  const leases = createLeases(id, limits.maxStreamsPerSandbox);
   const timer = createDeadline(() => {
     log.info({ sandboxId: id, onTimeout: record.onTimeout }, 'the time to live is over');
     if (record.onTimeout === 'hibernate') return sleepOrTryAgain();
@@ -254,7 +250,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
         ? new WrennError('sandbox_not_found', `Sandbox ${id} was destroyed meanwhile.`)
         : new WrennError('sandbox_failed', `Sandbox ${id} has failed: ${why}`);
     endError = error;
-    life.abort(error);
+    leases.close(error);
     await queue.close(error);
     try {
       if (journalled) await save({ state: 'destroying' });
@@ -313,16 +309,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       return belongings.releaseMachines();
     },
     newMachine: belongings.newMachine,
-    endStreams: (error) => {
-      life.abort(error);
-      life = newLife();
-    },
-    setFrozen: (frozen) => {
-      isFrozen = frozen;
-    },
-    thawed: () => {
-      thawedAtMs = Date.now();
-    },
+    endStreams: leases.endAll,
+    setFrozen: leases.setFrozen,
+    thawed: leases.thawed,
     setTimer: (endsAtMs) => timer.set(endsAtMs),
     addPhase: (phase) => {
       record = { ...record, phases: [...record.phases, phase] };
@@ -421,24 +410,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     use: () => {
       assertPossible({ id, state, reason }, 'use');
       if (holdings === undefined) throw new WrennError('internal', `Sandbox ${id} has no guest.`);
-      if (leases >= limits.maxStreamsPerSandbox) {
-        throw new WrennError(
-          'too_many_streams',
-          `Sandbox ${id} has ${leases} commands and transfers open already.`,
-          { hint: 'Wait for some of them to end.' },
-        );
-      }
-      leases++;
-      let open = true;
-      return {
-        envd: holdings.guest,
-        signal: life.signal,
-        mayBeSilent: (forMs) => state !== 'running' || isFrozen || Date.now() - thawedAtMs < forMs,
-        release: () => {
-          if (open) leases--;
-          open = false;
-        },
-      };
+      return leases.lend(holdings.guest, () => state === 'running');
     },
     consoleTail: async (maxLines) => {
       // Its console goes on where the file ends; every driver has it there.
@@ -455,19 +427,12 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       if (state === 'creating') return end('The agent was shut down during the creation.');
       if (record.purpose === 'own') return end(undefined);
       if (ending !== undefined) return ending;
-      life.abort(leaving);
+      leases.close(leaving);
       await queue.close(leaving);
       holdings?.microvm.detach();
       holdings?.guest.close();
     },
   };
-}
-
-function newLife(): AbortController {
-  const life = new AbortController();
-  // One listener for each command and transfer, as many as are allowed.
-  setMaxListeners(0, life.signal);
-  return life;
 }
 
 async function consoleOf(microvm: Microvm | undefined): Promise<string[]> {
