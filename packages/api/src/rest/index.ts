@@ -66,7 +66,7 @@ export function createRest({
     agentAnswers: () => watcher.agentAnswers,
   });
   const described: readonly Route[] = [
-    ...sandboxListRoutes(service),
+    ...sandboxListRoutes(service, templates),
     ...sandboxRoutes({ service, domain: config.domain }),
     ...sandboxHistoryRoutes(service),
     ...templateRoutes(templates),

@@ -2,6 +2,7 @@
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { SandboxService } from '../sandboxes/service.ts';
+import type { Templates } from '../sandboxes/templates.ts';
 import type { SandboxView } from '../sandboxes/view.ts';
 import { listParam, moment, numberParam, text } from './fields.ts';
 import { pageOf, parseMetadataFilter } from './pages.ts';
@@ -11,7 +12,7 @@ import * as schemas from './schemas.ts';
 
 const PAGE_MAX = 100;
 
-export function sandboxListRoutes(service: SandboxService): readonly Route[] {
+export function sandboxListRoutes(service: SandboxService, templates: Templates): readonly Route[] {
   const common = { tag: 'sandboxes', access: 'key', method: 'GET' } as const;
   return [
     route(
@@ -58,7 +59,8 @@ export function sandboxListRoutes(service: SandboxService): readonly Route[] {
           });
         }
         const wanted = new Set(states.data.length === 0 ? ['running', 'paused'] : states.data);
-        const found = (await service.list(caller)).filter(matching(query));
+        const template = query.template && (await templates.idOf(caller, query.template));
+        const found = (await service.list(caller)).filter(matching({ ...query, template }));
         const { items, nextToken } = pageOf(
           found.filter(({ state }) => wanted.has(state)),
           positionOf,

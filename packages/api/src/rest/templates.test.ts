@@ -40,6 +40,38 @@ describe('templates', () => {
     expect(page.body[0].spawnCount).toBeGreaterThan(0);
   });
 
+  it('are what sandboxes say they are of, by whatever name they were made and are looked for', async () => {
+    const { store, agent } = api;
+    await store.templates.setAlias('own', 'base');
+    await api.call('POST', '/templates/tags', { body: { target: 'base', tags: ['v1'] } });
+    const listed = async (template: string) => {
+      const { body } = await api.call('GET', `/v2/sandboxes?template=${encodeURIComponent(template)}`);
+      return body.map((each: { sandboxID: string }) => each.sandboxID).sort();
+    };
+    const made: string[] = [];
+    for (const templateID of ['base', 'base:default', 'base:v1', 'own', 'build-base']) {
+      const { sandboxID, templateID: told } = await create({ templateID });
+      expect(told, templateID).toBe('base');
+      expect((await api.call('GET', `/sandboxes/${sandboxID}`)).body.templateID, templateID).toBe('base');
+      made.push(sandboxID);
+    }
+    for (const name of ['base', 'own', 'base:v1', 'build-base'])
+      expect(await listed(name)).toEqual(made.sort());
+    for (const name of ['minimal', 'none', 'none:v1']) expect(await listed(name)).toEqual([]);
+
+    const { body: snapshot } = await api.call('POST', `/sandboxes/${made[0]}/snapshots`, {
+      body: { name: 'mine' },
+    });
+    const [snapshotId = ''] = agent.snapshots.keys();
+    const { sandboxID, templateID } = await create({ templateID: snapshot.snapshotID });
+    expect(templateID).toBe(snapshotId);
+    for (const name of ['mine', snapshot.snapshotID, snapshotId])
+      expect(await listed(name)).toEqual([sandboxID]);
+    for (const id of [...made, sandboxID]) await api.call('DELETE', `/sandboxes/${id}`);
+    await api.call('DELETE', '/templates/mine');
+    await api.call('DELETE', '/templates/tags', { body: { name: 'base', tags: ['v1'] } });
+  });
+
   it('are there for creations from the moment in which they are public, and not one longer', async () => {
     const key = await api.newKey();
     const made = async () => {

@@ -132,7 +132,7 @@ export function createMaking({ agent, store, places, creations, watcher, templat
         caller,
         { count: 1, autoPause: request.autoPause },
         checked(),
-        async ({ from, template, vcpus, memoryMib }, marks) => {
+        async ({ id, from, template, vcpus, memoryMib }, marks) => {
           // What was checked is what is made, whatever the agent's defaults are by now.
           const size = { vcpus: request.vcpus ?? vcpus, memoryMib: request.memoryMib ?? memoryMib };
           const { sandbox, access } = await agent.create({
@@ -143,7 +143,8 @@ export function createMaking({ agent, store, places, creations, watcher, templat
             timeoutMs: Math.max(FIRST_TIMEOUT_MIN_MS, request.timeoutMs),
             onTimeout: request.autoPause ? 'hibernate' : 'destroy',
           });
-          return { template, sandboxes: [{ sandbox, access, record: toRecord(caller, sandbox, request) }] };
+          const record = toRecord(caller, sandbox, { ...request, template: id });
+          return { template, sandboxes: [{ sandbox, access, record }] };
         },
       );
       if (one === undefined) throw new WrennError('internal', 'A creation ended without a sandbox.');

@@ -12,6 +12,8 @@ export interface TemplateView extends AgentTemplate {
 }
 
 export interface Origin {
+  /** What its sandboxes say that they are of, however it was called: a template's name, or a snapshot's id. */
+  readonly id: string;
   readonly from: { readonly template: string } | { readonly snapshotId: string };
   /** What its use is counted under; undefined for a snapshot. */
   readonly template: string | undefined;
@@ -26,6 +28,8 @@ export interface Templates {
   get(caller: Caller, name: string): Promise<TemplateView>;
   /** As `get`, and of a team's snapshots too; `not_permitted` where there is one that the caller may not use. */
   exists(caller: Caller, name: string): Promise<{ readonly id: string; readonly isPublic: boolean }>;
+  /** What sandboxes that are of it say; the name as it is where there is nothing of that name any more. */
+  idOf(caller: Caller, name: string): Promise<string>;
   tags(caller: Caller, name: string): Promise<readonly TemplateTag[]>;
   setPublic(caller: Caller, name: string, isPublic: boolean): Promise<TemplateView>;
   /** Of a template or, for its team, a snapshot. */
@@ -98,7 +102,7 @@ export function createTemplates(agent: Agent, store: Store): Templates {
         const snapshot = (await agent.snapshots()).find(({ id }) => id === snapshotId);
         if (snapshot === undefined) throw noTemplate(text);
         const { vcpus, memoryMib } = snapshot;
-        return { from: { snapshotId }, template: undefined, vcpus, memoryMib };
+        return { id: snapshotId, from: { snapshotId }, template: undefined, vcpus, memoryMib };
       }
       const isMeant = (one: AgentTemplate): boolean =>
         (one.name === name || one.buildId === name || one.name === aliasOf) &&
@@ -108,7 +112,7 @@ export function createTemplates(agent: Agent, store: Store): Templates {
       if (found === undefined) throw noTemplate(name);
       const { vcpus, memoryMib } = found;
       const template = tag === DEFAULT_TAG ? found.name : await taggedBuild(found, tag);
-      return { from: { template }, template: found.name, vcpus, memoryMib };
+      return { id: found.name, from: { template }, template: found.name, vcpus, memoryMib };
     },
     list: views,
     get: find,
@@ -121,6 +125,11 @@ export function createTemplates(agent: Agent, store: Store): Templates {
       await taggedBuild(hidden, tag);
       if (hidden.use.public || caller.admin) return { id: hidden.name, isPublic: hidden.use.public };
       throw new WrennError('not_permitted', 'There is a template of this name, and it is not public.');
+    },
+    idOf: async (caller, text) => {
+      const { name, tag } = splitTag(text);
+      const snapshot = await findSnapshot(caller, name, tag);
+      return snapshot?.id ?? (await views(caller)).find(isCalled(name))?.name ?? text;
     },
     tags: async (caller, name) => {
       const { name: template, buildId, createdAt } = await find(caller, name);
