@@ -63,6 +63,7 @@ export async function createContext(version: Version): Promise<Context> {
     recorder.watch(name, each);
     recorder.watch(name, Object.create(each.prototype) as object);
   }
+  if (sdk.Template !== undefined) recorder.watch('Template', sdk.Template);
   if (recorder.has('Sandbox.listSnapshots'))
     recorder.watch('snapshots', sdk.Sandbox.listSnapshots({ apiKey: 'e2b_00' }));
 

@@ -10,6 +10,7 @@ import { refusalCases } from './refusals.ts';
 import { nameOf, VERSIONS } from './sdks.ts';
 import { type SdkServer, startServer } from './server.ts';
 import { snapshotCases } from './snapshots.ts';
+import { clientCases, templateCases } from './templates.ts';
 import { commandLineCases, domainCases, interpreterCases } from './tools.ts';
 
 let server: SdkServer;
@@ -30,6 +31,8 @@ for (const version of VERSIONS) {
     if (!version.leaves.includes('git')) describe('repositories', () => gitCases(context));
     describe('sandboxes', () => lifecycleCases(context));
     describe('snapshots', () => snapshotCases(context));
+    describe('templates', () => templateCases(context));
+    describe('a client of its own', () => clientCases(context));
     describe('networks, and what is not there', () => refusalCases(context));
     if (context.isNewest) describe('ports', () => portCases(context));
 

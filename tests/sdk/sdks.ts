@@ -32,6 +32,7 @@ export const nameOf = ({ minor }: Version): string => (Number.isFinite(minor) ? 
 
 const PRIVATE = 'private or protected in its types';
 const NO_VOLUMES = 'there are no volumes: that making, finding and listing them is refused clearly is tried';
+const NO_SERVER = 'asks no server';
 const ITS_GUEST = 'needs the template mcp-gateway';
 
 /** What no case calls, and why. A name may end in a star. */
@@ -59,6 +60,8 @@ const EXCLUSIONS: Readonly<Record<string, string>> = {
   'snapshots#updatePagination': PRIVATE,
   'Volume.resolveOpts': PRIVATE,
   'Secret.resolveOpts': PRIVATE,
+  'Template.toJSON': NO_SERVER,
+  'Template.toDockerfile': NO_SERVER,
   'Volume#*': NO_VOLUMES,
   'Sandbox#getMcpToken': ITS_GUEST,
 };
