@@ -20,6 +20,8 @@ export interface SdkServer {
   /** PEM. */
   readonly certificate: string;
   readonly pid: number;
+  /** Of the embedded store. */
+  readonly dataDir: string;
   /** Takes all away; fails when anything of a sandbox is left. */
   close(): Promise<void>;
 }
@@ -29,7 +31,12 @@ const API_UID = 1_899_999_999;
 const START_MS = 60_000;
 const POOLED = 2;
 
-export async function startServer(number: number): Promise<SdkServer> {
+export interface SdkServerOptions {
+  /** Of a PostgreSQL server; the store is embedded else. */
+  readonly databaseUrl?: string;
+}
+
+export async function startServer(number: number, options: SdkServerOptions = {}): Promise<SdkServer> {
   const files = await prepareAgent(number, {
     warm: { mode: 'auto' },
     pool: { entries: [{ template: 'base', size: POOLED }] },
@@ -47,10 +54,10 @@ export async function startServer(number: number): Promise<SdkServer> {
     const agent = await startAgentProcess(files);
     undo.push(() => endAgent(agent, () => remains(files)));
     await agent.client.sandboxes.warmTemplate({ template: 'base' });
-    const { key, certificate } = await makeCertificate(files.dir);
+    const { key: tlsKey, certificate } = await makeCertificate(files.dir);
     const sockets = new Set<Socket>();
     let plainPort = 0;
-    const tls = createServer({ key, cert: certificate }, (client) => {
+    const tls = createServer({ key: tlsKey, cert: certificate }, (client) => {
       const plain = connect(plainPort, '127.0.0.1');
       sockets.add(plain);
       plain.once('close', () => sockets.delete(plain) && client.destroy());
@@ -63,15 +70,18 @@ export async function startServer(number: number): Promise<SdkServer> {
     const config = join(files.dir, 'api.json');
     const store = { dataDir: join(files.dir, 'api/store') };
     await writeFile(config, JSON.stringify({ listen: { port: 0 }, domain, store, logLevel: 'warn' }));
+    const own = { WRENN_API_CONFIG: config, WRENN_SOCKET: files.socketPath };
+    const database = options.databaseUrl === undefined ? {} : { DATABASE_URL: options.databaseUrl };
     const api = spawn(process.execPath, [CLI, 'api'], {
-      env: { PATH: process.env.PATH, WRENN_API_CONFIG: config, WRENN_SOCKET: files.socketPath },
+      env: { PATH: process.env.PATH, ...own, ...database },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     undo.push(() => endProcess(api));
     const told = await exportsOf(api);
     const url = told.get('E2B_API_URL') ?? '';
     plainPort = Number(new URL(url).port);
-    return { url, key: told.get('E2B_API_KEY') ?? '', domain, certificate, pid: api.pid ?? 0, close };
+    const key = told.get('E2B_API_KEY') ?? '';
+    return { url, key, domain, certificate, pid: api.pid ?? 0, dataDir: store.dataDir, close };
   } catch (error) {
     await close().catch(() => {});
     throw error;
