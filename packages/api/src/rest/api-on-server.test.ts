@@ -4,5 +4,7 @@ import { STORE_SETTING } from '../testing/harness.ts';
 
 vi.stubEnv(STORE_SETTING, 'server');
 // Each within a suite of its own, so that there is one API after the other.
-for (const name of ['sandboxes', 'creations', 'templates', 'keys', 'server', 'edge-directory'])
-  describe(name, async () => void (await import(`./${name}.test.ts`)));
+const FILES = ['sandboxes', 'creations', 'templates', 'keys', 'server', 'http2', 'edge-directory', 'fuzz'];
+for (const name of FILES) describe(name, async () => void (await import(`./${name}.test.ts`)));
+for (const name of ['waking', 'activity'])
+  describe(name, async () => void (await import(`../sandboxes/${name}.test.ts`)));
