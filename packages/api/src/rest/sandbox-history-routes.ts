@@ -42,7 +42,10 @@ export function sandboxHistoryRoutes(service: SandboxService): readonly Route[] 
         ...under,
         path: '/sandboxes/{sandboxID}/metrics',
         summary: 'What it uses, over time',
-        query: z.strictObject({ start: unixSeconds.optional(), end: unixSeconds.optional() }),
+        query: z.strictObject({
+          start: unixSeconds.optional().describe('Seconds since 1970.'),
+          end: unixSeconds.optional().describe('Seconds since 1970.'),
+        }),
         responses: { 200: z.array(schemas.metricSchema) },
       },
       async ({ caller, params: { sandboxID }, query: { start, end } }) => {

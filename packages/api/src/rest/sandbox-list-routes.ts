@@ -11,6 +11,9 @@ import { type Route, route } from './route.ts';
 import * as schemas from './schemas.ts';
 
 const PAGE_MAX = 100;
+const metadataFilter = text(64 * 1024)
+  .optional()
+  .describe('As a form, a=b&c=d, of which each key and value is encoded once more.');
 
 export function sandboxListRoutes(service: SandboxService, templates: Templates): readonly Route[] {
   const common = { tag: 'sandboxes', access: 'key', method: 'GET' } as const;
@@ -20,7 +23,7 @@ export function sandboxListRoutes(service: SandboxService, templates: Templates)
         ...common,
         path: '/sandboxes',
         summary: 'List running sandboxes',
-        query: z.strictObject({ metadata: text(64 * 1024).optional() }),
+        query: z.strictObject({ metadata: metadataFilter }),
         responses: { 200: z.array(schemas.listedSandboxSchema) },
         deprecated: true,
       },
@@ -40,13 +43,13 @@ export function sandboxListRoutes(service: SandboxService, templates: Templates)
         path: '/v2/sandboxes',
         summary: 'List sandboxes, newest first, in pages',
         query: z.strictObject({
-          metadata: text(64 * 1024).optional(),
-          state: listParam(16).optional(),
+          metadata: metadataFilter,
+          state: listParam(16).optional().describe('running, paused, or both, which is all.'),
           order: z.enum(['asc', 'desc']).default('desc'),
-          startedAfter: moment.optional(),
-          template: text(256).optional(),
+          startedAfter: moment.optional().describe('Or at that time.'),
+          template: text(256).optional().describe('By its name, an alias, name:tag; or a snapshot.'),
           limit: numberParam(1, PAGE_MAX).default(PAGE_MAX),
-          nextToken: text(256).optional(),
+          nextToken: text(256).optional().describe('X-Next-Token of the page before.'),
         }),
         responses: { 200: z.array(schemas.listedSandboxSchema) },
         headers: ['X-Next-Token', 'X-Total-Running'],

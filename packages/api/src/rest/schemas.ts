@@ -14,73 +14,82 @@ export const errorSchema = z
 
 const destinations = z.array(text(256).min(1)).max(256);
 const egress = {
-  allowOut: destinations.nullish(),
-  denyOut: destinations.nullish(),
+  allowOut: destinations
+    .nullish()
+    .describe(
+      'Addresses, networks as 10.0.0.0/8, and, where denyOut has 0.0.0.0/0, names. Goes before denyOut.',
+    ),
+  denyOut: destinations.nullish().describe('Addresses and networks.'),
   egressProxy: unsupported,
   rules: unsupported,
 };
 
 const networkConfig = body({
   ...egress,
-  allowPublicTraffic: z.boolean().nullish(),
-  /** `${PORT}` stands for the port. */
+  allowPublicTraffic: z
+    .boolean()
+    .nullish()
+    .describe('Whether its ports are open to who has no e2b-traffic-access-token.'),
   maskRequestHost: text(255)
     .regex(
       /^[A-Za-z0-9.\-:_[\]]*(\$\{PORT\})?[A-Za-z0-9.\-:_[\]]*$/,
       'must be a host, with a placeholder for its port if need be',
     )
-    .nullish(),
+    .nullish()
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: a placeholder of E2B's
+    .describe('The Host that its servers see; ${PORT} stands for the port.'),
   httpsPorts: unsupported,
 });
 
-export const networkUpdateBody = body({ ...egress, allow_internet_access: z.boolean().nullish() });
+const internet = z.boolean().nullish().describe('Whether it reaches anything but what is allowed.');
+export const networkUpdateBody = body({ ...egress, allow_internet_access: internet });
 
 const newSandbox = {
-  templateID: text(256).min(1),
-  metadata: metadata.nullish(),
-  envVars: envs.nullish(),
-  allow_internet_access: z.boolean().nullish(),
+  templateID: text(256).min(1).describe('A template by its name, an alias or name:tag; or a snapshot.'),
+  metadata: metadata.nullish().describe('What lists can be filtered by.'),
+  envVars: envs.nullish().describe('Of every command.'),
+  allow_internet_access: internet,
   network: networkConfig.nullish(),
-  autoPause: z.boolean().nullish(),
+  autoPause: z.boolean().nullish().describe('Whether it pauses when its time is over, instead of ending.'),
   autoPauseMemory: z.literal(true, 'only true is supported: sandboxes pause with their memory').nullish(),
-  autoResume: body({ enabled: z.boolean() }).nullish(),
+  autoResume: body({ enabled: z.boolean() }).nullish().describe('Whether traffic wakes it.'),
   /** Wrenn's own: other sizes than the template's. */
-  cpuCount: z.int().min(1).max(1024).nullish(),
+  cpuCount: z.int().min(1).max(1024).nullish().describe('Virtual CPUs, where not those of the template.'),
   memoryMB: z
     .int()
     .min(64)
     .max(16 * 1024 * 1024)
-    .nullish(),
+    .nullish()
+    .describe('MiB, where not those of the template.'),
   iam: unsupported,
   mcp: unsupported,
   volumeMounts: unsupported,
 };
-export const newSandboxBody = body({
-  ...newSandbox,
-  timeout: seconds.default(15),
-  /** Taken and not needed: the guest agent always wants its token. */
-  secure: z.boolean().nullish(),
-});
-export const newSandboxV2Body = body({
-  ...newSandbox,
-  timeout: seconds.default(300),
-  secure: z.boolean().nullish(),
-});
+const secure = z.boolean().nullish().describe('Changes nothing: the guest agent always wants its token.');
+const life = (defaultS: number) => seconds.default(defaultS).describe('Seconds from now.');
+export const newSandboxBody = body({ ...newSandbox, timeout: life(15), secure });
+export const newSandboxV2Body = body({ ...newSandbox, timeout: life(300), secure });
 export type NewSandboxBody = z.output<typeof newSandboxBody>;
 
 const memoryKept = z.literal(true, 'only true is supported: sandboxes pause with their memory').nullish();
-export const connectBody = body({ timeout: seconds, memory: memoryKept });
-export const connectV2Body = body({ timeout: seconds.default(300), memory: memoryKept });
+const extended = 'Seconds from now; it never ends sooner than it would have.';
+export const connectBody = body({ timeout: seconds.describe(extended), memory: memoryKept });
+export const connectV2Body = body({
+  timeout: seconds.default(300).describe(extended),
+  memory: memoryKept,
+});
 export const resumeBody = body({
-  timeout: seconds.default(15),
+  timeout: life(15),
   memory: memoryKept,
   /** Older SDKs say again what was settled at the creation. */
   autoPause: z.boolean().nullish(),
 });
 export const pauseBody = body({ memory: memoryKept });
-export const timeoutBody = body({ timeout: seconds });
-export const refreshBody = body({ duration: z.int().min(0).max(3600).default(15) });
-export const forkBody = body({ count: z.int().min(1).max(1000).default(1), timeout: seconds.default(15) });
+export const timeoutBody = body({ timeout: seconds.describe('Seconds from now.') });
+export const refreshBody = body({
+  duration: z.int().min(0).max(3600).default(15).describe(extended),
+});
+export const forkBody = body({ count: z.int().min(1).max(1000).default(1), timeout: life(15) });
 
 const NAME = /^([a-z0-9][a-z0-9_-]{0,63}\/)?[a-z0-9][a-z0-9_.-]{0,127}$/;
 const NAME_WITH_TAG =
@@ -96,10 +105,9 @@ export const templateUpdateBody = body({ public: z.boolean().nullish() });
 export const newKeyBody = body({
   name: text(128).min(1),
   expiresAt: moment.nullish(),
-  /** Whose sandboxes it sees; absent for a team of its own. */
-  teamID: text(64).min(1).nullish(),
-  admin: z.boolean().nullish(),
-  limits: keyLimitOverridesSchema.nullish(),
+  teamID: text(64).min(1).nullish().describe('Whose sandboxes it sees; absent for a team of its own.'),
+  admin: z.boolean().nullish().describe('Whether it manages keys and templates, and reads /metrics.'),
+  limits: keyLimitOverridesSchema.nullish().describe('Instead of those of the configuration.'),
 });
 export const renameKeyBody = body({ name: text(128).min(1) });
 
@@ -114,9 +122,9 @@ export const sandboxSchema = z
     templateID: z.string(),
     clientID: z.string(),
     envdVersion: z.string(),
-    envdAccessToken: z.string(),
-    trafficAccessToken: z.string().nullable(),
-    domain: z.string().nullable(),
+    envdAccessToken: z.string().describe('For its guest agent, as X-Access-Token.'),
+    trafficAccessToken: z.string().nullable().describe('For its ports, where they are not public.'),
+    domain: z.string().nullable().describe('Its ports are at <port>-<sandboxID>.<domain>.'),
     alias: z.string().optional(),
   })
   .meta({ id: 'Sandbox' });
@@ -131,8 +139,8 @@ const listed = {
   endAt: dateTime,
   state,
   cpuCount: int,
-  memoryMB: int,
-  diskSizeMB: int,
+  memoryMB: int.describe('MiB.'),
+  diskSizeMB: int.describe('MiB.'),
   envdVersion: z.string(),
   metadata: names,
   volumeMounts,
@@ -160,10 +168,10 @@ export type DetailAnswer = z.input<typeof sandboxDetailSchema>;
 export const metricSchema = z
   .object({
     timestamp: dateTime,
-    timestampUnix: int,
+    timestampUnix: int.describe('Seconds since 1970.'),
     cpuCount: int,
     cpuUsedPct: z.number(),
-    memUsed: int,
+    memUsed: int.describe('Bytes, as all below.'),
     memTotal: int,
     memCache: int,
     diskUsed: int,

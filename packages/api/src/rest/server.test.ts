@@ -34,6 +34,17 @@ describe('the server', () => {
     const page = await api.call('GET', '/docs', { key: null });
     expect(page.body).toContain('/v2/sandboxes');
     expect(page.body).not.toMatch(/<script|src=|https?:\/\//);
+    // In words, for people: those who want JSON have the document.
+    expect(page.body).not.toMatch(/"type"|\$ref|&#34;(type|anyOf)&#34;/);
+    expect(page.body).toContain(
+      '<td><code>timeout</code><td>integer from 0 to 2147483647<td>Seconds from now.',
+    );
+    for (const link of page.body.matchAll(/href="#(\w+)"/g)) expect(page.body).toContain(`id="${link[1]}"`);
+    for (const [path, methods] of Object.entries<object>(body.paths)) {
+      for (const method of Object.keys(methods)) {
+        expect(page.body).toContain(`<b>${method.toUpperCase()}</b> <code>${path}</code>`);
+      }
+    }
     expect((await api.call('GET', '/health', { key: null })).status).toBe(204);
     const metrics: string = (await api.call('GET', '/metrics')).body;
     expect(metrics).toContain('wrenn_api_requests_total{method="GET",route="/health"');

@@ -11,7 +11,10 @@ import * as schemas from './schemas.ts';
 
 const params = z.strictObject({ templateID: text(256) });
 const PAGE_MAX = 100;
-const paging = { limit: numberParam(1, PAGE_MAX).default(PAGE_MAX), nextToken: text(256).optional() };
+const paging = {
+  limit: numberParam(1, PAGE_MAX).default(PAGE_MAX),
+  nextToken: text(256).optional().describe('X-Next-Token of the page before.'),
+};
 
 export function templateRoutes(templates: Templates): readonly Route[] {
   const common = { tag: 'templates', access: 'key' } as const;
