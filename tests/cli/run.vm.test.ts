@@ -190,8 +190,9 @@ describe('what is wrong gets a code and changes nothing', () => {
     [['sandbox', 'get', '--json', unknown], 3, '"code":"sandbox_not_found"'],
     [['sandbox', 'exec', unknown, '--', 'true'], 125, 'There is no sandbox'],
     [['sandbox', 'cp', 'a', 'b'], 2, 'must be in a sandbox'],
-    [['sandbox', 'frobnicate'], 2, 'unknown command'],
-    [['run'], 2, 'missing required argument'],
+    [['sandbox', 'frobnicate'], 2, 'Unknown command'],
+    [['run'], 2, 'Missing required argument'],
+    [['sandbox', 'get', '--json'], 2, '"code":"invalid_argument"'],
   ])('%j', async (args, code, told) => {
     const result = await wrenn.run(args);
     expect(result.stderr).toContain(told);

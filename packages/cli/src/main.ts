@@ -4,6 +4,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
 import { gather, withMachineOptions, withNetworkOptions } from './options.ts';
 import { printError } from './output.ts';
+import { usageError, withoutOwnErrors } from './usage.ts';
 
 const VERSION = '0.1.0';
 
@@ -33,11 +34,10 @@ function withParent(): Option {
 }
 
 function buildProgram(): Command {
-  const program = new Command('wrenn')
+  const program = withoutOwnErrors(new Command('wrenn'))
     .description('A Linux machine of its own for every program that nobody has read.')
     .version(VERSION)
     .addHelpText('after', EXIT_CODES_HELP)
-    .exitOverride()
     .enablePositionalOptions();
 
   withJsonErrors(withProcessOptions(withMachineOptions(program.command('run'))))
@@ -222,11 +222,14 @@ function wantsJson(argv: readonly string[]): boolean {
 }
 
 async function main(): Promise<void> {
+  const program = buildProgram();
   try {
-    await buildProgram().parseAsync();
+    await program.parseAsync();
   } catch (error) {
     if (error instanceof CommanderError) {
-      // Commander has told the user already; help and version end with code 0.
+      const wrong = usageError(program, error, process.argv.slice(2));
+      if (wrong !== undefined) printError(wrong, wantsJson(process.argv));
+      // Help and version end with code 0.
       process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
       return;
     }

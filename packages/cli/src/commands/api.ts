@@ -68,7 +68,7 @@ function explainListen(error: unknown, { host, port }: ApiConfig['listen']): unk
     code === 'EADDRINUSE'
       ? [
           `Another program listens at ${at} already.`,
-          `Is it another \`wrenn up\`? Else set listen.port in ${API_CONFIG_FILE}.`,
+          `Is it another \`wrenn up\`? Else set listen.port in ${process.env.WRENN_API_CONFIG ?? API_CONFIG_FILE}.`,
         ]
       : code === 'EACCES'
         ? [
@@ -92,10 +92,8 @@ export function loadApiConfig(options: ApiOptions): ApiConfig {
     if (typeof read !== 'object' || read === null || Array.isArray(read)) throw new TypeError('no object');
     settings = read;
   } catch (cause) {
-    const isMissing = cause instanceof Error && 'code' in cause && cause.code === 'ENOENT';
-    if (!isMissing || named !== undefined) {
-      throw new WrennError('invalid_config', `${file} cannot be read as a JSON object.`, { cause });
-    }
+    const code = cause instanceof Error && 'code' in cause ? String(cause.code) : undefined;
+    if (code !== 'ENOENT' || named !== undefined) throw unreadable(file, code, cause);
   }
   const config = apiConfigFromEnv(
     { ...settings, ...(options.domain === undefined ? {} : { domain: options.domain }) },
@@ -107,6 +105,16 @@ export function loadApiConfig(options: ApiOptions): ApiConfig {
   const { port } = config.listen;
   const domain = config.domain ?? (port === 443 ? DEVELOPMENT_DOMAIN : `${DEVELOPMENT_DOMAIN}:${port}`);
   return { ...config, tls, domain };
+}
+
+function unreadable(file: string, code: string | undefined, cause: unknown): WrennError {
+  const [message, hint] =
+    code === 'ENOENT'
+      ? [`${file} does not exist.`, 'WRENN_API_CONFIG names it; without the variable it may be absent.']
+      : code !== undefined
+        ? [`${file} cannot be read (${code}).`, 'It must be a file that whoever runs this may read.']
+        : [`${file} is not a JSON object.`, 'docs/configuration.md has what may be in it.'];
+  return new WrennError('invalid_config', message, { hint, cause });
 }
 
 /** Before anything is opened. What it keeps is its own from then on. */
