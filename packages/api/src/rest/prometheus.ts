@@ -52,6 +52,8 @@ export function createApiMetrics(sources: MetricsSources): ApiMetrics {
     registers,
     collect: () => {
       gauges.reset();
+      // None of them is a figure, too.
+      for (const state of ['running', 'hibernated']) gauges.set({ state }, 0);
       for (const { state } of sources.sandboxes()) gauges.inc({ state });
     },
   });

@@ -61,7 +61,18 @@ describe('the server', () => {
     expect(
       lines.every(({ requestId, route }) => typeof requestId === 'string' && typeof route === 'string'),
     ).toBe(true);
-    expect(lines.some(({ sandboxId }) => typeof sandboxId === 'string')).toBe(true);
+    // The one that made it, too, and each by an id that no other process gives.
+    const about = lines.filter(({ sandboxId }) => sandboxId === id);
+    expect(about.map(({ method, route }) => `${method} ${route}`)).toEqual([
+      'POST /v2/sandboxes',
+      'DELETE /sandboxes/:sandboxID',
+    ]);
+    const answered = (await api.call('GET', '/health', { key: null })).headers.get('x-request-id');
+    expect(answered).toMatch(/^[0-9a-f]{8}-\d+$/);
+    await api.restart();
+    const later = (await api.call('GET', '/health', { key: null })).headers.get('x-request-id');
+    expect(later?.split('-')[0]).not.toBe(answered?.split('-')[0]);
+    expect(metrics).toMatch(/^wrenn_api_sandboxes\{state="hibernated"\} 0$/m);
   });
 
   it('does not tell what failed inside', async () => {

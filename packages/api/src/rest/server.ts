@@ -1,4 +1,5 @@
 /** Routes on Fastify: who asks, what is asked, and one form for every error, the parser's own included. */
+import { randomBytes } from 'node:crypto';
 import type { RequestListener, Server } from 'node:http';
 import { WrennError } from '@wrenn/protocol';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -31,6 +32,7 @@ interface Stay {
 }
 
 const PARAM_MAX_CHARS = 512;
+const ID_BYTES = 4;
 const NOBODY = {
   keyId: '',
   teamId: '',
@@ -56,6 +58,7 @@ export function createRestServer({
   front,
 }: RestDeps): FastifyInstance {
   const server = fastify({
+    genReqId: createIds(),
     bodyLimit: config.bodyMaxBytes,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: false,
@@ -67,6 +70,8 @@ export function createRestServer({
   });
   server.server.maxConnections = config.maxConnections;
   const stays = new WeakMap<FastifyRequest, Stay>();
+  /** What a request has made. */
+  const made = new WeakMap<FastifyRequest, string>();
   /** The key's place is free once the work is done and nobody waits for it: going away early makes no room. */
   const change = (request: FastifyRequest, what: Partial<Pick<Stay, 'isWorking' | 'isOver'>>): void => {
     const stay = stays.get(request);
@@ -90,7 +95,7 @@ export function createRestServer({
     const { method, routeOptions, id: requestId } = request;
     const route = routeOptions.url ?? 'none';
     metrics.answered(route === 'none' ? 'none' : method, route, reply.statusCode, reply.elapsedTime);
-    const sandboxId = sandboxOf(request);
+    const sandboxId = made.get(request) ?? sandboxOf(request);
     const fields = { requestId, ...(sandboxId === undefined ? {} : { sandboxId }) };
     const durationMs = Math.round(reply.elapsedTime);
     log.info({ ...fields, method, route, status: reply.statusCode, durationMs }, 'request');
@@ -139,6 +144,8 @@ export function createRestServer({
             caller: visitor?.caller ?? NOBODY,
             secret: visitor?.secret ?? '',
           });
+          const id = idIn(answer.body);
+          if (id !== undefined) made.set(request, id);
           const written = write(answer);
           // What was changed is told, however much is under way.
           visitor?.answer(sizeOf(written), { mayRefuse: spec.method === 'GET' });
@@ -150,6 +157,16 @@ export function createRestServer({
     });
   }
   return server;
+}
+
+/** Of this process and no other: logs are kept for longer than it lives. */
+function createIds(): () => string {
+  const prefix = randomBytes(ID_BYTES).toString('hex');
+  let count = 0;
+  return () => {
+    count += 1;
+    return `${prefix}-${count}`;
+  };
 }
 
 function parse(schema: ZodType | undefined, value: unknown): unknown {
@@ -220,6 +237,11 @@ function messageOf(error: Error, status: number): string {
 
 function plainError(status: number, message: string): Answer {
   return { status, body: { code: status, message } };
+}
+
+function idIn(body: unknown): string | undefined {
+  if (typeof body !== 'object' || body === null || !('sandboxID' in body)) return undefined;
+  return typeof body.sandboxID === 'string' ? body.sandboxID : undefined;
 }
 
 function sandboxOf({ params }: FastifyRequest): string | undefined {
