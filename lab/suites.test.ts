@@ -16,6 +16,16 @@ it('runs the contract of a driver with the tests of sandboxes, or the tests that
   expect(one).toMatchObject({ environment: { WRENN_LAB_DRIVER: 'qemu-kvm' }, needsFirecracker: false });
 });
 
+it('has the contract alone, which is skipped, where there is no Firecracker', () => {
+  const { needsFirecracker, withoutFirecracker } = parseSuite(['contract', 'firecracker']);
+  expect(needsFirecracker).toBe(true);
+  // Not the tests of sandboxes: with QEMU they would pass, as if it were Firecracker.
+  expect(withoutFirecracker?.slice(2)).toEqual(['vmm/firecracker/contract.lab']);
+  const named = parseSuite(['contract', 'firecracker', 'tests/e2e/sandbox']);
+  expect(named.withoutFirecracker).toEqual(withoutFirecracker);
+  expect(parseSuite(['bench', 'firecracker']).withoutFirecracker).toBeUndefined();
+});
+
 it('takes any program with its arguments as they are, and a shell for a person', () => {
   expect(parseSuite(['run', 'echo', '--report', '$HOME'])).toMatchObject({
     command: ['echo', '--report', '$HOME'],

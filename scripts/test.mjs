@@ -14,6 +14,8 @@ const POSTGRES_DIR = '/usr/lib/postgresql';
 const totals = { passed: 0, failed: 0, skipped: 0 };
 /** Told again at the end: a long run's first pages are often cut off where its output is read. */
 const failures = [];
+/** What was skipped and says why, with how many there are of it. */
+const leftOut = new Map();
 const reports = mkdtempSync(join(tmpdir(), 'wrenn-tests-'));
 try {
   await bootstrap({ templates: ['minimal', 'base'] });
@@ -25,6 +27,7 @@ try {
 } finally {
   rmSync(reports, { recursive: true, force: true });
 }
+for (const [what, count] of leftOut) process.stdout.write(`skipped: ${what}: ${count}\n`);
 for (const failure of failures) process.stdout.write(`failed: ${failure}\n`);
 const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
 process.stdout.write(`${totals.passed} passed, ${totals.failed} failed${skipped}\n`);
@@ -78,11 +81,23 @@ async function suite(name, [program, ...args], report) {
   const counted = readReport(report);
   totals.passed += counted.numPassedTests;
   totals.skipped += counted.numPendingTests + counted.numTodoTests;
+  for (const title of reasonsIn(counted)) {
+    const what = `${name}: ${title}`;
+    leftOut.set(what, (leftOut.get(what) ?? 0) + 1);
+  }
   const found = failuresIn(counted);
   for (const failure of found) fail(`${name}: ${failure}`);
   // An error outside of any test fails no test but the run.
   if (code !== 0 && found.length === 0) fail(`${name}: no test, but the run ended with ${code}`);
   process.stdout.write(`== ${name} tests took ${secondsSince(startedAt)}\n`);
+}
+
+/** Of each skipped test of a vitest report that says why: the suite's name, in which that is. */
+function reasonsIn({ testResults }) {
+  return testResults
+    .flatMap(({ assertionResults }) => assertionResults)
+    .filter(({ status }) => ['pending', 'skipped'].includes(status))
+    .flatMap(({ ancestorTitles = [] }) => ancestorTitles.filter((title) => title.includes('(skipped: ')));
 }
 
 /** Each failure of a vitest report: the file, the test unless the file did not load, and the first lines of why. */
