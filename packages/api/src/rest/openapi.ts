@@ -14,7 +14,6 @@ const ERRORS: Readonly<Record<number, string>> = {
   401: 'No valid API key',
   403: 'This key may not',
   404: 'There is none, or it is not this key’s',
-  405: 'Not this method',
   408: 'The request took too long to arrive',
   409: 'Not possible in its present state',
   413: 'The request is too large',

@@ -75,6 +75,21 @@ describe('the server', () => {
     expect(metrics).toMatch(/^wrenn_api_sandboxes\{state="hibernated"\} 0$/m);
   });
 
+  it('answers HEAD as GET, without the body', async () => {
+    const head = async (path: string, headers: Readonly<Record<string, string>> = {}) => {
+      const answer = await fetch(`${api.url}${path}`, { method: 'HEAD', headers });
+      expect(await answer.text()).toBe('');
+      return answer;
+    };
+    expect((await head('/health')).status).toBe(204);
+    const page = await head('/docs');
+    expect([page.status, Number(page.headers.get('content-length')) > 1000]).toEqual([200, true]);
+    expect((await head('/v2/sandboxes')).status).toBe(401);
+    expect((await head('/v2/sandboxes', { 'x-api-key': api.key })).status).toBe(200);
+    expect((await head('/nowhere')).status).toBe(404);
+    expect((await head('/api-keys', { 'x-api-key': await api.newKey() })).status).toBe(403);
+  });
+
   it('does not tell what failed inside', async () => {
     api.agent.failCreate = 'internal';
     const { status, body } = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base' } });

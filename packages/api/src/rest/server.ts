@@ -61,7 +61,7 @@ export function createRestServer({
     genReqId: createIds(),
     bodyLimit: config.bodyMaxBytes,
     forceCloseConnections: 'idle',
-    exposeHeadRoutes: false,
+    exposeHeadRoutes: true,
     requestIdHeader: false,
     routerOptions: { maxParamLength: PARAM_MAX_CHARS },
     serverFactory: front,
