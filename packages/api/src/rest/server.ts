@@ -205,6 +205,7 @@ function send(reply: FastifyReply, answer: Answer): FastifyReply {
 const ABSENT: readonly (readonly [RegExp, string])[] = [
   [/^\/volume(s|content)(\/|$)/, 'volumes'],
   [/^\/secrets(\/|$)/, 'secrets'],
+  [/^\/teams\/[^/]+\/metrics(\/|$)/, 'metrics of a team: /metrics has those of all'],
   [/^(\/v\d)?\/templates(\/|$)/, 'building templates through this API'],
 ];
 
