@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type Supervised, type SupervisedOptions, supervise } from './supervisor.ts';
 
@@ -54,6 +55,17 @@ describe('a process that is looked after', () => {
     expect((await process_.gaveUp).code).toBe('agent_not_running');
     expect(restarts).toEqual([10, 20, 40, 80, 160]);
     expect(new Set(said).size).toBe(6);
+  });
+
+  it('is not started again when it is killed by whoever cannot wait', async () => {
+    const process_ = start(LIVES);
+    process_.ready();
+    await expect.poll(() => said, { timeout: 5000 }).toHaveLength(1);
+    process_.kill();
+    await expect.poll(() => isAlive(Number(said[0])), { timeout: 5000 }).toBe(false);
+    await process_.stop();
+    await sleep(100);
+    expect([restarts, said.length]).toEqual([[], 1]);
   });
 
   it('is gone after its end, also while another one is waited for', async () => {

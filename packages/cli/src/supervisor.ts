@@ -33,7 +33,7 @@ export interface Supervised {
   ready(): void;
   /** Idempotent. */
   stop(): Promise<void>;
-  /** For whoever cannot wait. */
+  /** For whoever cannot wait: it is not started again. */
   kill(): void;
 }
 
@@ -94,7 +94,10 @@ export function supervise(options: SupervisedOptions): Supervised {
     ready: () => {
       isReady = true;
     },
-    kill: () => void child?.kill('SIGKILL'),
+    kill: () => {
+      stopping.abort();
+      child?.kill('SIGKILL');
+    },
     stop: async () => {
       stopping.abort();
       const last = child;
