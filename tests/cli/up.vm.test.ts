@@ -118,7 +118,11 @@ it('tells why it cannot start', async () => {
   const second = await wrenn.run(['up'], undefined, { WRENN_API_CONFIG: join(wrenn.directory, 'api.json') });
   expect(second).toMatchObject({ code: 4, stdout: '' });
   expect(second.stderr).toContain('Another process uses this store already.');
+  // As through a program that passes it on: one signal that comes twice is no hurry.
+  up?.child.kill('SIGINT');
   expect(await endUp()).toBe(0);
+  expect(up?.log()).toContain('stopped');
+  expect(up?.log()).not.toContain('SIGKILL');
   const empty = join(wrenn.directory, 'empty.json');
   writeFileSync(empty, JSON.stringify({ wrennDir: join(wrenn.directory, 'none') }));
   const notSetUp = await wrenn.run(['up'], undefined, { WRENN_CONFIG: empty });
