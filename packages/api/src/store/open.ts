@@ -34,7 +34,8 @@ export async function openDatabase(config: ApiConfig['store']): Promise<OpenData
     return opened;
   } catch (error) {
     await opened.close().catch(() => {});
-    throw new WrennError('store_unavailable', 'The database cannot be used.', {
+    const why = reasonOf(error);
+    throw new WrennError('store_unavailable', `The database cannot be used${why === '' ? '' : `: ${why}`}.`, {
       hint:
         config.databaseUrl === undefined
           ? `Its files are in ${config.dataDir}.`
@@ -42,6 +43,23 @@ export async function openDatabase(config: ApiConfig['store']): Promise<OpenData
       cause: error,
     });
   }
+}
+
+/** By the codes of PostgreSQL and of the system: their words may have the address with its password. */
+const REASONS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'nobody listens where it should be',
+  ENOTFOUND: 'its host is not known',
+  EAI_AGAIN: 'its host is not known',
+  ENOENT: 'its socket is not there',
+  '28000': 'the server does not let this user in',
+  '28P01': 'user or password is wrong',
+  '3D000': 'the server has no database of this name',
+  '42501': 'its user may not create tables',
+};
+
+function reasonOf(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  return REASONS[code] ?? (/^[A-Z0-9_]{4,20}$/.test(code) ? code : '');
 }
 
 /** 8-byte integers as text with both drivers, whatever their values. */

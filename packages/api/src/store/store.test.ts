@@ -68,6 +68,32 @@ describe('the store on a server', () => {
     const both = await Promise.all([openStore(store), openStore(store)]);
     await Promise.all(both.map((one) => one.close()));
   });
+
+  it('tells why it cannot be used, and nothing of its address', async () => {
+    const url = new URL(server.database());
+    const { port } = url;
+    const refusal = async (change: Partial<URL>) => {
+      const databaseUrl = String(Object.assign(new URL(url), { password: 'sesame' }, change));
+      const { store } = parseApiConfig({ store: { databaseUrl } });
+      return await openStore(store).then(
+        () => 'opened',
+        ({ code, message, hint }) => `${code} ${message} ${hint}`,
+      );
+    };
+    const told = [
+      await refusal({ port: '1' }),
+      await refusal({ pathname: '/none' }),
+      await refusal({ username: 'nobody' }),
+      await refusal({ hostname: 'host.invalid' }),
+    ];
+    expect(told).toEqual([
+      expect.stringContaining('cannot be used: nobody listens where it should be.'),
+      expect.stringContaining('cannot be used: the server has no database of this name.'),
+      expect.stringContaining('cannot be used: the server does not let this user in.'),
+      expect.stringContaining('cannot be used: its host is not known.'),
+    ]);
+    for (const text of told) expect(text).not.toMatch(new RegExp(`sesame|${port}|127\\.0`));
+  });
 });
 
 function suite(place: () => { readonly dataDir?: string; readonly databaseUrl?: string }): void {
