@@ -1,4 +1,5 @@
 /** API keys, and the team that a key stands for. Keys are managed by keys that may. */
+import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { KeyStore } from '../store/keys.ts';
 import { text } from './fields.ts';
@@ -31,12 +32,16 @@ export function keyRoutes(keys: KeyStore): readonly Route[] {
         responses: { 201: schemas.createdKeySchema },
       },
       async ({ body }) => {
+        const expiresAt = body.expiresAt == null ? undefined : new Date(body.expiresAt);
+        if (expiresAt !== undefined && expiresAt.getTime() <= Date.now()) {
+          throw new WrennError('invalid_argument', 'expiresAt: is over already.', { field: 'expiresAt' });
+        }
         const { key, secret } = await keys.create({
           name: body.name,
           teamId: body.teamID ?? undefined,
           admin: body.admin ?? false,
           limits: body.limits ?? {},
-          expiresAt: body.expiresAt == null ? undefined : new Date(body.expiresAt),
+          expiresAt,
         });
         return { status: 201, body: { ...presentKey(key), key: secret } };
       },

@@ -28,6 +28,19 @@ describe('keys', () => {
     expect(api.logged.join('')).not.toContain(key);
   });
 
+  it('hold until they expire, and are not made for a time that is over', async () => {
+    const make = (atMs: number) =>
+      api.call('POST', '/api-keys', { body: { name: 'e', expiresAt: new Date(atMs).toISOString() } });
+    const over = await make(Date.now() - 1000);
+    expect([over.status, over.body.message]).toEqual([400, 'expiresAt: is over already.']);
+    const { key, expiresAt } = (await make(Date.now() + 3000)).body;
+    const status = async () => (await api.call('GET', '/v2/sandboxes', { key })).status;
+    // Known by now, and not remembered for longer than it holds.
+    for (const _ of [1, 2]) expect(await status()).toBe(200);
+    await vi.waitFor(async () => expect(await status()).toBe(401), 8000);
+    expect(Date.now()).toBeGreaterThanOrEqual(Date.parse(expiresAt));
+  });
+
   it('open nothing of another team, and nothing at all when they are wrong', async () => {
     const { sandboxID: id } = await create();
     const other = await api.newKey();
