@@ -86,30 +86,6 @@ describe('the life of a sandbox', () => {
     expect(await codeOf(Promise.resolve().then(() => manager.get(id)))).toBe('sandbox_not_found');
   });
 
-  it('fails, and its warm template with it, where the guest cannot apply what it has acknowledged', async () => {
-    const { world, manager } = await start();
-    await manager.warmTemplate(request);
-    const refusal = new WrennError('guest_protocol', 'no room');
-    let refuse: ((error: WrennError) => void) | undefined;
-    world.onAnsweredFirst = (tell) => {
-      refuse = tell;
-    };
-    const { id } = await manager.create(request);
-    expect(manager.get(id).snapshotId).toBeDefined();
-    refuse?.(refusal);
-    await until(() => manager.get(id).state === 'failed');
-    expect(manager.get(id).reason).toBe('no room');
-    await manager.destroy(id);
-    // So does one that has booted, which is no template's fault.
-    const next = await manager.create(request);
-    expect(next.snapshotId).toBeUndefined();
-    refuse?.(refusal);
-    await until(() => manager.get(next.id).state === 'failed');
-    await manager.destroy(next.id);
-    await until(() => world.manifests.size === 0);
-    expectNothingLeft(world);
-  });
-
   it('boots instead where its guest refuses before it is handed out', async () => {
     const { world, manager } = await start();
     await manager.warmTemplate(request);

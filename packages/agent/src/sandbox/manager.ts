@@ -16,6 +16,7 @@ import { createRoster, type Order, orderOf } from './roster.ts';
 import type { Sandbox, SandboxAccess, SandboxView } from './sandbox.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createTemplateUsers } from './template-users.ts';
+import { isTemplatesFault } from './trials.ts';
 import { createWarmTemplates } from './warm.ts';
 
 /** With what a sandbox of it gets that asks for nothing else. */
@@ -79,17 +80,6 @@ export interface SandboxManager {
 
 const COMMAND_MAX_BYTES = 1024 * 1024;
 const TERMINAL_MAX = 0xffff;
-/** Errors of a start from a warm template after which a boot may still succeed. */
-const WORTH_A_BOOT: ReadonlySet<string> = new Set([
-  'vmm_died',
-  'vmm_api_error',
-  'deadline_exceeded',
-  'guest_unreachable',
-  'guest_protocol',
-  'snapshot_not_found',
-  'snapshot_corrupt',
-  'internal',
-]);
 
 /** What there may be too little of. */
 const ROOM: ReadonlySet<string> = new Set([
@@ -145,7 +135,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       const start: Start =
         snapshot === undefined
           ? { kind: 'boot' }
-          : { kind: 'copy', snapshot, onRefused: () => warm.distrust(snapshot) };
+          : { kind: 'copy', snapshot, onRefused: () => warm.suspect(snapshot) };
       return { spec, template, start };
     });
     const order = orderOf(deps, { ...plan, id, timed });
@@ -191,7 +181,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   const bootInstead = (order: Order, request: CreateRequest, error: unknown): Promise<Sandbox> => {
     const { start } = order;
     if (start.kind !== 'copy' || request.snapshotId !== undefined) throw error;
-    if (!(error instanceof WrennError) || !WORTH_A_BOOT.has(error.code)) throw error;
+    if (!isTemplatesFault(error)) throw error;
     log.warn({ sandboxId: order.id, err: error }, 'a warm template failed; booting instead');
     warm.distrust(start.snapshot);
     const { spec, template } = order;

@@ -38,6 +38,18 @@ export interface SandboxSpec {
   readonly egress: EgressPolicy;
 }
 
+export type Size = Pick<SandboxSpec, 'vcpus' | 'memoryMib' | 'diskMib'>;
+
+/** Of a sandbox that is the agent's own, and that nobody has asked for anything. */
+export function ownSpec(
+  template: string,
+  { vcpus, memoryMib, diskMib }: Size,
+  { rateLimits }: Pick<SandboxSpec, 'rateLimits'>,
+): SandboxSpec {
+  const nothing = { envs: {}, metadata: {}, timeoutMs: undefined, onTimeout: 'destroy' } as const;
+  return { template, vcpus, memoryMib, diskMib, rateLimits, ...nothing, egress: OPEN_EGRESS };
+}
+
 /** What the machine has. */
 export interface HostFacts {
   readonly vcpus: number;

@@ -13,14 +13,12 @@ import type { Template } from '../storage/storage.ts';
 import type { Copies } from './copies.ts';
 import { initGuest } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
-import { OPEN_EGRESS } from './egress.ts';
 import { collect, exec } from './exec.ts';
 import { createGuestFiles } from './guest.ts';
 import { orderOf, type Roster } from './roster.ts';
 import type { Sandbox } from './sandbox.ts';
-import type { SandboxSpec } from './spec.ts';
-
-export type Size = Pick<SandboxSpec, 'vcpus' | 'memoryMib' | 'diskMib'>;
+import { ownSpec, type Size } from './spec.ts';
+import { createTrials } from './trials.ts';
 
 export interface WarmTemplates {
   /** The newest that fits; undefined where there is none yet. */
@@ -31,6 +29,8 @@ export interface WarmTemplates {
   makeLater(template: Template, size: Size): void;
   /** It could not be started from. */
   distrust(snapshot: Snapshot): void;
+  /** Somebody's guest says that it is of no use: the agent looks for itself. */
+  suspect(snapshot: Snapshot): void;
   /** Whether it is of use; the others go when the last sandbox that came from them does. */
   isWanted(snapshot: Snapshot): boolean;
   /** Nothing is begun any more. */
@@ -70,17 +70,7 @@ export function createWarmTemplates(
 
   /** A sandbox of the agent's own, which is gone afterwards whatever happens. */
   const makeOne = async (template: Template, size: Size): Promise<Snapshot> => {
-    const { rateLimits } = config.defaults;
-    const spec = {
-      template: template.name,
-      ...size,
-      rateLimits,
-      envs: {},
-      metadata: {},
-      timeoutMs: undefined,
-      onTimeout: 'destroy',
-      egress: OPEN_EGRESS,
-    } as const;
+    const spec = ownSpec(template.name, size, config.defaults);
     const order = orderOf(deps, { spec, template, start: { kind: 'boot' }, purpose: 'own' });
     const startedAt = performance.now();
     const sandbox = await roster.make(order);
@@ -113,6 +103,12 @@ export function createWarmTemplates(
     return mine;
   };
 
+  const distrust = ({ id }: Snapshot): void => {
+    distrusted.add(id);
+    void copies().collect();
+  };
+  const trials = createTrials(deps, roster, distrust, stopping.signal);
+
   const whenQuiet = async (): Promise<void> => {
     do await sleep(QUIET_MS, undefined, { signal: stopping.signal, ref: false });
     while (isBusy());
@@ -129,10 +125,8 @@ export function createWarmTemplates(
           if (!stopping.signal.aborted) log.warn({ err, template: template.name }, 'a template is not warm');
         });
     },
-    distrust: ({ id }) => {
-      distrusted.add(id);
-      void copies().collect();
-    },
+    distrust,
+    suspect: trials.suspect,
     isWanted: (snapshot) => {
       if (snapshot.kind !== 'warm' || !isSound(snapshot)) return false;
       const sound = snapshots.list().filter((each) => each.kind === 'warm' && isSound(each));
