@@ -288,11 +288,13 @@ describe('the API', () => {
       yield startEvent(11);
       await new Promise(() => {});
     };
-    const abort = new AbortController();
+    const aborts: AbortController[] = [];
     const clients = [0, 1, 2].map(() => createAgentClient({ socketPath }));
     const codes = await Promise.all(
       clients.flatMap((one) =>
         Array.from({ length: 9 }, async () => {
+          const abort = new AbortController();
+          aborts.push(abort);
           const answers = one.guest.exec(only(startOf(id, false)), { signal: abort.signal });
           try {
             await answers[Symbol.asyncIterator]().next();
@@ -304,9 +306,32 @@ describe('the API', () => {
       ),
     );
     expect(new Set(codes)).toEqual(new Set(['ok', 'too_many_requests']));
-    abort.abort();
+    for (const abort of aborts) abort.abort();
     for (const one of clients) one.close();
     await until(() => listening.activity().requests === 0);
+  });
+
+  it('has nothing that all who come at once listen to, without being made for it', async () => {
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', onWarning);
+    try {
+      // More than ten is what Node takes for a leak.
+      const ids = await Promise.all(Array.from({ length: 16 }, createOne));
+      const id = ids[0] ?? '';
+      const once = async (): Promise<void> => {
+        for await (const _answer of client.guest.exec(only(startOf(id, false))));
+      };
+      await Promise.all(Array.from({ length: 16 }, once));
+      await Promise.all(ids.map((each) => client.sandboxes.hibernateSandbox({ id: each })));
+      await Promise.all(ids.map((each) => client.sandboxes.resumeSandbox({ id: each })));
+      await Promise.all(ids.map((each) => client.sandboxes.destroySandbox({ id: each })));
+      // They are told of in a turn of their own.
+      await sleep(1);
+    } finally {
+      process.off('warning', onWarning);
+    }
+    expect(warnings.map(({ stack }) => stack)).toEqual([]);
   });
 });
 
