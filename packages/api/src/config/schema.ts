@@ -31,6 +31,8 @@ export const keyLimitsSchema = z.strictObject({
   maxMemoryMib: count(64, 16 * 1024 * 1024).default(8192),
   /** Requests that wait for their answer, at once. */
   maxRequestsInFlight: count(1, 10_000).default(512),
+  /** Of what those have sent, all together; one that is larger may be alone. */
+  maxBodyMibInFlight: count(1, 16 * 1024).default(32),
   /** Of answers that have not been taken, all together; one that is larger may be alone. */
   maxAnswerMibInFlight: count(1, 16 * 1024).default(64),
 });
@@ -38,6 +40,8 @@ export type KeyLimits = z.infer<typeof keyLimitsSchema>;
 
 const requestsSchema = z.strictObject({
   bodyMaxBytes: count(1024, 64 * 1024 * 1024).default(1024 * 1024),
+  /** Of all keys together; one that is larger may be alone. */
+  maxBodyMibInFlight: count(1, 16 * 1024).default(128),
   headersTimeoutMs: count(100, 600_000).default(10_000),
   /** From its first byte to its last. */
   requestTimeoutMs: count(100, 600_000).default(30_000),

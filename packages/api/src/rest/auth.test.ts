@@ -27,8 +27,13 @@ function doorkeeper(uses: string[] = []) {
     },
   };
   const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
-  const defaults = keyLimitsSchema.parse({ maxRequestsInFlight: 20, maxAnswerMibInFlight: 2 });
-  return createDoorkeeper({ keys: keys as KeyStore, defaults, wrongKeysPerMinute: 100, log });
+  const defaults = keyLimitsSchema.parse({
+    maxRequestsInFlight: 20,
+    maxBodyMibInFlight: 2,
+    maxAnswerMibInFlight: 2,
+  });
+  const requests = { wrongKeysPerMinute: 100, maxBodyMibInFlight: 3 };
+  return createDoorkeeper({ keys: keys as KeyStore, defaults, requests, log });
 }
 const admit = (door: ReturnType<typeof doorkeeper>, key: string) => door.admit({ 'x-api-key': key }, '::1');
 
@@ -52,6 +57,32 @@ describe('a key', () => {
     five.answer(2 * MIB, { mayRefuse: true });
     five.leave();
     expect(door.inFlight).toBe(0);
+  });
+
+  it('has so much under way of what it sends, and all keys together have', async () => {
+    const door = doorkeeper();
+    const [one, two, other, third] = await Promise.all(['a', 'a', 'b', 'c'].map((key) => admit(door, key)));
+    if (!one || !two || !other || !third) throw new Error('not admitted');
+    one.send(MIB);
+    one.send(MIB);
+    expect(() => two.send(1)).toThrow(tooMany);
+    other.send(MIB);
+    expect(() => third.send(1)).toThrow(tooMany);
+    expect(() => other.send(MIB)).toThrow(tooMany);
+    one.leave();
+    one.leave();
+    third.send(MIB);
+    two.send(MIB);
+    for (const each of [two, other, third]) each.leave();
+    // However large, where it is alone.
+    const alone = await admit(door, 'a');
+    alone.send(4 * MIB);
+    alone.send(4 * MIB);
+    const late = await admit(door, 'b');
+    expect(() => late.send(1)).toThrow(tooMany);
+    alone.leave();
+    late.send(3 * MIB);
+    late.leave();
   });
 
   it('has so many requests open', async () => {

@@ -1,6 +1,6 @@
 /** Keys to callers. A key is in X-API-Key or, as the CLI has it, a bearer token. */
 import { WrennError } from '@wrenn/protocol';
-import type { KeyLimits } from '../config/schema.ts';
+import type { ApiConfig, KeyLimits } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import type { Caller } from '../sandboxes/caller.ts';
 import { limitsOf, retryable } from '../sandboxes/limits.ts';
@@ -10,6 +10,8 @@ import { createWrongKeys } from './wrong-keys.ts';
 export interface Visitor {
   readonly caller: Caller;
   readonly secret: string;
+  /** Counts so much more of its body until it leaves; throws `too_many_requests` where too much is under way. */
+  send(bytes: number): void;
   /** Counts its answer until it leaves; throws `too_many_requests` where the key has too much under way, if it may. */
   answer(bytes: number, how: { readonly mayRefuse: boolean }): void;
   /** When the request has been answered. */
@@ -31,22 +33,25 @@ const MIB = 1024 * 1024;
 /** What a key has under way. */
 interface Open {
   requests: number;
+  bodyBytes: number;
   answerBytes: number;
 }
 
 export interface DoorkeeperOptions {
   readonly keys: KeyStore;
   readonly defaults: KeyLimits;
-  readonly wrongKeysPerMinute: number;
+  readonly requests: Pick<ApiConfig['requests'], 'wrongKeysPerMinute' | 'maxBodyMibInFlight'>;
   readonly log: Logger;
 }
 
-export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: DoorkeeperOptions): Doorkeeper {
-  const wrongKeys = createWrongKeys(wrongKeysPerMinute);
+export function createDoorkeeper({ keys, defaults, requests, log }: DoorkeeperOptions): Doorkeeper {
+  const wrongKeys = createWrongKeys(requests.wrongKeysPerMinute);
   const open = new Map<string, Open>();
   /** By key, one at a time: what is slow to be written does not pile up. */
   const marks = new Map<string, Promise<void>>();
   let inFlight = 0;
+  /** Of all keys. */
+  let bodyBytes = 0;
   const mark = (id: string, at: Date): void => {
     if (marks.has(id)) return;
     const marked = keys
@@ -71,7 +76,7 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
       if (key === undefined) throw refused('This API key is not valid: unknown, expired or revoked.');
       const { id, teamId, admin } = key;
       const limits = limitsOf(defaults, key.limits);
-      const held = open.get(id) ?? { requests: 0, answerBytes: 0 };
+      const held = open.get(id) ?? { requests: 0, bodyBytes: 0, answerBytes: 0 };
       if (held.requests >= limits.maxRequestsInFlight) {
         throw retryable('too_many_requests', 'This API key has too many requests open.', RETRY_MS);
       }
@@ -81,10 +86,28 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
       const now = new Date();
       const isToBeMarked = now.getTime() - (key.lastUsedAt?.getTime() ?? 0) > MARK_EVERY_MS;
       let left = false;
-      let ownBytes = 0;
+      const own = { bodyBytes: 0, answerBytes: 0 };
       return {
         caller: { keyId: id, teamId, admin, limits },
         secret,
+        send: (bytes) => {
+          // Of its own it is never too much: how large one may be is another limit.
+          const isTooMuch = (held: number, mostMib: number): boolean =>
+            held > own.bodyBytes && held + bytes > mostMib * MIB;
+          if (isTooMuch(held.bodyBytes, limits.maxBodyMibInFlight)) {
+            throw retryable(
+              'too_many_requests',
+              'This API key has too many large requests under way: send fewer at once.',
+              RETRY_MS,
+            );
+          }
+          if (isTooMuch(bodyBytes, requests.maxBodyMibInFlight)) {
+            throw retryable('too_many_requests', 'Too many large requests are under way.', RETRY_MS);
+          }
+          bodyBytes += bytes;
+          held.bodyBytes += bytes;
+          own.bodyBytes += bytes;
+        },
         answer: (bytes, { mayRefuse }) => {
           const isAlone = held.answerBytes === 0;
           if (mayRefuse && !isAlone && held.answerBytes + bytes > limits.maxAnswerMibInFlight * MIB) {
@@ -95,14 +118,16 @@ export function createDoorkeeper({ keys, defaults, wrongKeysPerMinute, log }: Do
             );
           }
           held.answerBytes += bytes;
-          ownBytes += bytes;
+          own.answerBytes += bytes;
         },
         leave: () => {
           if (left) return;
           left = true;
           inFlight -= 1;
           held.requests -= 1;
-          held.answerBytes -= ownBytes;
+          bodyBytes -= own.bodyBytes;
+          held.bodyBytes -= own.bodyBytes;
+          held.answerBytes -= own.answerBytes;
           if (held.requests === 0) open.delete(id);
           // When nobody waits for it.
           if (isToBeMarked) mark(id, now);

@@ -55,7 +55,7 @@ export function createRest({
   const doorkeeper = createDoorkeeper({
     keys: store.keys,
     defaults: config.keyLimits,
-    wrongKeysPerMinute: config.requests.wrongKeysPerMinute,
+    requests: config.requests,
     log,
   });
   const metrics = createApiMetrics({

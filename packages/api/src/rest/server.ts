@@ -1,6 +1,7 @@
 /** Routes on Fastify: who asks, what is asked, and one form for every error, the parser's own included. */
 import { randomBytes } from 'node:crypto';
 import type { RequestListener, Server } from 'node:http';
+import type { Readable } from 'node:stream';
 import { WrennError } from '@wrenn/protocol';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { ZodType } from 'zod';
@@ -9,6 +10,7 @@ import type { Logger } from '../log.ts';
 import { answerBrokenRequest } from '../refusals.ts';
 import { whenOver } from '../when-over.ts';
 import type { Doorkeeper, Visitor } from './auth.ts';
+import { readBody } from './body.ts';
 import { DOCS_POLICY } from './docs-page.ts';
 import { invalid, toAnswer } from './errors.ts';
 import type { ApiMetrics } from './prometheus.ts';
@@ -45,6 +47,7 @@ const NOBODY = {
     maxVcpus: 1,
     maxMemoryMib: 64,
     maxRequestsInFlight: 1,
+    maxBodyMibInFlight: 1,
     maxAnswerMibInFlight: 1,
   },
 };
@@ -81,10 +84,16 @@ export function createRestServer({
   };
   const secureParse = server.getDefaultJsonParser('error', 'error');
   server.removeAllContentTypeParsers();
-  server.addContentTypeParser('application/json', { parseAs: 'string' }, (request, text, done) => {
+  server.addContentTypeParser('application/json', async (request: FastifyRequest, body: Readable) => {
+    const { headers } = request;
+    // Nobody's body is read who has shown no key.
+    const onBytes = (bytes: number): void => stays.get(request)?.visitor.send(bytes);
+    const text = await readBody(body, { headers, maxBytes: config.bodyMaxBytes, onBytes });
     // SDKs send the type with an empty body, too.
-    if (text === '') done(null, undefined);
-    else secureParse(request, String(text), done);
+    if (text === '') return undefined;
+    return await new Promise<unknown>((resolve, reject) => {
+      secureParse(request, text, (error, value) => (error === null ? resolve(value) : reject(error)));
+    });
   });
 
   // Before its body is read: nobody has shown a key for it.
