@@ -105,6 +105,7 @@ export function createApi(config: ApiConfig, { store, log, version, certificates
     log,
     version,
     edge: edge.counts,
+    refusedConnections: front.refused,
     front: front.serve,
   });
   let closing: Promise<void> | undefined;

@@ -12,6 +12,7 @@ import {
 import { constants, type Http2ServerRequest } from 'node:http2';
 import { createServer as createSecureServer } from 'node:https';
 import type { Socket } from 'node:net';
+import { type ClientConnections, limitClientConnections } from './client-connections.ts';
 import type { ApiConfig } from './config/schema.ts';
 import type { Edge } from './edge/edge.ts';
 import { isHttp2 } from './edge/headers.ts';
@@ -29,6 +30,8 @@ export interface Front {
   drain(): void;
   /** Ends connections, whatever they are at. */
   cut(): void;
+  /** Connections that were one too many for their address. */
+  refused(): number;
 }
 
 export interface FrontOptions {
@@ -41,6 +44,7 @@ export interface FrontOptions {
 export function createFront({ edge, config, certificates }: FrontOptions): Front {
   const sockets = new Set<Socket>();
   let drainHttp2: (() => void) | undefined;
+  let clients: ClientConnections | undefined;
   const limits = {
     headersTimeout: config.headersTimeoutMs,
     keepAliveTimeout: config.keepAliveTimeoutMs,
@@ -98,6 +102,8 @@ export function createFront({ edge, config, certificates }: FrontOptions): Front
       );
       drainHttp2 = http2.drain;
     }
+    const { maxConnectionsPerAddress: perAddress } = config;
+    clients = limitClientConnections(server, { perAddress, isTls: certificates !== undefined });
     return server;
   };
 
@@ -107,6 +113,7 @@ export function createFront({ edge, config, certificates }: FrontOptions): Front
     cut: () => {
       for (const socket of sockets) socket.destroy();
     },
+    refused: () => clients?.refused() ?? 0,
   };
 }
 

@@ -8,16 +8,22 @@ const REASONS: Readonly<Record<number, string>> = {
   404: 'Not Found',
   408: 'Request Timeout',
   417: 'Expectation Failed',
+  429: 'Too Many Requests',
   431: 'Request Header Fields Too Large',
 };
 
 /** For a socket whose HTTP is at its end. */
-export function rawRefusal(status: number, message: string): string {
+export function rawRefusal(
+  status: number,
+  message: string,
+  headers: Readonly<Record<string, string>> = {},
+): string {
   const body = JSON.stringify({ code: status, message });
   return [
     `HTTP/1.1 ${status} ${REASONS[status] ?? 'Error'}`,
     'Content-Type: application/json; charset=utf-8',
     `Content-Length: ${Buffer.byteLength(body)}`,
+    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
     'Connection: close',
     '',
     body,

@@ -47,6 +47,8 @@ const requestsSchema = z.strictObject({
   requestTimeoutMs: count(100, 600_000).default(30_000),
   keepAliveTimeoutMs: count(100, 600_000).default(65_000),
   maxConnections: count(1, 100_000).default(4096),
+  /** That one address may have open, or one network of IPv6: who is behind a proxy or a NAT shares them. */
+  maxConnectionsPerAddress: count(1, 100_000).default(2048),
   /** That one address may try. */
   wrongKeysPerMinute: count(1, 1_000_000).default(600),
 });

@@ -30,6 +30,7 @@ export interface RestDeps {
   readonly version: string;
   /** What the edge counts. */
   readonly edge: MetricsSources['edge'];
+  readonly refusedConnections: MetricsSources['refusedConnections'];
   /** Hands over what is for the API. */
   readonly front: (api: RequestListener) => Server;
 }
@@ -50,6 +51,7 @@ export function createRest({
   log,
   version,
   edge,
+  refusedConnections,
   front,
 }: RestDeps): Rest {
   const doorkeeper = createDoorkeeper({
@@ -63,6 +65,7 @@ export function createRest({
     sandboxes: () => watcher.view.values(),
     inFlight: () => doorkeeper.inFlight,
     edge,
+    refusedConnections,
     agentAnswers: () => watcher.agentAnswers,
   });
   const described: readonly Route[] = [

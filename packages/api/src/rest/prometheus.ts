@@ -20,6 +20,8 @@ export interface MetricsSources {
   sandboxes(): Iterable<AgentSandbox>;
   inFlight(): number;
   edge(): { readonly open: number; readonly requests: number; readonly refused: number };
+  /** One too many for their address. */
+  refusedConnections(): number;
   /** Whether the agent answered when it was last asked for its list. */
   agentAnswers(): boolean;
 }
@@ -85,6 +87,11 @@ export function createApiMetrics(sources: MetricsSources): ApiMetrics {
   };
   counted('wrenn_edge_requests_total', 'Requests for a sandbox’s port.', () => sources.edge().requests);
   counted('wrenn_edge_refused_total', 'Those that no guest has answered.', () => sources.edge().refused);
+  counted(
+    'wrenn_api_connections_refused_total',
+    'Connections that were too many for their address.',
+    sources.refusedConnections,
+  );
   read('wrenn_api_resident_memory_bytes', 'Of the API’s process.', () => process.memoryUsage.rss());
   read('wrenn_api_heap_used_bytes', 'Of the API’s JavaScript.', () => process.memoryUsage().heapUsed);
   counted('wrenn_api_cpu_seconds_total', 'Of the API’s process.', () => {

@@ -3,7 +3,7 @@
  * asked for in any case, so that a client is not shut out by another one at the same address.
  */
 import { createHash } from 'node:crypto';
-import { isIPv6 } from 'node:net';
+import { networkOf } from '../client-connections.ts';
 import { retryable } from '../sandboxes/limits.ts';
 
 export interface WrongKeys {
@@ -67,20 +67,4 @@ function keep<V>(map: Map<string, V>, key: string, value: V, most: number): void
   map.set(key, value);
   const [oldest] = map.keys();
   if (map.size > most && oldest !== undefined) map.delete(oldest);
-}
-
-/** One client has a whole network of IPv6 addresses, of 64 bits. */
-function networkOf(address: string): string {
-  if (!isIPv6(address)) return address;
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
-  return mapped ?? expand(address).slice(0, 4).join(':');
-}
-
-function expand(address: string): string[] {
-  const [head = '', tail] = address.split('%', 1).join('').split('::');
-  const groups = (text: string | undefined) => (text === undefined || text === '' ? [] : text.split(':'));
-  const [first, last] = [groups(head), groups(tail)];
-  if (tail === undefined) return first;
-  const missing = Math.max(0, 8 - first.length - last.length);
-  return [...first, ...Array.from({ length: missing }, () => '0'), ...last];
 }
