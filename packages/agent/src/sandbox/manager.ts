@@ -13,10 +13,11 @@ import { checkUser, createGuestFiles, type GuestFiles } from './guest.ts';
 import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf } from './roster.ts';
-import type { Sandbox, SandboxAccess, SandboxView } from './sandbox.ts';
+import type { Sandbox, SandboxAccess } from './sandbox.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createTemplateUsers } from './template-users.ts';
 import { isTemplatesFault } from './trials.ts';
+import type { SandboxView } from './view.ts';
 import { createWarmTemplates } from './warm.ts';
 
 /** With what a sandbox of it gets that asks for nothing else. */

@@ -12,8 +12,9 @@ import type { SandboxDeps } from './deps.ts';
 import { copyOf } from './egress.ts';
 import type { JournalRecord } from './journal.ts';
 import { createRetained } from './retained.ts';
-import { createSandbox, type Sandbox, type SandboxParts, type SandboxView } from './sandbox.ts';
+import { createSandbox, type Sandbox, type SandboxParts } from './sandbox.ts';
 import { type SandboxSpec, usableMemoryMib } from './spec.ts';
+import type { SandboxView } from './view.ts';
 
 /** What is to be made. */
 export interface Order {

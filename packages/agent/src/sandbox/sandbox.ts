@@ -1,10 +1,9 @@
 /** One sandbox: what it holds, what may happen to it next, and how it ends. */
 import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
-import type { RateLimits } from '../config/rate-limits.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
-import { throwIfAborted, withinMs } from '../signals/signals.ts';
+import { throwIfAborted } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { Microvm } from '../vmm/driver.ts';
 import { readKept } from '../vmm/output.ts';
@@ -14,7 +13,7 @@ import { type CreateContext, createSteps, type Start, type Stopwatch } from './c
 import { createDeadline } from './deadline.ts';
 import type { SandboxDeps } from './deps.ts';
 import { copyOf, type EgressPolicy, slotEgress } from './egress.ts';
-import { endReason, explainFailure, panicOf } from './end-reason.ts';
+import { explainFailure } from './end-reason.ts';
 import type { GuestLease } from './guest.ts';
 import type { JournalRecord, Outlives } from './journal.ts';
 import { createLeases } from './leases.ts';
@@ -23,32 +22,8 @@ import { createOperationQueue } from './operation-queue.ts';
 import type { TimeoutAction } from './spec.ts';
 import { assertFollows, assertPossible, type Operation, type SandboxState } from './states.ts';
 import { createTransitions } from './transitions.ts';
-
-export interface SandboxView {
-  readonly id: string;
-  readonly template: string;
-  readonly state: SandboxState;
-  /** Why it failed. */
-  readonly reason: string | undefined;
-  readonly vcpus: number;
-  readonly memoryMib: number;
-  readonly diskMib: number;
-  readonly rateLimits: RateLimits;
-  readonly metadata: Readonly<Record<string, string>>;
-  readonly createdAtMs: number;
-  readonly endsAtMs: number | undefined;
-  readonly onTimeout: TimeoutAction;
-  readonly egress: EgressPolicy;
-  /** Where the host reaches the guest. */
-  readonly address: string | undefined;
-  readonly vmmPid: number | undefined;
-  readonly driver: string;
-  /** That it was created from. */
-  readonly snapshotId: string | undefined;
-  /** It is the agent's own, and in no list. */
-  readonly isOwn: boolean;
-  readonly phases: readonly Phase[];
-}
+import { type SandboxView, viewOf } from './view.ts';
+import { createWatch, lastLinesOf } from './watch.ts';
 
 /** As secret as the sandbox. */
 export interface SandboxAccess {
@@ -131,9 +106,6 @@ export interface SandboxParts {
 }
 
 const SLEEP_RETRY_MS = 60_000;
-const CONSOLE_LINES_KEPT = 50;
-const CONSOLE_LINES_LOGGED = 20;
-const CONSOLE_TIMEOUT_MS = 1_000;
 
 export function createSandbox(parts: SandboxParts): Sandbox {
   const { deps } = parts;
@@ -180,27 +152,10 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     record = next;
   };
 
-  const view = (): SandboxView => ({
-    id,
-    template: record.template,
-    state,
-    reason,
-    vcpus: record.vcpus,
-    memoryMib: record.memoryMib,
-    diskMib: record.diskMib,
-    rateLimits: record.rateLimits,
-    metadata: record.metadata,
-    createdAtMs: record.createdAtMs,
-    endsAtMs: record.endsAtMs ?? undefined,
-    onTimeout: record.onTimeout,
-    egress: record.egress,
-    address: holdings?.slot.address,
-    vmmPid: state === 'failed' ? undefined : record.handle?.pid,
-    driver: record.handle?.driver ?? deps.driver.name,
-    snapshotId: record.snapshotId ?? undefined,
-    isOwn: record.purpose === 'own',
-    phases: record.phases,
-  });
+  const view = (): SandboxView => {
+    const { slot } = holdings ?? {};
+    return viewOf(record, { state, reason, address: slot?.address, driver: deps.driver.name });
+  };
 
   const become = (next: SandboxState): void => {
     assertFollows(state, next);
@@ -208,31 +163,18 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     log.info({ sandboxId: id, state }, 'state');
   };
 
-  const refused = ({ message }: WrennError): void => {
-    if (ending !== undefined) return;
-    log.warn({ sandboxId: id, message }, 'a guest did not take its settings');
-    observer.failed();
-    void end(message);
-  };
+  const watch = createWatch(
+    deps,
+    id,
+    () => ending !== undefined,
+    (why) => void end(why),
+  );
 
   const hold = (held: Holdings): void => {
     holdings = held;
     timer.set(record.endsAtMs ?? undefined);
     // One that hibernates needs it no more, even before it is taken away.
-    const isOfNoUse = (): boolean => ending !== undefined || holdings !== held || state === 'hibernated';
-    held.refused?.addEventListener('abort', () => {
-      if (!isOfNoUse()) refused(WrennError.from(held.refused?.reason));
-    });
-    void held.microvm.exited.then(async ({ message: howEnded, log: vmmLog }) => {
-      if (isOfNoUse()) return;
-      const [why, console] = await Promise.all([endReason(deps, id, howEnded), consoleOf(held.microvm)]);
-      if (isOfNoUse()) return;
-      const message = `${why}${panicOf(console)}`;
-      const consoleTail = console.slice(-CONSOLE_LINES_LOGGED);
-      log.warn({ sandboxId: id, message, vmmLog, consoleTail }, 'the VMM ended by itself');
-      observer.failed();
-      void end(message);
-    });
+    watch.over(held, () => ending !== undefined || holdings !== held || state === 'hibernated');
   };
 
   /** Once only. With a reason it stays in the list as failed, without one it is gone. */
@@ -258,7 +200,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       // A full disk, say. All the more it must be destroyed; recovery does so in every state but two.
       log.warn({ sandboxId: id, err }, 'the end could not be journalled');
     }
-    if (why !== undefined) lastConsole = await consoleOf(holdings?.microvm);
+    if (why !== undefined) lastConsole = await lastLinesOf(holdings?.microvm);
     await release();
   };
 
@@ -317,7 +259,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       record = { ...record, phases: [...record.phases, phase] };
     },
     end: (why) => void end(why),
-    refused,
+    refused: watch.refused,
     onHibernated: parts.onHibernated,
     onWaking: parts.onWaking,
   });
@@ -433,15 +375,6 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       holdings?.guest.close();
     },
   };
-}
-
-async function consoleOf(microvm: Microvm | undefined): Promise<string[]> {
-  if (microvm === undefined) return [];
-  try {
-    return await withinMs(CONSOLE_TIMEOUT_MS, 'Reading the console', microvm.consoleTail(CONSOLE_LINES_KEPT));
-  } catch {
-    return ['(the console could not be read)'];
-  }
 }
 
 function notAll(leftovers: readonly string[]): string {

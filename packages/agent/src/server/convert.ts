@@ -28,9 +28,9 @@ import type { EgressPolicy } from '../sandbox/egress.ts';
 import type { ExecInput, ExecOutput, ExecRequest } from '../sandbox/exec.ts';
 import type { FileEntry } from '../sandbox/guest.ts';
 import type { TemplateView } from '../sandbox/manager.ts';
-import type { SandboxView } from '../sandbox/sandbox.ts';
 import type { CreateRequest } from '../sandbox/spec.ts';
 import type { SandboxState } from '../sandbox/states.ts';
+import type { SandboxView } from '../sandbox/view.ts';
 import type { Snapshot } from '../storage/snapshots.ts';
 
 const STATES: Readonly<Record<SandboxState, SandboxStateProto>> = {

@@ -1,8 +1,8 @@
 /** Counters, gauges and histograms as Prometheus text (format 0.0.4). Names and labels are all our own. */
 import type { ErrorCode } from '@wrenn/protocol';
 import type { Observer } from '../sandbox/log.ts';
-import type { SandboxView } from '../sandbox/sandbox.ts';
 import type { SandboxState } from '../sandbox/states.ts';
+import type { SandboxView } from '../sandbox/view.ts';
 
 export interface Metrics {
   readonly observer: Observer;
