@@ -19,6 +19,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { apiConfigSchema } from './config/schema.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
 import { createFront, type Front } from './front.ts';
+import { flood, type Sent, untilHeldBack } from './testing/flood.ts';
 import { type Certificates, openCertificates } from './tls/certificates.ts';
 
 const ID = 'abcdefghij0123456789';
@@ -252,46 +253,20 @@ describe('a client of HTTP/2', () => {
   });
 
   it('that reads slowly holds the guest back, and a guest that reads slowly the client', async () => {
-    const piece = Buffer.alloc(64 * 1024);
-    let produced = 0;
+    let down: Sent = () => 0;
     serve = (incoming, outgoing) => {
-      if (incoming.method === 'POST') return void incoming.pause();
-      const more = (): void => {
-        while (produced < 256 * 1024 * 1024) {
-          produced += piece.length;
-          if (!outgoing.write(piece)) return void outgoing.once('drain', more);
-        }
-      };
-      more();
+      if (incoming.method === 'POST') incoming.pause();
+      else down = flood(outgoing);
     };
-    const down = ask('/');
-    await once(down, 'response');
-    down.pause();
-    let sent = 0;
-    const up = ask('/', { ':method': 'POST' });
-    const push = (): void => {
-      while (sent < 256 * 1024 * 1024) {
-        sent += piece.length;
-        if (!up.write(piece)) return void up.once('drain', push);
-      }
-    };
-    push();
-    let before = [-1, -1];
-    await expect
-      .poll(
-        () => {
-          const same = before[0] === produced && before[1] === sent;
-          before = [produced, sent];
-          return same;
-        },
-        { interval: 300, timeout: 10_000 },
-      )
-      .toBe(true);
-    expect(produced).toBeLessThan(32 * 1024 * 1024);
-    expect(sent).toBeLessThan(32 * 1024 * 1024);
+    const reader = ask('/');
+    await once(reader, 'response');
+    reader.pause();
+    const writer = ask('/', { ':method': 'POST' });
+    const up = flood(writer);
+    await untilHeldBack([() => down(), up], 32 * 1024 * 1024);
     // Neither holds up the others of its connection.
     expect((await answerOf(session.request({ ':path': '/' }))).status).toBe(200);
-    for (const each of [down, up]) each.on('error', () => {}).close(constants.NGHTTP2_CANCEL);
+    for (const each of [reader, writer]) each.on('error', () => {}).close(constants.NGHTTP2_CANCEL);
   });
 
   it('gets a refusal for what no guest may say or be asked', async () => {

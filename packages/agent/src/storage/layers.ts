@@ -16,6 +16,8 @@ interface Owner {
   readonly gid: number;
 }
 
+type Copy = (from: string, to: string, owner: Owner, signal: AbortSignal) => Promise<void>;
+
 export interface Layers {
   create(path: string, sizeMib: number, owner: Owner, signal: AbortSignal): Promise<void>;
   /**
@@ -68,23 +70,13 @@ export function createLayers(layersDir: string, reserveMib: number): Layers {
     }
   };
 
-  const copyByProgram = async (
-    from: string,
-    to: string,
-    owner: Owner,
-    signal: AbortSignal,
-  ): Promise<void> => {
+  const copyByProgram: Copy = async (from, to, owner, signal) => {
     await copySparse(from, to, { signal });
     await chmod(to, 0o600);
     await chown(to, owner.uid, owner.gid);
   };
 
-  const copyUnchanging = async (
-    from: string,
-    to: string,
-    owner: Owner,
-    signal: AbortSignal,
-  ): Promise<void> => {
+  const copyUnchanging: Copy = async (from, to, owner, signal) => {
     throwIfAborted(signal);
     const content = await smallFiles.content(from, signal);
     if (content === undefined) await copyByProgram(from, to, owner, signal);
