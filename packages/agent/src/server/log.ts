@@ -51,14 +51,23 @@ function stderrSink(): (line: string) => void {
 function fileSink(path: string, maxBytes: number): (line: string) => void {
   let fd = openSync(path, 'a', 0o600);
   let sizeBytes = fstatSync(fd).size;
+  // The file stays open until there is another: once it is closed its number may be that of anything else.
+  const beginAnew = (): void => {
+    const next = openSync(`${path}.new`, 'w', 0o600);
+    try {
+      renameSync(path, `${path}.1`);
+      renameSync(`${path}.new`, path);
+    } catch (error) {
+      closeSync(next);
+      throw error;
+    }
+    closeSync(fd);
+    fd = next;
+    sizeBytes = 0;
+  };
   return (line) => {
     try {
-      if (sizeBytes > 0 && sizeBytes + line.length > maxBytes) {
-        closeSync(fd);
-        renameSync(path, `${path}.1`);
-        fd = openSync(path, 'a', 0o600);
-        sizeBytes = 0;
-      }
+      if (sizeBytes > 0 && sizeBytes + Buffer.byteLength(line) > maxBytes) beginAnew();
       sizeBytes += writeSync(fd, line);
     } catch {
       // A full disk must not end the agent; the line is lost.
