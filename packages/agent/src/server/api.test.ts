@@ -346,6 +346,14 @@ describe('one agent', () => {
     await (await takeLock(lockFile)).release();
   });
 
+  it('has it though nothing can be written there', async () => {
+    // Can be locked, and not written to.
+    const lock = await takeLock(dir);
+    expect(await failure(takeLock(dir))).toMatchObject({ code: 'agent_already_running' });
+    await lock.release();
+    await (await takeLock(dir)).release();
+  });
+
   it('takes over a dead socket, and no living one', async () => {
     const options = {
       limits: parseConfig({}).server,

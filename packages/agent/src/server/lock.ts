@@ -40,7 +40,8 @@ export async function takeLock(lockFile: string): Promise<Lock> {
 
   const outcome = await Promise.race([held, ended]);
   if (outcome !== 'held') throw await refusal(outcome, lockFile);
-  await writeFile(lockFile, `${process.pid}\n`);
+  // For whoever is refused. The lock is the kernel's, and a full disk is no reason to have none.
+  await writeFile(lockFile, `${process.pid}\n`).catch(() => {});
 
   let released = false;
   return {
