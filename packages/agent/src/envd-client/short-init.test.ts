@@ -68,6 +68,14 @@ it('tells of a refusal that comes behind the acknowledgement, once and as long a
   expect(refusals.length).toBeLessThan(3);
 });
 
+it('is given up where a refusal comes without its acknowledgement', async () => {
+  const { port } = await guest('no room');
+  const startedAt = performance.now();
+  expect(await sendShortInit({ ...init, port })).toBeUndefined();
+  expect(performance.now() - startedAt).toBeLessThan(5_000);
+  expect(refusals).toEqual([]);
+});
+
 it('is given up at once where the host says that nobody listens', async () => {
   const { port } = await guest();
   sockets.pop()?.close();

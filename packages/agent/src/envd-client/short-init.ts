@@ -46,7 +46,8 @@ export async function sendShortInit(init: ShortInit): Promise<Acknowledged | und
   signal.addEventListener('abort', giveUp, { once: true });
   let isOpen = false;
   try {
-    socket.once('message', () => settle(true));
+    // Of what cannot be applied the acknowledgement may be lost, and the refusal not.
+    socket.once('message', (message) => settle(!REFUSAL.test(message.toString('utf8'))));
     // Nobody listens at that port: the guest's kernel says so by ICMP.
     socket.on('error', giveUp);
     socket.once('connect', () => socket.send(datagram, (error) => error !== null && giveUp()));
