@@ -50,7 +50,7 @@ beforeEach(async () => {
   listening = await listen({
     socketPath,
     limits: { ...parseConfig({}).server, maxConcurrentRequests: 20 },
-    routes: (router) => registerServices(router, { manager, metrics, info }),
+    routes: (router) => registerServices(router, { manager, metrics, info, firstMessageMs: 500 }),
     onRequestEnded: metrics.requestEnded,
     log: world.deps.log,
   });
@@ -280,6 +280,20 @@ describe('the API', () => {
       200,
     );
     sessions.abort();
+  });
+
+  it('waits so long for what a stream is for, and no longer', async () => {
+    const silent = async function* <T>(): AsyncGenerator<T> {
+      yield* [];
+      await new Promise(() => {});
+    };
+    const exec = client.guest.exec(silent<ExecRequest>())[Symbol.asyncIterator]();
+    const [run, write] = await Promise.all([
+      failure(exec.next()),
+      failure(client.guest.writeFile(silent<WriteFileRequest>())),
+    ]);
+    expect([run.code, write.code]).toEqual(['deadline_exceeded', 'deadline_exceeded']);
+    await until(() => listening.activity().requests === 0);
   });
 
   it('has a limit on what it does at once', async () => {

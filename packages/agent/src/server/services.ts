@@ -12,6 +12,7 @@ import {
 import type { ExecInput } from '../sandbox/exec.ts';
 import type { FileTarget } from '../sandbox/guest.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
+import { withinMs } from '../signals/signals.ts';
 import {
   toCreateRequest,
   toEgress,
@@ -40,11 +41,15 @@ export interface ServiceParts {
   readonly manager: SandboxManager;
   readonly metrics: Metrics;
   readonly info: AgentInfo;
+  /** By when whoever opens a stream has said what for. */
+  readonly firstMessageMs?: number;
 }
 
+const FIRST_MESSAGE_MS = 30_000;
 const MODE_MASK = 0o7777;
 
-export function registerServices(router: ConnectRouter, { manager, metrics, info }: ServiceParts): void {
+export function registerServices(router: ConnectRouter, parts: ServiceParts): void {
+  const { manager, metrics, info, firstMessageMs = FIRST_MESSAGE_MS } = parts;
   router.service(AgentService, {
     getInfo: () => ({
       version: info.version,
@@ -121,7 +126,7 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
   router.service(GuestService, {
     exec: async function* (requests, { signal }) {
       const messages = requests[Symbol.asyncIterator]();
-      const first = await messages.next();
+      const first = await withinMs(firstMessageMs, 'The first message', messages.next());
       if (first.done === true || first.value.message.case !== 'start') {
         throw new WrennError('invalid_argument', 'The first message must be `start`.', { field: 'message' });
       }
@@ -135,7 +140,7 @@ export function registerServices(router: ConnectRouter, { manager, metrics, info
     },
     writeFile: async (requests, { signal }) => {
       const messages = requests[Symbol.asyncIterator]();
-      const first = await messages.next();
+      const first = await withinMs(firstMessageMs, 'The first message', messages.next());
       if (first.done === true || first.value.message.case !== 'open') {
         throw new WrennError('invalid_argument', 'The first message must be `open`.', { field: 'message' });
       }
