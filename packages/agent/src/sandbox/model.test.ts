@@ -9,74 +9,14 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createSandboxManager } from './manager.ts';
 import type { SandboxState } from './states.ts';
 import { createFakeWorld, type FakeWorld } from './testing/fake-world.ts';
-
-type Action =
-  | { readonly kind: 'create'; readonly timeoutMs: number | undefined }
-  | {
-      readonly kind: 'pause' | 'resume' | 'hibernate' | 'destroy' | 'exec' | 'leaveExec' | 'die';
-      readonly which: number;
-    }
-  | { readonly kind: 'fork' | 'snapshot' | 'createFrom' | 'deleteSnapshot'; readonly which: number }
-  | { readonly kind: 'setTimeout'; readonly which: number; readonly timeoutMs: number }
-  | { readonly kind: 'wait'; readonly ms: number }
-  /** Until all that was asked for has settled. */
-  | { readonly kind: 'settle' };
-
-const NEVER_FAILS = 25;
-
-const which = fc.nat(5);
-const action: fc.Arbitrary<Action> = fc.oneof(
-  {
-    weight: 4,
-    arbitrary: fc.record({
-      kind: fc.constant('create' as const),
-      // Mostly none: what is over at once meets nothing else.
-      timeoutMs: fc.oneof(
-        { weight: 8, arbitrary: fc.constant(undefined) },
-        { weight: 1, arbitrary: fc.integer({ min: 1, max: 60 }) },
-      ),
-    }),
-  },
-  {
-    weight: 12,
-    arbitrary: fc.record({
-      kind: fc.constantFrom(
-        'pause' as const,
-        'resume' as const,
-        'hibernate' as const,
-        'hibernate' as const,
-        'fork' as const,
-        'snapshot' as const,
-        'createFrom' as const,
-        'deleteSnapshot' as const,
-        'destroy' as const,
-        'exec' as const,
-        'leaveExec' as const,
-        'die' as const,
-      ),
-      which,
-    }),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constant('setTimeout' as const),
-      which,
-      timeoutMs: fc.integer({ min: 1, max: 20 }),
-    }),
-  },
-  { weight: 4, arbitrary: fc.record({ kind: fc.constant('wait' as const), ms: fc.nat(6) }) },
-  { weight: 5, arbitrary: fc.constant({ kind: 'settle' } as const) },
-);
-
-/**
- * Which operations fail, how long each takes, and which are slow to heed an abort: used round and round. A create has some
- * twenty: where many of them fail there are no sandboxes for anything else to be done with.
- */
-const disturbance = fc.array(
-  fc.record({ ms: fc.nat(3), fails: fc.noBias(fc.nat(NEVER_FAILS)), deaf: fc.boolean() }),
-  { minLength: 1, maxLength: 30 },
-);
+import {
+  type Action,
+  type Disturbance,
+  KNOWN_LIVES,
+  randomActions,
+  randomDisturbance,
+  WORTH_WHILE,
+} from './testing/lives.ts';
 
 /** What a clean-up cannot survive without leaving something; the rest may fail at any time. */
 const MUST_WORK = new Set([
@@ -98,23 +38,39 @@ const FAIR = new Set([
   'vmm_died',
   'cancelled',
 ]);
-const FOLLOWS: Readonly<Record<string, readonly SandboxState[]>> = {
-  creating: ['creating', 'running', 'destroying'],
-  running: ['running', 'paused', 'hibernating', 'destroying'],
-  paused: ['paused', 'running', 'hibernating', 'destroying'],
-  hibernating: ['hibernating', 'running', 'paused', 'hibernated', 'destroying'],
-  hibernated: ['hibernated', 'resuming', 'destroying'],
-  resuming: ['resuming', 'running', 'hibernated', 'destroying'],
-  destroying: ['destroying', 'failed'],
-  failed: ['failed'],
+/** Each of them is to be seen. */
+const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
+  creating: ['running', 'destroying'],
+  running: ['paused', 'hibernating', 'destroying'],
+  paused: ['running', 'hibernating', 'destroying'],
+  hibernating: ['running', 'paused', 'hibernated', 'destroying'],
+  hibernated: ['resuming', 'destroying'],
+  resuming: ['running', 'hibernated', 'destroying'],
+  destroying: ['failed'],
+  failed: [],
 };
+const TRANSITIONS = Object.entries(FOLLOWS).flatMap(([from, all]) => all.map((to) => `${from} → ${to}`));
 
-function disturb(world: FakeWorld, plan: readonly { ms: number; fails: number; deaf: boolean }[]): void {
-  let turn = 0;
+/** By the log, which has every state that a sandbox came into. */
+function transitionsOf({ logged }: FakeWorld): string[] {
+  const last = new Map<unknown, unknown>();
+  return logged
+    .filter(({ message }) => message === 'state')
+    .map(({ fields }) => {
+      const { sandboxId, state } = fields as { sandboxId: unknown; state: unknown };
+      const before = last.get(sandboxId) ?? 'creating';
+      last.set(sandboxId, state);
+      return `${before} → ${state}`;
+    });
+}
+
+function disturb(world: FakeWorld, { plan, faulty }: Disturbance): void {
+  let [turn, faultyTurn] = [0, 0];
   world.disturb = async (operation, signal) => {
-    const { ms, fails, deaf } = plan[turn++ % plan.length] ?? { ms: 0, fails: NEVER_FAILS, deaf: false };
+    const { ms, fails, deaf } = plan[turn++ % plan.length] ?? { ms: 0, fails: false, deaf: false };
     if (ms > 0) await sleep(ms, undefined, signal === undefined || deaf ? {} : { signal });
-    if (fails === 0 && !MUST_WORK.has(operation))
+    const isFaulty = operation === faulty && faultyTurn++ % 2 === 0;
+    if ((fails || isFaulty) && !MUST_WORK.has(operation))
       throw new WrennError('command_failed', `${operation} failed`);
   };
 }
@@ -127,21 +83,21 @@ afterAll(() => void process.off('unhandledRejection', onUnheard));
 
 it('leaves nothing and breaks no contract', async () => {
   const succeeded = new Map<string, number>();
-  const lives = fc.array(action, { maxLength: 60, size: 'max' });
+  const seenTransitions = new Map<string, number>();
   await fc.assert(
-    fc.asyncProperty(lives, disturbance, async (actions, plan) => {
+    fc.asyncProperty(randomActions, randomDisturbance, async (actions, disturbance) => {
       // Those that are made warm in the background are there longer than such a life.
       const world = createFakeWorld({ config: { warm: { mode: 'off' } } });
       const manager = createSandboxManager(world.deps);
       await manager.start(new AbortController().signal);
-      disturb(world, plan);
+      disturb(world, disturbance);
       const unfair: string[] = [];
       const seen = new Map<string, SandboxState>();
       const look = (): void => {
         for (const { id, state } of manager.list()) {
           const before = seen.get(id);
           // Looked at only now and then, so a state may have been passed through: two steps at once are legal.
-          const reachable = (from: SandboxState): SandboxState[] => [...(FOLLOWS[from] ?? [])];
+          const reachable = (from: SandboxState): SandboxState[] => [from, ...FOLLOWS[from]];
           if (before !== undefined && !reachable(before).flatMap(reachable).includes(state)) {
             unfair.push(`${before} → ${state}`);
           }
@@ -157,10 +113,14 @@ it('leaves nothing and breaks no contract', async () => {
           if (!FAIR.has(code)) unfair.push(code);
         }
       };
-      const pick = (n: number): string => {
+      const pick = (n: number, states: readonly SandboxState[] = []): string => {
         const all = manager.list();
-        return all[n % Math.max(1, all.length)]?.id ?? 'a'.repeat(20);
+        const suited = all.filter(({ state }) => states.includes(state));
+        const some = suited.length > 0 ? suited : all;
+        return some[n % Math.max(1, some.length)]?.id ?? 'a'.repeat(20);
       };
+      const pickFor = ({ kind, which, ofAll }: Extract<Action, { ofAll: boolean }>): string =>
+        pick(which, ofAll ? [] : WORTH_WHILE[kind]);
       const request = { memoryMib: 128, diskMib: 64 };
       const exec = { command: ['echo', 'x'], envs: {}, stdin: false };
       const never = new AbortController().signal;
@@ -176,18 +136,18 @@ it('leaves nothing and breaks no contract', async () => {
           case 'resume':
           case 'hibernate':
           case 'destroy': {
-            const id = pick(one.which);
+            const id = pickFor(one);
             const { kind } = one;
             under.push(fairly(() => manager[kind](id), kind));
             break;
           }
           case 'fork': {
-            const id = pick(one.which);
+            const id = pickFor(one);
             under.push(fairly(() => manager.fork(id, { count: 2 }), one.kind));
             break;
           }
           case 'snapshot': {
-            const id = pick(one.which);
+            const id = pickFor(one);
             under.push(fairly(() => manager.snapshot(id), one.kind));
             break;
           }
@@ -208,7 +168,7 @@ it('leaves nothing and breaks no contract', async () => {
             break;
           }
           case 'exec': {
-            const outputs = manager.exec(pick(one.which), exec, never);
+            const outputs = manager.exec(pickFor(one), exec, never);
             under.push(
               fairly(async () => {
                 for await (const _output of outputs);
@@ -218,7 +178,7 @@ it('leaves nothing and breaks no contract', async () => {
           }
           case 'leaveExec': {
             const caller = new AbortController();
-            const outputs = manager.exec(pick(one.which), exec, caller.signal);
+            const outputs = manager.exec(pickFor(one), exec, caller.signal);
             under.push(fairly(() => outputs.next()));
             setTimeout(() => caller.abort(), 1);
             break;
@@ -236,6 +196,8 @@ it('leaves nothing and breaks no contract', async () => {
       }
       await Promise.all(under);
       look();
+      for (const each of transitionsOf(world))
+        seenTransitions.set(each, (seenTransitions.get(each) ?? 0) + 1);
       world.disturb = async () => {};
       for (const { id } of manager.list()) await fairly(() => manager.destroy(id));
       for (const { id } of manager.listSnapshots()) await fairly(() => manager.deleteSnapshot(id));
@@ -264,9 +226,27 @@ it('leaves nothing and breaks no contract', async () => {
         journals: [],
       });
     }),
-    { numRuns: 120, interruptAfterTimeLimit: 90_000, markInterruptAsFailure: false },
+    {
+      numRuns: 120,
+      examples: KNOWN_LIVES.map(([actions, disturbance]): [readonly Action[], Disturbance] => [
+        actions,
+        disturbance,
+      ]),
+      interruptAfterTimeLimit: 90_000,
+      markInterruptAsFailure: false,
+    },
   );
-  // Else it would be of no worth. Some twenty and more of each; of a resume some five, so that a run may well be without one.
-  const kinds = ['create', 'destroy', 'fork', 'hibernate', 'pause', 'snapshot'];
-  expect([...succeeded.keys()].sort()).toEqual(expect.arrayContaining(kinds));
+  // Else it would be of no worth.
+  expect([...seenTransitions.keys()].sort()).toEqual([...TRANSITIONS].sort());
+  expect([...succeeded.keys()].sort()).toEqual([
+    'create',
+    'createFrom',
+    'deleteSnapshot',
+    'destroy',
+    'fork',
+    'hibernate',
+    'pause',
+    'resume',
+    'snapshot',
+  ]);
 }, 180_000);
