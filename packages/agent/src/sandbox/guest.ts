@@ -51,6 +51,9 @@ export interface GuestFiles {
 const PATH_MAX_BYTES = 4096;
 const MODE_MAX = 0o7777;
 const DEPTH_MAX = 128;
+/** Of the years 1 to 9999. */
+const TIME_MIN_MS = Date.parse('0001-01-01T00:00:00Z');
+const TIME_MAX_MS = Date.parse('9999-12-31T23:59:59.999Z');
 
 export function createGuestFiles(use: () => GuestLease, timeouts: ExecTimeouts): GuestFiles {
   const withLease = async <T>(
@@ -74,6 +77,7 @@ export function createGuestFiles(use: () => GuestLease, timeouts: ExecTimeouts):
     const lease = use();
     const either = joinSignals(signal, lease.signal);
     const release = (): void => {
+      signal.removeEventListener('abort', release);
       either.release();
       lease.release();
     };
@@ -153,7 +157,6 @@ export function checkUser(user: string | undefined): void {
 }
 
 function toEntry(entry: EntryInfo): FileEntry {
-  const { modifiedTime } = entry;
   return {
     name: entry.name,
     path: entry.path,
@@ -162,12 +165,16 @@ function toEntry(entry: EntryInfo): FileEntry {
     mode: entry.mode,
     owner: entry.owner,
     group: entry.group,
-    modifiedAtMs:
-      modifiedTime === undefined
-        ? undefined
-        : Number(modifiedTime.seconds) * 1000 + Math.floor(modifiedTime.nanos / 1e6),
+    modifiedAtMs: toTimeMs(entry.modifiedTime),
     symlinkTarget: entry.symlinkTarget,
   };
+}
+
+/** Undefined for none, and for one that no Timestamp can tell: the guest may say anything. */
+function toTimeMs(time: EntryInfo['modifiedTime']): number | undefined {
+  if (time === undefined) return undefined;
+  const ms = Number(time.seconds) * 1000 + Math.floor(time.nanos / 1e6);
+  return ms >= TIME_MIN_MS && ms <= TIME_MAX_MS ? ms : undefined;
 }
 
 function typeOf(type: FileType): FileEntry['type'] {
