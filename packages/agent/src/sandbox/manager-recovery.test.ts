@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { collect } from './exec.ts';
+import { createSandboxManager } from './manager.ts';
+import { createFakeWorld } from './testing/fake-world.ts';
 import { expectNothingLeft, never, request, start, until } from './testing/manager-harness.ts';
 
 describe('what an earlier agent has left', () => {
@@ -122,6 +124,36 @@ describe('what an earlier agent has left', () => {
     const { world, manager } = await start({ from: before, bootId: 'boot-2' });
     expect(manager.get(id)).toMatchObject({ state: 'failed', reason: 'The host was restarted.' });
     expectNothingLeft(world);
+  });
+
+  it('does not stop the agent when the disk is full', async () => {
+    const { world: before, manager: first } = await start();
+    const asleep = await first.create(request);
+    await first.hibernate(asleep.id);
+    const running = await first.create(request);
+    await first.pause(running.id);
+    const record = JSON.parse(before.journals.get(asleep.id) ?? '');
+    before.journals.set(asleep.id, JSON.stringify({ ...record, state: 'resuming' }));
+    for (const vm of before.aliveVms()) vm.status = 'running';
+    // The second finds what the first could not write down.
+    let from = before;
+    for (const isFull of [true, true, false]) {
+      from.killAgent();
+      const world = createFakeWorld({ from });
+      world.disturb = async (operation) => {
+        if (isFull && ['journal', 'removeHibernations'].includes(operation))
+          throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+      };
+      const manager = createSandboxManager(world.deps);
+      await manager.start(never);
+      expect(manager.get(asleep.id).state).toBe('hibernated');
+      expect(manager.get(running.id).state).toBe('running');
+      from = world;
+      if (isFull) continue;
+      expect((await manager.resume(asleep.id)).state).toBe('running');
+      for (const { id } of manager.list()) await manager.destroy(id);
+      expectNothingLeft(world);
+    }
   });
 
   it('does not stop the agent when it is corrupt', async () => {

@@ -154,10 +154,12 @@ async function toSandbox(
   const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps), ...events };
   cleanup.register('files', () => deps.journal.remove(record.id));
   registerMachine(deps, machine, record, holdings);
-  await deps.journal.removeHibernations(record.id, hibernationsOf(record));
+  await deps.journal.removeHibernations(record.id, hibernationsOf(record)).catch((err: unknown) => {
+    deps.log.warn({ sandboxId: record.id, err }, 'an earlier hibernation remains');
+  });
   if (isAsleep) {
     const asleep = { ...record, state: 'hibernated' as const, handle: null };
-    if (record.state !== 'hibernated') await deps.journal.write(asleep);
+    if (record.state !== 'hibernated') await writeIfPossible(deps, asleep);
     deps.log.info({ sandboxId: record.id }, 'hibernates');
     return createSandbox({ ...parts, record: asleep });
   }
@@ -171,11 +173,21 @@ async function toSandbox(
   await restoreRules(deps, record);
   const actual = await actualState(deps, record, holdings);
   const adopted = { ...record, state: actual };
-  if (actual !== record.state) await deps.journal.write(adopted);
+  if (actual !== record.state) await writeIfPossible(deps, adopted);
   deps.observer.adopted();
   deps.log.info({ sandboxId: record.id, state: actual }, 'adopted');
   if (actual === 'running') greet(deps, adopted, holdings);
   return createSandbox({ ...parts, record: adopted, holdings });
+}
+
+/**
+ * A full disk is no reason not to start: what the journal says instead means the same to the next agent, and somebody has
+ * to be there with whom sandboxes can be destroyed.
+ */
+async function writeIfPossible({ journal, log }: SandboxDeps, record: JournalRecord): Promise<void> {
+  await journal.write(record).catch((err: unknown) => {
+    log.error({ sandboxId: record.id, err }, 'what was found could not be journalled');
+  });
 }
 
 /** What a creation would have registered. */
