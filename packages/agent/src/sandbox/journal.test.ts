@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseConfig } from '../config/load.ts';
 import { createJournal, type Journal, type JournalRecord, parseRecord } from './journal.ts';
 
 const id = 'abcdefghij0123456789';
@@ -124,8 +125,20 @@ describe('a journal', () => {
   it('is corrupt without its file, or when it is too large', async () => {
     await journal.makeDirectories(id, uid);
     expect((await journal.readAll()).corrupt).toMatchObject([{ id, uid: undefined }]);
-    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json'), Buffer.alloc(5 * 1024 * 1024, ' '));
+    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json'), Buffer.alloc(17 * 1024 * 1024, ' '));
     expect((await journal.readAll()).corrupt).toMatchObject([{ id }]);
+  });
+
+  it('can be read, however large a sandbox may be made to have it', async () => {
+    const most = '\u0001'.repeat(1024 * 1024 - 1);
+    const { limits } = parseConfig({
+      limits: { maxEnvBytes: most.length + 1, maxMetadataBytes: most.length + 1 },
+    });
+    expect([limits.maxEnvBytes, limits.maxMetadataBytes]).toEqual([1024 * 1024, 1024 * 1024]);
+    await journal.makeDirectories(id, uid);
+    const large = { ...record, envs: { a: most }, metadata: { a: most } };
+    await journal.write(large);
+    expect(await journal.readAll()).toEqual({ records: [large], corrupt: [] });
   });
 
   it('never names a path outside', () => {

@@ -8,7 +8,8 @@ import { hashSparse, prepareFile, syncDirectory, syncFile, writeFileDurably } fr
 import { parseSandboxId, WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
-const FILE_MAX_BYTES = 4 * 1024 * 1024;
+/** The environment and metadata that may be configured at most, each byte of them written as six. */
+const FILE_MAX_BYTES = 16 * 1024 * 1024;
 const FILE_NAME = 'sandbox.json';
 const HIBERNATION = 'hibernation-';
 
