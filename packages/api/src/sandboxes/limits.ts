@@ -34,6 +34,8 @@ const MINUTE_MS = 60_000;
 /** Where places become free when somebody else lets go, nobody knows when. */
 const PLACE_RETRY_MS = 5000;
 const MAX_BUCKETS = 10_000;
+/** For room, where others who have theirs keep on coming to the end. */
+const MAX_LOOKS = 5;
 
 interface Bucket {
   tokens: number;
@@ -89,21 +91,25 @@ export function createLimits(now: () => number = () => performance.now()): Limit
     pace,
     hold: async (kind, { keyId, limits }, count, present) => {
       const place = `${kind} ${keyId}`;
-      const held = reserved.get(place) ?? 0;
+      const heldByOthers = (): number => (reserved.get(place) ?? 0) - count;
       // Before anything is waited for, so that those who come at the same time see each other.
-      reserved.set(place, held + count);
+      reserved.set(place, (reserved.get(place) ?? 0) + count);
       let released = false;
       const release = (): void => {
         if (released) return;
         released = true;
-        const left = (reserved.get(place) ?? 0) - count;
+        const left = heldByOthers();
         if (left > 0) reserved.set(place, left);
         else reserved.delete(place);
       };
       try {
-        const most = limits[kind] - held - count;
-        if (most < 0 || (await present(most)) > most) throw TOO_MANY[kind](limits[kind]);
-        return release;
+        for (let looks = 1; ; looks += 1) {
+          const held = heldByOthers();
+          const most = limits[kind] - held - count;
+          if (most >= 0 && (await present(most)) <= most) return release;
+          // What came to be there meanwhile was counted twice, as present and as held.
+          if (heldByOthers() >= held || looks >= MAX_LOOKS) throw TOO_MANY[kind](limits[kind]);
+        }
       } catch (error) {
         release();
         throw error;
