@@ -1,9 +1,10 @@
-/** An agent that was started on demand leaves when nobody has needed it for a while. */
+/** An agent that was started on demand leaves when nobody has needed it for a while, whatever is done to the host's clock. */
 
 export interface IdleWatchOptions {
   /** 0 means never. */
   readonly idleTimeoutMs: number;
   readonly isBusy: () => boolean;
+  /** Of performance.now(). */
   readonly lastActiveAtMs: () => number;
   /** Called once. */
   readonly onIdle: () => void;
@@ -19,10 +20,10 @@ const LOOK_MAX_MS = 5_000;
 export function createIdleWatch(options: IdleWatchOptions): IdleWatch {
   const { idleTimeoutMs, isBusy, lastActiveAtMs, onIdle } = options;
   if (idleTimeoutMs === 0) return { stop: () => {} };
-  let busyUntilMs = Date.now();
+  let busyUntilMs = performance.now();
   const look = (): void => {
-    if (isBusy()) busyUntilMs = Date.now();
-    if (Date.now() - Math.max(busyUntilMs, lastActiveAtMs()) < idleTimeoutMs) return;
+    if (isBusy()) busyUntilMs = performance.now();
+    if (performance.now() - Math.max(busyUntilMs, lastActiveAtMs()) < idleTimeoutMs) return;
     clearInterval(timer);
     onIdle();
   };

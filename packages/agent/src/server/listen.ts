@@ -30,7 +30,7 @@ export interface ListenOptions {
 }
 
 export interface Listening {
-  /** When a request last began or ended, and how many are under way. */
+  /** When a request last began or ended, by performance.now(), and how many are under way. */
   activity(): { readonly lastAtMs: number; readonly requests: number };
   /** Takes nothing new, gives what is under way so long to end, and removes the socket. */
   close(graceMs: number): Promise<void>;
@@ -59,10 +59,10 @@ export async function listen(options: ListenOptions): Promise<Listening> {
   await rm(socketPath, { force: true });
 
   let requests = 0;
-  let lastAtMs = Date.now();
+  let lastAtMs = performance.now();
   const count = (change: 1 | -1): void => {
     requests += change;
-    lastAtMs = Date.now();
+    lastAtMs = performance.now();
   };
   const handlers = handlersOf(options, () => requests > limits.maxConcurrentRequests);
   const sessions = new Set<ServerHttp2Session>();
@@ -96,8 +96,8 @@ export async function listen(options: ListenOptions): Promise<Listening> {
     close: async (graceMs) => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       await rm(socketPath, { force: true });
-      const deadline = Date.now() + graceMs;
-      while (requests > 0 && Date.now() < deadline) await sleep(CLOSE_POLL_MS);
+      const deadline = performance.now() + graceMs;
+      while (requests > 0 && performance.now() < deadline) await sleep(CLOSE_POLL_MS);
       for (const session of sessions) session.destroy();
       await closed;
     },
