@@ -25,7 +25,7 @@ options, before the suite:
 `;
 
 const DRIVERS = ['qemu-kvm', 'firecracker'];
-const BENCH_ROUNDS = '5';
+const BENCH_ROUNDS = '9';
 /** Those in which the VMM plays a part. Killing and filling disks for minutes is for machines that are real. */
 const SANDBOX_TESTS = [
   'agent-restart',
