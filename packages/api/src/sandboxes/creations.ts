@@ -64,7 +64,8 @@ export function createCreations(agent: Agent, store: SandboxStore, log: Logger):
       for (const { id, metadata, state } of sandboxes) {
         if (!abandoned.has(metadata[CREATION_KEY] ?? '') || state === 'creating') continue;
         log.warn({ sandboxId: id }, 'destroying a sandbox whose creation nobody waited for');
-        await agent.destroy(id);
+        // One that does not end is tried again the next time, and keeps nobody else from it.
+        await agent.destroy(id).catch((err: unknown) => log.warn({ sandboxId: id, err }, 'it does not end'));
       }
       for (const [id, since] of abandoned) {
         if (performance.now() - since < ABANDONED_MS) continue;

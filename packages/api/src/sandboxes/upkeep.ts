@@ -41,7 +41,11 @@ export function createUpkeep({ agent, store, watcher, waker, creations, log }: U
     inBackground('upkeep failed', async () => {
       try {
         await creations.sweep(sandboxes);
-        for (const sandbox of sandboxes) await giveTime(sandbox);
+        for (const sandbox of sandboxes) {
+          await giveTime(sandbox).catch((err: unknown) =>
+            log.warn({ sandboxId: sandbox.id, err }, 'a sandbox without a time was not given one'),
+          );
+        }
       } finally {
         busy = false;
       }
