@@ -15,7 +15,5 @@ if (file > 0 && args[file] !== undefined) {
 
 await bootstrap({ templates: ['minimal'] });
 const outfile = await bundle('bench/main.ts', ['esbuild', 'e2b']);
-// The benchmarks take everything away before they end on Ctrl+C, so this waits for them.
-process.on('SIGINT', () => {}).on('SIGTERM', () => {});
 const [program, ...rest] = [...asRoot(), process.execPath, outfile, ...args];
 process.exitCode = await run(program, rest);

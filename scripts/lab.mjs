@@ -15,7 +15,5 @@ const program = await bundle('lab/main.ts');
 // What it runs in the machine.
 await bundle('lab/tests.ts');
 await bundle('bench/main.ts');
-// The laboratory takes everything away before it ends on Ctrl+C, so this waits for it.
-process.on('SIGINT', () => {}).on('SIGTERM', () => {});
 const [first, ...rest] = [...asRoot(), process.execPath, program, ...args];
 process.exitCode = await run(first, rest);

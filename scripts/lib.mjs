@@ -7,6 +7,9 @@ export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /**
  * Runs a program with its output on the terminal. Resolves with its exit code.
+ *
+ * It takes everything away before it ends, so whoever ends this process waits for that: Ctrl+C reaches both, SIGTERM
+ * perhaps this one alone, and is passed on. Nothing comes after it then.
  * @param {string} program
  * @param {string[]} args
  * @param {import('node:child_process').SpawnOptions} [options]
@@ -15,8 +18,24 @@ export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 export function run(program, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { cwd: ROOT, stdio: 'inherit', shell: false, ...options });
-    child.once('error', reject);
-    child.once('close', (code, signal) => resolve(signal === null ? (code ?? 1) : 1));
+    let isEnding = false;
+    /** @param {NodeJS.Signals} signal */
+    const onSignal = (signal) => {
+      isEnding = true;
+      if (signal === 'SIGTERM') child.kill(signal);
+    };
+    process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+    const release = () => process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+    child.once('error', (error) => {
+      release();
+      reject(error);
+    });
+    child.once('close', (code, signal) => {
+      release();
+      const exitCode = signal === null ? (code ?? 1) : 1;
+      if (isEnding) process.exit(exitCode || 1);
+      resolve(exitCode);
+    });
   });
 }
 

@@ -10,7 +10,5 @@ if (file > 0 && args[file] !== undefined) {
 }
 await bootstrap({ templates: ['minimal'] });
 const outfile = await bundle('bench/soak/main.ts', ['esbuild', 'e2b']);
-// It takes everything away before it ends on Ctrl+C, so this waits for it.
-process.on('SIGINT', () => {}).on('SIGTERM', () => {});
 const [program, ...rest] = [...asRoot(), process.execPath, outfile, ...args];
 process.exitCode = await run(program, rest);

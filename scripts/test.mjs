@@ -17,16 +17,14 @@ const failures = [];
 /** What was skipped and says why, with how many there are of it. */
 const leftOut = new Map();
 const reports = mkdtempSync(join(tmpdir(), 'wrenn-tests-'));
-try {
-  await bootstrap({ templates: ['minimal', 'base'] });
-  await testPackages();
-  await check('generated code', ['scripts/generate.mjs', '--check']);
-  await check('types, lint, format, imports, unused code', ['scripts/check.mjs']);
-  for (const project of ['unit', 'host', 'vm']) await vitest(project);
-  await lab();
-} finally {
-  rmSync(reports, { recursive: true, force: true });
-}
+process.once('exit', () => rmSync(reports, { recursive: true, force: true }));
+
+await bootstrap({ templates: ['minimal', 'base'] });
+await testPackages();
+await check('generated code', ['scripts/generate.mjs', '--check']);
+await check('types, lint, format, imports, unused code', ['scripts/check.mjs']);
+for (const project of ['unit', 'host', 'vm']) await vitest(project);
+await lab();
 for (const [what, count] of leftOut) process.stdout.write(`skipped: ${what}: ${count}\n`);
 for (const failure of failures) process.stdout.write(`failed: ${failure}\n`);
 const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;

@@ -39,8 +39,8 @@ if (
   process.exit(2);
 }
 const interrupted = new AbortController();
-process.once('SIGINT', () => interrupted.abort(new Error('interrupted')));
-process.once('SIGTERM', () => interrupted.abort(new Error('interrupted')));
+const onSignal = (): void => interrupted.abort(new Error('interrupted'));
+process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
 const result = await runSoak({
   clients,
   sandboxes,
