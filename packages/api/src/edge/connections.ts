@@ -1,6 +1,7 @@
 /** What is open to each sandbox, so that it can be counted, and cut when the sandbox is gone. */
 import { Agent } from 'node:http';
-import type { Socket } from 'node:net';
+import type { Socket, TcpSocketConnectOpts } from 'node:net';
+import { connectToGuest } from './guest-socket.ts';
 
 export interface Connections {
   /** Keeps idle connections to that sandbox, which end with it. */
@@ -33,7 +34,12 @@ export function createConnections({ perSandbox, total, idleMs }: ConnectionLimit
   const entryOf = (sandboxId: string): Entry => {
     const known = entries.get(sandboxId);
     if (known !== undefined) return known;
-    const agent = new Agent({ keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 16, timeout: idleMs });
+    const agent = new GuestAgent({
+      keepAlive: true,
+      keepAliveMsecs: 30_000,
+      maxFreeSockets: 16,
+      timeout: idleMs,
+    });
     const entry = { agent, cuts: new Set<() => void>() };
     entries.set(sandboxId, entry);
     return entry;
@@ -84,6 +90,12 @@ export function createConnections({ perSandbox, total, idleMs }: ConnectionLimit
     },
     count: () => open,
   };
+}
+
+class GuestAgent extends Agent {
+  override createConnection(options: object): Socket {
+    return connectToGuest(options as TcpSocketConnectOpts);
+  }
 }
 
 /** Not the clean end that a client could take for the whole of an answer. */

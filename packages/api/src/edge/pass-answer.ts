@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerResponse } from 'node:http2';
 import { isHttp2, responseHeaders } from './headers.ts';
+import { takeRestPast } from './long-answer.ts';
 
 /** False for an answer that no client can be given; nothing is sent then. */
 export function passAnswer(
@@ -27,11 +28,16 @@ export function passAnswer(
     if (Object.keys(answer.trailers).length > 0 && !isHttp2(response))
       plain.addTrailers(answer.trailers as never);
   });
-  answer.once('error', cutClient);
-  answer.once('close', () => {
+  const cutUnlessWhole = (): void => {
     if (!isWhole) cutClient();
-  });
+  };
+  answer.once('error', cutUnlessWhole).once('close', cutUnlessWhole);
   answer.pipe(plain);
+  if (!isHttp2(response)) {
+    takeRestPast(answer, plain, () => {
+      isWhole = true;
+    });
+  }
   return true;
 }
 
