@@ -39,7 +39,7 @@ export function takeRestPast(answer: IncomingMessage, response: ServerResponse, 
 
 /** What is written to its connection follows on what has been written to it. */
 function isNextToWrite(response: ServerResponse, client: Socket): boolean {
-  return response.writableLength === 0 && response.writableCorked === 0 && client.writable;
+  return response.writableLength === 0 && client.writableCorked === 0 && client.writable;
 }
 
 function passRest(guest: Socket, client: Socket, sizeBytes: number, onWhole: () => void): Past {

@@ -46,17 +46,20 @@ const PIECE_BYTES = 16 * 1024;
 
 /**
  * What the guest has sent at once goes on at once: its head with what comes first, its last piece with the end. Each write
- * of its own would be one more time that the client is woken.
+ * of its own would be one more time that the client is woken. It is the connection that holds it: a response of Node 22
+ * and newer that is corked itself sends the end of a chunked body before what it has held. One that waits in line has no
+ * connection yet, and holds everything by itself.
  */
 function gatherPieces(answer: IncomingMessage, response: ServerResponse): void {
   let isHeld = false;
   const hold = (): void => {
-    if (isHeld) return;
+    const client = response.socket;
+    if (isHeld || client === null) return;
     isHeld = true;
-    response.cork();
+    client.cork();
     setImmediate(() => {
       isHeld = false;
-      response.uncork();
+      client.uncork();
     });
   };
   hold();
