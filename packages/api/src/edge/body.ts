@@ -22,7 +22,12 @@ export function passBody(
   const stop = (): void => clearTimeout(timer);
   request.on('data', () => timer.refresh());
   request.once('end', stop).once('close', stop);
-  outgoing.once('close', stop);
+  // Nobody takes what is left of it then: a client that sends all of it before it hears the end of its answer goes on.
+  outgoing.once('close', () => {
+    stop();
+    request.unpipe(outgoing);
+    request.resume();
+  });
   request.once('aborted', () => outgoing.destroy());
   request.once('error', () => outgoing.destroy());
   request.pipe(outgoing, { end: false });

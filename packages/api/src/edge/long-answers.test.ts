@@ -285,6 +285,31 @@ describe('a long answer', () => {
     expect(isBody(await bodyOf(answer))).toBe(true);
   });
 
+  it('that is whole holds up no client that takes its end only once it has sent all that it has', async () => {
+    const { to, open } = await guest((socket) => {
+      socket.write(HEAD);
+      socket.write(BODY.subarray(0, -1), () => setTimeout(() => socket.write(BODY.subarray(-1)), 50));
+    });
+    let takesEnd = () => {};
+    scene.front.on('connection', (socket: Socket) => {
+      const write = socket._write.bind(socket);
+      socket._write = (chunk, encoding, done) => {
+        if (chunk.length !== 1) write(chunk, encoding, done);
+        else takesEnd = () => write(chunk, encoding, done);
+      };
+    });
+    const client = rawClient();
+    const upload = Buffer.alloc(32 * MIB);
+    client.socket.write(
+      `POST / HTTP/1.1\r\nHost: ${to}-${ID}.wrenn.test\r\nContent-Length: ${upload.length + 1}\r\n\r\nx`,
+    );
+    await expect.poll(() => open.size).toBe(0);
+    await new Promise((resolve) => client.socket.write(upload, resolve));
+    takesEnd();
+    await client.until((bytes) => bytes === BODY.length + client.headBytes());
+    await expect.poll(() => scene.edge.counts().open).toBe(0);
+  });
+
   it('comes in its turn for a client that has sent its requests ahead', async () => {
     scene.serve = (incoming, outgoing) => {
       const body = incoming.url === '/long' ? BODY : Buffer.from('short');
