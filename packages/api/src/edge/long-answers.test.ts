@@ -286,9 +286,11 @@ describe('a long answer', () => {
   });
 
   it('that is whole holds up no client that takes its end only once it has sent all that it has', async () => {
+    let sayEnd = () => {};
     const { to, open } = await guest((socket) => {
       socket.write(HEAD);
-      socket.write(BODY.subarray(0, -1), () => setTimeout(() => socket.write(BODY.subarray(-1)), 50));
+      socket.write(BODY.subarray(0, -1));
+      sayEnd = () => socket.write(BODY.subarray(-1));
     });
     let takesEnd = () => {};
     scene.front.on('connection', (socket: Socket) => {
@@ -303,6 +305,8 @@ describe('a long answer', () => {
     client.socket.write(
       `POST / HTTP/1.1\r\nHost: ${to}-${ID}.wrenn.test\r\nContent-Length: ${upload.length + 1}\r\n\r\nx`,
     );
+    await client.until((bytes) => bytes === BODY.length - 1 + client.headBytes());
+    sayEnd();
     await expect.poll(() => open.size).toBe(0);
     await new Promise((resolve) => client.socket.write(upload, resolve));
     takesEnd();
