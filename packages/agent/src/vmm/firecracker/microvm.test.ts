@@ -30,9 +30,10 @@ describe('a running microVM', () => {
     await microvm.resume(never);
     expect(await microvm.status(never)).toBe('running');
     await expect.poll(() => microvm.consoleTail(1)).toEqual(['wrenn-init: started']);
+    // What it has logged last is read a moment later.
+    await expect.poll(() => microvm.diagnose(never)).toContain('a PUT /actions request.');
     const diagnosis = await microvm.diagnose(never);
     expect(diagnosis).toContain('Firecracker 1.16.1 says: Running');
-    expect(diagnosis).toContain('The API server received a PUT /actions request.');
     expect(diagnosis).toContain('Linux version 6.1');
 
     await Promise.all([microvm.kill(), microvm.kill()]);
