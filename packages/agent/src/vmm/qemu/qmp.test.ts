@@ -124,8 +124,8 @@ describe('the QMP client', () => {
 
   it('refuses to pile up commands', async () => {
     const client = await open(() => {});
-    const many = Array.from({ length: 65 }, () => ask(client, 'x', 100));
     setMaxListeners(100, never);
+    const many = Array.from({ length: 65 }, () => ask(client, 'x', 100));
     const outcomes = await Promise.allSettled(many);
     expect(outcomes.at(-1)).toMatchObject({ reason: { code: 'vmm_api_error' } });
     client.close();
