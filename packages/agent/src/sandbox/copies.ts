@@ -69,8 +69,8 @@ export function createCopies(
     return { spec, template, start: { kind: 'copy', snapshot } };
   };
 
-  const take = async (sandbox: Sandbox, kind: Snapshot['kind']): Promise<Snapshot> => {
-    const draft = await snapshots.draft(newSandboxId()).catch((error: unknown) => {
+  const take = async (sandbox: Sandbox, kind: Snapshot['kind'], id = newSandboxId()): Promise<Snapshot> => {
+    const draft = await snapshots.draft(id).catch((error: unknown) => {
       throw toldIfFull(error);
     });
     try {
@@ -100,7 +100,7 @@ export function createCopies(
 
   return {
     plan: (request, snapshotId) => planFrom(request, snapshots.get(snapshotId)),
-    take,
+    take: (sandbox, kind) => take(sandbox, kind),
     fork: async (sandbox, { count, metadata, timeoutMs }) => {
       if (!Number.isInteger(count) || count < 1 || count > FORKS_MAX) {
         throw new WrennError('invalid_argument', `A fork makes 1 to ${FORKS_MAX} copies.`, {
@@ -108,9 +108,11 @@ export function createCopies(
         });
       }
       const source = sandbox.view();
-      const snapshot = await take(sandbox, 'fork');
-      forking.add(snapshot.id);
+      // Before it is there for `collect` to see, whoever's end calls that.
+      const snapshotId = newSandboxId();
+      forking.add(snapshotId);
       try {
+        const snapshot = await take(sandbox, 'fork', snapshotId);
         const { rateLimits, onTimeout, egress } = source;
         const inherited = { metadata: metadata ?? source.metadata, rateLimits, onTimeout, egress };
         const plan = planFrom({ ...inherited, timeoutMs }, snapshot);
@@ -123,7 +125,7 @@ export function createCopies(
         await Promise.allSettled(copies.map((copy) => copy.destroy()));
         throw failed.reason;
       } finally {
-        forking.delete(snapshot.id);
+        forking.delete(snapshotId);
         await collect();
       }
     },
