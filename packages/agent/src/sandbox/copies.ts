@@ -100,7 +100,7 @@ export function createCopies(
 
   return {
     plan: (request, snapshotId) => planFrom(request, snapshots.get(snapshotId)),
-    take: (sandbox, kind) => take(sandbox, kind),
+    take,
     fork: async (sandbox, { count, metadata, timeoutMs }) => {
       if (!Number.isInteger(count) || count < 1 || count > FORKS_MAX) {
         throw new WrennError('invalid_argument', `A fork makes 1 to ${FORKS_MAX} copies.`, {

@@ -30,7 +30,7 @@ export type SandboxState =
   | 'failed';
 
 /** `gone` is not a state: who asks then is told `sandbox_not_found`. */
-const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
+export const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
   creating: ['running', 'destroying'],
   running: ['paused', 'hibernating', 'destroying'],
   paused: ['running', 'hibernating', 'destroying'],

@@ -65,6 +65,7 @@ export function createTrials(
       const { id } = snapshot;
       const nowMs = performance.now();
       if (signal.aborted || nowMs < (dueAtMs.get(id) ?? 0)) return;
+      for (const [other, at] of dueAtMs) if (at <= nowMs) dueAtMs.delete(other);
       dueAtMs.set(id, nowMs + TRIAL_INTERVAL_MS);
       tryOut(snapshot).then(
         () => log.info({ snapshotId: id }, 'a warm template was tried out'),

@@ -1,29 +1,9 @@
 /** JSON Schema in words and tables, for people. */
-import { z } from 'zod';
-
-const schemaForm = z.object({
-  $ref: z.string().optional(),
-  type: z.union([z.string(), z.array(z.string())]).optional(),
-  enum: z.array(z.unknown()).optional(),
-  const: z.unknown().optional(),
-  default: z.unknown().optional(),
-  format: z.string().optional(),
-  minimum: z.number().optional(),
-  maximum: z.number().optional(),
-  maxLength: z.number().optional(),
-  maxItems: z.number().optional(),
-  anyOf: z.array(z.unknown()).optional(),
-  items: z.unknown().optional(),
-  properties: z.record(z.string(), z.unknown()).optional(),
-  required: z.array(z.string()).default([]),
-  additionalProperties: z.unknown().optional(),
-  description: z.string().optional(),
-});
-type Schema = z.infer<typeof schemaForm>;
+import { jsonSchema, type JsonSchema as Schema } from './json-schema.ts';
 
 /** What is not a schema allows anything. */
 function read(schema: unknown): Schema {
-  const parsed = schemaForm.safeParse(schema);
+  const parsed = jsonSchema.safeParse(schema);
   return parsed.success ? parsed.data : { required: [] };
 }
 

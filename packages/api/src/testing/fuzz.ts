@@ -1,6 +1,7 @@
 /** Requests made of the OpenAPI document: as it wants them, nearly so, and not at all. */
 import * as fc from 'fast-check';
 import { z } from 'zod';
+import { jsonSchema } from '../rest/json-schema.ts';
 import type { OpenApiDocument } from '../rest/openapi.ts';
 
 export interface FuzzRequest {
@@ -26,22 +27,6 @@ const operationSchema = z.object({
     .object({ content: z.object({ 'application/json': z.object({ schema: z.unknown() }) }) })
     .optional(),
 });
-const jsonSchema = z.object({
-  $ref: z.string().optional(),
-  type: z.union([z.string(), z.array(z.string())]).optional(),
-  enum: z.array(z.unknown()).optional(),
-  const: z.unknown().optional(),
-  format: z.string().optional(),
-  minimum: z.number().optional(),
-  maximum: z.number().optional(),
-  anyOf: z.array(z.unknown()).optional(),
-  items: z.unknown().optional(),
-  properties: z.record(z.string(), z.unknown()).optional(),
-  required: z.array(z.string()).default([]),
-  additionalProperties: z.unknown().optional(),
-  description: z.string().optional(),
-});
-
 export interface Operation {
   readonly path: string;
   readonly method: string;
