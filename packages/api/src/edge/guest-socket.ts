@@ -8,7 +8,8 @@ export type Past = (piece: Buffer, done: () => void) => boolean;
 export type AskPast = () => Past | undefined;
 
 const PARSER_BYTES = 64 * 1024;
-const PAST_BYTES = 128 * 1024;
+/** The most that one piece past the parser has; one with less has all that there was to read. */
+export const PAST_BYTES = 128 * 1024;
 
 /**
  * Connections read to it what the parser gets, and copy it before anything else is read: there may be thousands that say

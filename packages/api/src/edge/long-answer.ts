@@ -4,10 +4,16 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { askBeforeEachPiece, askNoMore, type Past } from './guest-socket.ts';
+import { askBeforeEachPiece, askNoMore, PAST_BYTES, type Past } from './guest-socket.ts';
 
 /** The connection to the guest ends with it, which a shorter one is not worth. */
 const LONG_BYTES = 8 * 1024 * 1024;
+
+/**
+ * Once all has been read that had come, what comes next may gather for so long. Read as it comes it is some 64 KiB at a time,
+ * each of which wakes this process and the client's: more work for both than what is to be done with it.
+ */
+const GATHER_MS = 1;
 
 /**
  * For an answer that is piped to the response. `onWhole` is called once all of it has been handed to the client's
@@ -44,6 +50,10 @@ function isNextToWrite(response: ServerResponse, client: Socket): boolean {
 
 function passRest(guest: Socket, client: Socket, sizeBytes: number, onWhole: () => void): Past {
   let leftBytes = sizeBytes;
+  let gathering: NodeJS.Timeout | undefined;
+  const goOn = (): void => {
+    if (leftBytes > 0 && gathering === undefined && client.writableLength === 0) guest.resume();
+  };
   return (piece, done) => {
     // Nobody can have the rest; that the guest's connection breaks is what tells the edge.
     if (!client.writable) {
@@ -56,13 +66,20 @@ function passRest(guest: Socket, client: Socket, sizeBytes: number, onWhole: () 
     const isLast = leftBytes === 0;
     client.write(body, () => {
       done();
-      if (!isLast && client.writableLength === 0) guest.resume();
+      goOn();
     });
     if (isLast) {
       guest.destroy();
       onWhole();
     }
-    return client.writableLength === 0;
+    if (!isLast && piece.length < PAST_BYTES) {
+      clearTimeout(gathering);
+      gathering = setTimeout(() => {
+        gathering = undefined;
+        goOn();
+      }, GATHER_MS);
+    }
+    return gathering === undefined && client.writableLength === 0;
   };
 }
 

@@ -157,6 +157,26 @@ describe('a long answer', () => {
     );
   });
 
+  it('goes on in larger pieces than it comes in', async () => {
+    const { to } = await guest(async (socket) => {
+      socket.write(HEAD);
+      for (let from = 0; from < BODY.length; from += 16 * 1024) {
+        socket.write(BODY.subarray(from, from + 16 * 1024));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    });
+    let writes = 0;
+    scene.front.on('connection', (socket: Socket) => {
+      const write = socket._write.bind(socket);
+      socket._write = (...args) => {
+        writes += 1;
+        write(...args);
+      };
+    });
+    expect(isBody(await bodyOf(await begin({ to })))).toBe(true);
+    expect(writes).toBeLessThan(BODY.length / (16 * 1024) / 2);
+  });
+
   it('is whole for a reader that is slow, and the guest is held back meanwhile', async () => {
     const { to, open } = await guest((socket) => {
       socket.write(HEAD.replace(String(BODY.length), String(8 * BODY.length)));
