@@ -42,6 +42,7 @@ function answer(code: number, sandboxId: string, message: string, port?: number)
 export function renderAnswer(
   { status, body }: EdgeAnswer,
   headers: IncomingHttpHeaders,
+  requestId: string,
 ): { headers: Record<string, string | number>; text: string } {
   const asPage = /\btext\/html\b/.test(headers.accept ?? '');
   const text = asPage ? page(body.message, status) : JSON.stringify(body);
@@ -50,6 +51,7 @@ export function renderAnswer(
     'Content-Type': type,
     'Content-Length': Buffer.byteLength(text),
     'Cache-Control': 'no-store',
+    'X-Request-Id': requestId,
   };
   return { headers: status === 429 || status === 503 ? { ...base, 'Retry-After': 1 } : base, text };
 }
@@ -58,8 +60,9 @@ export function sendAnswer(
   response: ServerResponse | Http2ServerResponse,
   what: EdgeAnswer,
   asked: IncomingHttpHeaders,
+  requestId: string,
 ): void {
-  const { headers, text } = renderAnswer(what, asked);
+  const { headers, text } = renderAnswer(what, asked, requestId);
   (response as ServerResponse).writeHead(what.status, headers);
   (response as ServerResponse).end(text);
 }

@@ -68,12 +68,13 @@ describe('a request', () => {
 
   it('is told of in the log when it is over, without its path and headers', async () => {
     await answerOf(ask('/secret?signature=secret', { headers: { 'x-access-token': 'secret' } }));
-    await answerOf(ask('/secret', { to: 1 }));
+    const refused = await answerOf(ask('/secret', { to: 1 }));
     const cut = ask('/');
     scene.serve = () => cut.destroy();
     cut.end();
     await expect.poll(() => scene.logged).toHaveLength(3);
     const common = {
+      requestId: expect.stringMatching(/^[0-9a-f]{8}-\d+$/),
       sandboxId: ID,
       port: portOf(scene.guest),
       method: 'GET',
@@ -81,9 +82,10 @@ describe('a request', () => {
     };
     expect(scene.logged).toEqual([
       { ...common, status: 200 },
-      { ...common, port: 1, status: 502 },
+      { ...common, port: 1, status: 502, requestId: refused.headers['x-request-id'] },
       { ...common, status: 0, aborted: true },
     ]);
+    expect(new Set(scene.logged.map((each) => (each as { requestId: string }).requestId)).size).toBe(3);
   });
 
   it('has the host that its sandbox wants to see', async () => {

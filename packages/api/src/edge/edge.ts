@@ -6,6 +6,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { EdgeAccess, EdgeDirectory, EdgeTarget } from '../directory.ts';
 import type { Logger } from '../log.ts';
 import { closeOnceWritten } from '../refusals.ts';
+import { createRequestIds } from '../request-ids.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
@@ -70,6 +71,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   const { domain, connectTimeoutMs = 5_000, bodyIdleTimeoutMs = 120_000, log } = options;
   const connections = createConnections(options.limits ?? DEFAULT_LIMITS);
   const stopListening = directory.onGone(connections.cutAll);
+  const nextId = createRequestIds();
   let [requests, refused] = [0, 0];
 
   /** The target, or what is said instead. */
@@ -134,12 +136,14 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
 
   const handle: Edge['handle'] = async (address, request, response) => {
     const asked = request.headers;
+    const requestId = nextId();
     const gone = new AbortController();
     const beganMs = performance.now();
     whenOver(request, response, () => {
       gone.abort();
       log?.info(
         {
+          requestId,
           ...address,
           method: request.method,
           status: response.headersSent ? response.statusCode : 0,
@@ -155,7 +159,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       if (response.headersSent) cutClient();
-      else sendAnswer(response, what, asked);
+      else sendAnswer(response, what, asked, requestId);
       // The rest of a body that nobody wants would hold the connection up.
       if (!request.complete) request.unpipe?.();
       request.resume();
@@ -214,19 +218,20 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   };
 
   const upgrade: Edge['upgrade'] = async (address, request, socket, head) => {
+    const requestId = nextId();
     const gone = new AbortController();
     const beganMs = performance.now();
     let status = 0;
     socket.once('close', () => {
       gone.abort();
       const durationMs = Math.round(performance.now() - beganMs);
-      log?.info({ ...address, method: 'UPGRADE', status, durationMs }, 'edge request');
+      log?.info({ requestId, ...address, method: 'UPGRADE', status, durationMs }, 'edge request');
     });
     socket.on('error', () => socket.destroy());
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       status = what.status;
-      const { headers, text } = renderAnswer(what, request.headers);
+      const { headers, text } = renderAnswer(what, request.headers, requestId);
       const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
       closeOnceWritten(socket);
       socket.end([`HTTP/1.1 ${what.status} -`, ...lines, 'Connection: close', '', text].join('\r\n'));

@@ -1,5 +1,4 @@
 /** Routes on Fastify: who asks, what is asked, and one form for every error, the parser's own included. */
-import { randomBytes } from 'node:crypto';
 import type { RequestListener, Server } from 'node:http';
 import type { Readable } from 'node:stream';
 import { WrennError } from '@wrenn/protocol';
@@ -8,6 +7,7 @@ import type { ZodType } from 'zod';
 import type { ApiConfig } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import { answerBrokenRequest } from '../refusals.ts';
+import { createRequestIds } from '../request-ids.ts';
 import { whenOver } from '../when-over.ts';
 import type { Doorkeeper, Visitor } from './auth.ts';
 import { readBody } from './body.ts';
@@ -34,7 +34,6 @@ interface Stay {
 }
 
 const PARAM_MAX_CHARS = 512;
-const ID_BYTES = 4;
 const NOBODY = {
   keyId: '',
   teamId: '',
@@ -61,7 +60,7 @@ export function createRestServer({
   front,
 }: RestDeps): FastifyInstance {
   const server = fastify({
-    genReqId: createIds(),
+    genReqId: createRequestIds(),
     bodyLimit: config.bodyMaxBytes,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: true,
@@ -166,16 +165,6 @@ export function createRestServer({
     });
   }
   return server;
-}
-
-/** Of this process and no other: logs are kept for longer than it lives. */
-function createIds(): () => string {
-  const prefix = randomBytes(ID_BYTES).toString('hex');
-  let count = 0;
-  return () => {
-    count += 1;
-    return `${prefix}-${count}`;
-  };
 }
 
 function parse(schema: ZodType | undefined, value: unknown): unknown {

@@ -8,12 +8,14 @@ import { createFirecrackerDriver } from './driver.ts';
 const firecracker = await findBinary(process.env.WRENN_FIRECRACKER).catch(() => undefined);
 const jailer = firecracker && (await findJailer(process.env.WRENN_JAILER, firecracker));
 
+const NONE_GIVEN = 'no firecracker was given';
+
 describeDriverContract('firecracker by itself', {
   createDriver: () => createFirecrackerDriver({ binary: firecracker ?? '', jailer: 'none' }),
   number: 12,
   cannotPowerOff: true,
   bootTimeoutMs: 120_000,
-  ...(firecracker === undefined ? { skippedBecause: 'no firecracker was given' } : {}),
+  ...(firecracker === undefined ? { skippedBecause: NONE_GIVEN } : {}),
 });
 
 describeDriverContract('firecracker in its jail', {
@@ -25,7 +27,9 @@ describeDriverContract('firecracker in its jail', {
   ...(jailer === undefined ? { skippedBecause: 'no jailer was given' } : {}),
 });
 
-describe.skipIf(firecracker === undefined)('a Firecracker that hangs', () => {
+const HANGS = 'a Firecracker that hangs';
+
+describe.skipIf(firecracker === undefined)(firecracker ? HANGS : `${HANGS} (skipped: ${NONE_GIVEN})`, () => {
   let bench: Workbench;
   beforeAll(async () => {
     bench = await createWorkbench(14);
