@@ -27,6 +27,7 @@ import { endRest, passBody } from './body.ts';
 import { type ConnectionLimits, createConnections, reset } from './connections.ts';
 import { hasUncountedBody, isHttp2, requestHeaders } from './headers.ts';
 import { headOf, passAnswer } from './pass-answer.ts';
+import { whenStalled } from './stalled.ts';
 
 export interface EdgeOptions {
   /** Sandboxes are `<port>-<id>.<domain>`. */
@@ -38,6 +39,8 @@ export interface EdgeOptions {
    * silent for as long as they like.
    */
   readonly bodyIdleTimeoutMs?: number;
+  /** For a client to take some of what waits for it. Long enough for one that is looked at in a debugger. */
+  readonly stallTimeoutMs?: number;
   readonly limits?: ConnectionLimits;
   /** Told of each request when it is over: for whom and how long, and nothing that only its client should know. */
   readonly log?: Pick<Logger, 'info'>;
@@ -68,7 +71,13 @@ const PORT_PLACEHOLDER = '${PORT}';
 const REPEATABLE: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS']);
 
 export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge {
-  const { domain, connectTimeoutMs = 5_000, bodyIdleTimeoutMs = 120_000, log } = options;
+  const {
+    domain,
+    connectTimeoutMs = 5_000,
+    bodyIdleTimeoutMs = 120_000,
+    stallTimeoutMs = 600_000,
+    log,
+  } = options;
   const connections = createConnections(options.limits ?? DEFAULT_LIMITS);
   const stopListening = directory.onGone(connections.cutAll);
   const nextId = createRequestIds();
@@ -168,6 +177,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       if (isHttp2(response)) response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
       else reset(request.socket);
     };
+    whenStalled(response, stallTimeoutMs, cutClient);
     const admitted = await admit(address, request, gone.signal);
     if (gone.signal.aborted) return;
     if ('status' in admitted) return say(admitted);
@@ -228,6 +238,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       log?.info({ requestId, ...address, method: 'UPGRADE', status, durationMs }, 'edge request');
     });
     socket.on('error', () => socket.destroy());
+    whenStalled(request.socket, stallTimeoutMs, () => reset(request.socket));
     const say = (what: EdgeAnswer): void => {
       refused += 1;
       status = what.status;

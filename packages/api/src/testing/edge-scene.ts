@@ -13,7 +13,7 @@ import {
 import type { AddressInfo, Socket } from 'node:net';
 import { afterEach, beforeEach } from 'vitest';
 import type { EdgeDirectory, EdgeTarget } from '../directory.ts';
-import { createEdge, type Edge } from '../edge/edge.ts';
+import { createEdge, type Edge, type EdgeOptions } from '../edge/edge.ts';
 
 /** Of the one sandbox that there is. */
 export const SANDBOX_ID = 'abcdefghij0123456789';
@@ -46,7 +46,10 @@ export const listening = async (server: Server): Promise<Server> => {
 };
 
 /** Made anew for each test of a file. */
-export function useEdge(): { readonly scene: Scene; ask(path: string, options?: Ask): ClientRequest } {
+export function useEdge(options: Pick<EdgeOptions, 'stallTimeoutMs'> = {}): {
+  readonly scene: Scene;
+  ask(path: string, options?: Ask): ClientRequest;
+} {
   const scene = {} as Scene;
   beforeEach(async () => {
     const guest = await listening(createServer((incoming, outgoing) => scene.serve(incoming, outgoing)));
@@ -69,7 +72,10 @@ export function useEdge(): { readonly scene: Scene; ask(path: string, options?: 
     const logged: unknown[] = [];
     const limits = { perSandbox: 8, total: 8, idleMs: 10_000 };
     const log = { info: (fields: unknown) => void logged.push(fields) };
-    const edge = createEdge({ domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 800, log }, directory);
+    const edge = createEdge(
+      { domain: 'wrenn.test', limits, bodyIdleTimeoutMs: 800, log, ...options },
+      directory,
+    );
     const front = createServer((incoming, outgoing) => {
       const address = edge.addressOf(incoming);
       if (address === undefined) outgoing.writeHead(418).end();
