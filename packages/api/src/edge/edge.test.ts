@@ -74,7 +74,7 @@ describe('a request', () => {
     cut.end();
     await expect.poll(() => scene.logged).toHaveLength(3);
     const common = {
-      requestId: expect.stringMatching(/^[0-9a-f]{8}-\d+$/),
+      requestId: expect.stringMatching(/^[0-9a-f]{16}$/),
       sandboxId: ID,
       port: portOf(scene.guest),
       method: 'GET',

@@ -6,7 +6,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { EdgeAccess, EdgeDirectory, EdgeTarget } from '../directory.ts';
 import type { Logger } from '../log.ts';
 import { closeOnceWritten } from '../refusals.ts';
-import { createRequestIds } from '../request-ids.ts';
+import { createRequestId } from '../request-ids.ts';
 import { whenOver } from '../when-over.ts';
 import { refusal } from './access.ts';
 import { addressOf, type EdgeAddress } from './address.ts';
@@ -80,7 +80,6 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   } = options;
   const connections = createConnections(options.limits ?? DEFAULT_LIMITS);
   const stopListening = directory.onGone(connections.cutAll);
-  const nextId = createRequestIds();
   let [requests, refused] = [0, 0];
 
   /** The target, or what is said instead. */
@@ -145,7 +144,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
 
   const handle: Edge['handle'] = async (address, request, response) => {
     const asked = request.headers;
-    const requestId = nextId();
+    const requestId = createRequestId();
     const gone = new AbortController();
     const beganMs = performance.now();
     whenOver(request, response, () => {
@@ -228,7 +227,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
   };
 
   const upgrade: Edge['upgrade'] = async (address, request, socket, head) => {
-    const requestId = nextId();
+    const requestId = createRequestId();
     const gone = new AbortController();
     const beganMs = performance.now();
     let status = 0;

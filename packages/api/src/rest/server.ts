@@ -7,7 +7,7 @@ import type { ZodType } from 'zod';
 import type { ApiConfig } from '../config/schema.ts';
 import type { Logger } from '../log.ts';
 import { answerBrokenRequest } from '../refusals.ts';
-import { createRequestIds } from '../request-ids.ts';
+import { createRequestId } from '../request-ids.ts';
 import { whenOver } from '../when-over.ts';
 import type { Doorkeeper, Visitor } from './auth.ts';
 import { readBody } from './body.ts';
@@ -60,7 +60,7 @@ export function createRestServer({
   front,
 }: RestDeps): FastifyInstance {
   const server = fastify({
-    genReqId: createRequestIds(),
+    genReqId: createRequestId,
     bodyLimit: config.bodyMaxBytes,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: true,
@@ -128,7 +128,6 @@ export function createRestServer({
       method: spec.method,
       url: spec.path.replaceAll(/\{(\w+)\}/g, ':$1'),
       onRequest: async (request, reply) => {
-        reply.header('x-request-id', request.id);
         if (spec.access === 'open') return;
         const visitor = await doorkeeper.admit(request.headers, request.socket.remoteAddress ?? '');
         stays.set(request, { visitor, isWorking: false, isOver: false });
@@ -189,9 +188,12 @@ function sizeOf({ body }: Answer): number {
 
 function send(reply: FastifyReply, answer: Answer): FastifyReply {
   const { status, body, headers = {}, contentType = JSON_TYPE } = write(answer);
-  reply
-    .code(status)
-    .headers({ ...headers, 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' });
+  reply.code(status).headers({
+    ...headers,
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    'x-request-id': reply.request.id,
+  });
   // Fastify's own word after a body that is too large; HTTP/2 has no such header.
   if (reply.request.raw.httpVersionMajor === 2) reply.removeHeader('connection');
   if (body === undefined) return reply.send();
