@@ -94,6 +94,17 @@ describe('the pool', () => {
     expect(world.violations).toEqual([]);
   });
 
+  it('is filled with what can be made, whatever cannot, which is not tried again at once', async () => {
+    const none = { ...request, template: 'none', size: 1 };
+    const pool = { entries: [none, { ...request, size: SIZE }], minAvailableMib: MIN_AVAILABLE_MIB };
+    ({ world, manager } = await start({ config: { pool } }));
+    await until(() => paused(world) === SIZE);
+    await manager.create(request);
+    await until(() => paused(world) === SIZE);
+    const told = world.logged.filter(({ message }) => message === 'the pool could not be filled');
+    expect(told).toMatchObject([{ level: 'warn', fields: { template: 'none', nextInMs: 5000 } }]);
+  });
+
   it('takes nobody else away', async () => {
     await startFull();
     const { id } = await manager.create(request);

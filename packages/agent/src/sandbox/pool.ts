@@ -12,7 +12,7 @@ import type { Template } from '../storage/storage.ts';
 import type { SandboxDeps } from './deps.ts';
 import { orderOf, type Roster } from './roster.ts';
 import type { Sandbox } from './sandbox.ts';
-import { checkRequest, type SandboxSpec } from './spec.ts';
+import { type CreateRequest, checkRequest, type SandboxSpec } from './spec.ts';
 import { rehearse, type WarmTemplates } from './warm.ts';
 
 export interface Pool {
@@ -29,12 +29,22 @@ export interface Pool {
 
 /** Between looks at whether there is room, or too little of it. */
 const LOOK_MS = 1_000;
-const AFTER_FAILURE_MS = 5_000;
+/** After a first failure; twice as long after each that follows on it. */
+const FIRST_REST_MS = 5_000;
+const LONGEST_REST_MS = 300_000;
 /** Creates come first. */
 const BUSY_POLL_MS = 20;
 /** And so does whoever has just been given one and sends it a first command; but not for ever, one after the other. */
 const REST_MS = 250;
 const REST_MAX_MS = 1_000;
+
+/** What is kept ready. One that cannot be made rests for a while, and holds up no other. */
+interface Kind {
+  readonly request: CreateRequest;
+  readonly size: number;
+  failures: number;
+  restsUntilMs: number;
+}
 
 interface Ready {
   readonly sandbox: Sandbox;
@@ -50,6 +60,12 @@ export function createPool(
 ): Pool {
   const { config, host, log, driver } = deps;
   const { entries, minAvailableMib } = config.pool;
+  const kinds: Kind[] = entries.map(({ size, ...request }) => ({
+    request,
+    size,
+    failures: 0,
+    restsUntilMs: 0,
+  }));
   const ready: Ready[] = [];
   const stopping = new AbortController();
   // Every request that is rehearsed listens to it for a while.
@@ -87,17 +103,6 @@ export function createPool(
     }
   };
 
-  /** The first kind of which there are too few; undefined when all is full. */
-  const wanted = async (): Promise<{ template: Template; spec: SandboxSpec } | undefined> => {
-    for (const { size, ...request } of entries) {
-      const spec = checkRequest(request, config, host);
-      const template = await deps.storage.resolveTemplate(spec.template);
-      const there = ready.filter((one) => usable(one) && fits(one, template, spec)).length;
-      if (there < size) return { template, spec };
-    }
-    return undefined;
-  };
-
   const giveUp = async (): Promise<boolean> => {
     const one = ready.pop();
     if (one === undefined) return false;
@@ -114,10 +119,30 @@ export function createPool(
       if (gaveUp) log.info({ availableMib, left: ready.length }, 'memory is short: the pool gave one up');
       return gaveUp ? 'more' : 'done';
     }
-    const next = await wanted();
-    if (next === undefined || availableMib < minAvailableMib + next.spec.memoryMib) return 'done';
-    await makeOne(next.template, next.spec);
-    return 'more';
+    for (const kind of kinds.filter(({ restsUntilMs }) => restsUntilMs < performance.now())) {
+      try {
+        const spec = checkRequest(kind.request, config, host);
+        const template = await deps.storage.resolveTemplate(spec.template);
+        const there = ready.filter((one) => usable(one) && fits(one, template, spec)).length;
+        if (there >= kind.size) continue;
+        if (availableMib < minAvailableMib + spec.memoryMib) return 'done';
+        await makeOne(template, spec);
+        kind.failures = 0;
+      } catch (error) {
+        rest(kind, error);
+      }
+      return 'more';
+    }
+    return 'done';
+  };
+
+  const rest = (kind: Kind, err: unknown): void => {
+    if (stopping.signal.aborted) return;
+    const restMs = Math.min(FIRST_REST_MS * 2 ** kind.failures, LONGEST_REST_MS);
+    kind.failures += 1;
+    kind.restsUntilMs = performance.now() + restMs;
+    const { template } = kind.request;
+    log.warn({ err, template, nextInMs: restMs }, 'the pool could not be filled');
   };
 
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal, ref: false });
@@ -126,14 +151,14 @@ export function createPool(
       while (isBusy() || isResting()) await pause(BUSY_POLL_MS);
       taken = undefined;
       const next = await adjust().catch((err: unknown) => {
-        if (!stopping.signal.aborted) log.warn({ err }, 'the pool could not be filled');
-        return 'failed' as const;
+        if (!stopping.signal.aborted) log.warn({ err }, 'the pool could not be looked after');
+        return 'done' as const;
       });
       if (next === 'more') continue;
       const woken = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      await Promise.race([woken, pause(next === 'failed' ? AFTER_FAILURE_MS : LOOK_MS)]);
+      await Promise.race([woken, pause(LOOK_MS)]);
     }
   };
 
