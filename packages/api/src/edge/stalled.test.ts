@@ -22,11 +22,16 @@ async function begin(outgoing: ClientRequest): Promise<IncomingMessage> {
 }
 
 it.each([
-  ['a stream', {}],
+  ['a stream', 0, {}],
+  ['a stream, silent at first,', 1.5 * STALL_MS, {}],
   // Its rest goes past the parser.
-  ['a long answer', { 'Content-Length': 256 * 1024 * 1024 }],
-])('ends %s of which nothing is taken', async (_, headers) => {
-  scene.serve = (_incoming, outgoing) => void flood(outgoing.writeHead(200, headers));
+  ['a long answer', 0, { 'Content-Length': 256 * 1024 * 1024 }],
+])('ends %s of which nothing is taken', async (_, silentMs, headers) => {
+  scene.serve = async (_incoming, outgoing) => {
+    outgoing.writeHead(200, headers).flushHeaders();
+    await pass(silentMs);
+    flood(outgoing);
+  };
   const answer = await begin(ask('/'));
   const broken = once(answer, 'error');
   answer.pause();
@@ -37,9 +42,11 @@ it.each([
 });
 
 it('ends a stream of HTTP/2 of which nothing is taken, and no other of its connection', async () => {
-  scene.serve = (incoming, outgoing) => {
-    if (incoming.url === '/silent') outgoing.write('begun');
-    else flood(outgoing);
+  scene.serve = async (incoming, outgoing) => {
+    outgoing.write('begun');
+    if (incoming.url === '/silent') return;
+    await pass(1.5 * STALL_MS);
+    flood(outgoing);
   };
   const server = createHttp2Server((incoming, outgoing) => {
     const address = scene.edge.addressOf(incoming);
@@ -60,8 +67,9 @@ it('ends a stream of HTTP/2 of which nothing is taken, and no other of its conne
 });
 
 it('ends a websocket of which nothing is taken', async () => {
-  scene.guest.on('upgrade', (_incoming, socket: Socket) => {
+  scene.guest.on('upgrade', async (_incoming, socket: Socket) => {
     socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: flood\r\nConnection: Upgrade\r\n\r\n');
+    await pass(1.5 * STALL_MS);
     flood(socket.on('error', () => {}));
   });
   const outgoing = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'flood' } });

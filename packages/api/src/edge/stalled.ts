@@ -13,8 +13,10 @@ export function whenStalled(
   cut: () => void,
 ): void {
   // Node's own time-out, which begins anew with whatever is read or written, and with each part of a long write.
-  to.setTimeout(timeoutMs, () => {
-    const { writableLength } = 'stream' in to ? to.stream : to;
-    if (writableLength > 0) cut();
+  const written = 'stream' in to ? to.stream : to;
+  written.setTimeout(timeoutMs);
+  // Each time that it is over: a callback of `setTimeout` is called but once.
+  written.on('timeout', () => {
+    if (written.writableLength > 0) cut();
   });
 }
