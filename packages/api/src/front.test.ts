@@ -327,13 +327,22 @@ describe('a client of HTTP/2', () => {
   });
 
   it('that is silent is let go, unless an answer is under way', async () => {
-    serve = (_, outgoing) => void outgoing.writeHead(200).write('begun');
+    let finish = () => {};
+    serve = (_, outgoing) => {
+      outgoing.writeHead(200).write('begun');
+      finish = () => outgoing.end();
+    };
     const quiet = opened();
     const closed = new Promise((resolve) => quiet.once('close', resolve));
     const stream = ask('/');
     await once(stream, 'response');
     await closed;
+    await new Promise((resolve) => setTimeout(resolve, 300));
     expect(session.closed || stream.closed).toBe(false);
+    // And is once it is over, as any other.
+    finish();
+    stream.resume();
+    await new Promise((resolve) => session.once('close', resolve));
   });
 });
 

@@ -47,8 +47,9 @@ export function serveHttp2(
         streams -= 1;
       });
     });
-    // Silence is an answer that takes its time, where there is a request.
-    session.setTimeout(idleMs, () => {
+    session.setTimeout(idleMs);
+    // Silence is an answer that takes its time, where there is a request. A callback of `setTimeout` would be called but once.
+    session.on('timeout', () => {
       if (streams === 0) session.close();
     });
   });
