@@ -46,7 +46,7 @@ beforeEach(connect);
 afterEach(disconnect);
 
 it('reads what comes as it came, in slices of the share, to its end', async () => {
-  const pieces = fc.array(fc.uint8Array({ minLength: 1, maxLength: 100_000 }), { maxLength: 8 });
+  const pieces = fc.array(fc.uint8Array({ minLength: 1, maxLength: 100_000, size: 'max' }), { maxLength: 8 });
   await fc.assert(
     fc.asyncProperty(pieces, fc.boolean(), async (sent, isSlow) => {
       await disconnect();

@@ -26,7 +26,7 @@ export class GuestStream extends Duplex {
     this.#socket = socket;
     this.#share = share;
     socket.on('readable', () => this.#next());
-    socket.once('end', () => this.push(null));
+    socket.once('end', () => this.#endIfRead());
     socket.on('timeout', () => this.emit('timeout'));
     socket.on('error', () => {});
     socket.once('close', () => {
@@ -85,6 +85,11 @@ export class GuestStream extends Duplex {
     });
   }
 
+  /** What is left of the last piece comes before the end, which the socket tells as soon as it has been taken from it. */
+  #endIfRead(): void {
+    if (this.#rest === undefined && this.#socket.readableEnded) this.push(null);
+  }
+
   #read(): void {
     const chunk: Buffer | null = this.#rest ?? this.#socket.read();
     if (chunk === null) return;
@@ -93,6 +98,7 @@ export class GuestStream extends Duplex {
     this.#isWanted = false;
     const at = performance.now();
     this.push(chunk.subarray(0, size));
+    this.#endIfRead();
     const tookMs = performance.now() - at;
     if (tookMs > SLICE_MS.max) this.#sliceBytes = Math.max(SLICE_MIN_BYTES, size / 2);
     else if (tookMs < SLICE_MS.min) this.#sliceBytes = Math.min(SLICE_MAX_BYTES, size * 2);

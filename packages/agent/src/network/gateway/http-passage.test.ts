@@ -22,6 +22,7 @@ const portOf = (server: net.Server): number => {
 
 beforeAll(async () => {
   web = http.createServer((request, response) => {
+    if (request.url === '/badly-said') return void request.socket.end('HTTP/1.1 200 \x01\r\n\r\n');
     let size = 0;
     request
       .on('data', (chunk: Buffer) => {
@@ -128,6 +129,10 @@ it('leaves no header out, however many there are', async () => {
   expect(seen).toEqual([`GET good.example/body ${hidden.length}`]);
 });
 
+it('survives a server whose answer cannot be written', async () => {
+  expect(await converse([Buffer.from(good('/badly-said'))], 1)).toContain('HTTP/1.1 502 Bad Gateway\r\n');
+});
+
 const upgrade = (path: string, connection = 'Connection: Upgrade\r\n') =>
   `GET ${path} HTTP/1.1\r\nHost: good.example\r\n${connection}Upgrade: websocket\r\n\r\n`;
 
@@ -148,6 +153,13 @@ it.each([
   const got = await converse([Buffer.from(text)], statuses.length || 9);
   expect(got.match(/HTTP\/1.1 \d+/g) ?? []).toEqual(statuses);
   expect(got).not.toContain('<hello>');
+  expect(await converse([Buffer.from(good('/well'))], 1)).toContain('</well>');
+});
+
+it('survives an expectation that nobody meets, and a wish for another protocol right behind it', async () => {
+  const wonders = 'GET / HTTP/1.1\r\nHost: good.example\r\nExpect: wonders\r\n\r\n';
+  expect(await converse([Buffer.from(wonders + good('/next'))], 2)).toMatch(/^HTTP\/1.1 417 [\s\S]*<\/next>/);
+  expect(await converse([Buffer.from(wonders + upgrade('/ws'))], 9)).not.toContain('<hello>');
   expect(await converse([Buffer.from(good('/well'))], 1)).toContain('</well>');
 });
 

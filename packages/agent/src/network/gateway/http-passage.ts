@@ -44,16 +44,23 @@ export function createHttpServer(passage: Passage): http.Server {
   const unanswered = new WeakMap<net.Socket, number>();
   const count = (guest: net.Socket, change: 1 | -1): void =>
     void unanswered.set(guest, (unanswered.get(guest) ?? 0) + change);
-  const serve = (request: http.IncomingMessage, response: http.ServerResponse): void => {
-    const { socket } = request;
+  const counted = ({ socket }: http.IncomingMessage, response: http.ServerResponse): void => {
     count(socket, 1);
     response.once('close', () => count(socket, -1));
+  };
+  const serve = (request: http.IncomingMessage, response: http.ServerResponse): void => {
+    counted(request, response);
     begin(request, response, passage, { mayUpgrade: false });
   };
   server.on('request', serve);
   server.on('checkContinue', (request, response) => {
     response.writeContinue();
     serve(request, response);
+  });
+  // Node's own answer would be one that nobody has counted.
+  server.on('checkExpectation', (request, response) => {
+    counted(request, response);
+    refuse(response, 417, 'There is no such expectation.');
   });
   server.on('upgrade', (request, guest: net.Socket, ahead: Buffer) => {
     // Sent ahead of answers that still have their turn; nobody who is well does that.
@@ -213,7 +220,8 @@ function refuse(response: http.ServerResponse, status: number, why: string): voi
   // What is left of it, so that the next one is found.
   response.req.resume();
   const body = `${why}\n`;
-  response.writeHead(status, {
+  // With the reason: Node would say one that it has refused to write just now, and refuse it again.
+  response.writeHead(status, http.STATUS_CODES[status], {
     'content-type': 'text/plain',
     'content-length': Buffer.byteLength(body),
     ...(status === 400 ? { connection: 'close' } : {}),
