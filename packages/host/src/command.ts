@@ -1,6 +1,7 @@
 /** Runs one system program to its end: argument arrays only, a deadline always, bounded output. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { WrennError } from '@wrenn/protocol';
+import { spawnPiped } from './spawn.ts';
 
 export interface CommandOptions {
   readonly timeoutMs: number;
@@ -72,7 +73,7 @@ export function missingProgram(program: string, cause?: unknown): WrennError {
 /**
  * Runs a program and returns what it printed.
  *
- * Throws `missing_program`, `command_failed` (with the exit code and the end of stderr),
+ * Throws `missing_program`, `descriptors_exhausted`, `command_failed` (with the exit code and the end of stderr),
  * `deadline_exceeded`, or `cancelled`; in each case the program is gone when the promise settles.
  */
 export async function runCommand(
@@ -83,11 +84,9 @@ export async function runCommand(
   if (options.signal?.aborted) throw cancelled(program, options.signal.reason);
   const maxBytes = options.maxOutputBytes ?? DEFAULT_MAX_OUTPUT_BYTES;
 
-  const child = spawn(program, [...args], {
-    shell: false,
+  const child = spawnPiped(program, args, {
     // A process group of its own, so that a deadline ends the program's children with it.
     detached: true,
-    stdio: ['pipe', 'pipe', 'pipe'],
     env: options.env ?? plainEnvironment(),
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });

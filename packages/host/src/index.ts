@@ -13,6 +13,7 @@ export * as nftRule from './nft-rule.ts';
 export * from './openssl.ts';
 export * from './process.ts';
 export * from './sparse.ts';
+export * from './spawn.ts';
 export * from './sysctl.ts';
 export * from './systemd.ts';
 export * from './tc.ts';

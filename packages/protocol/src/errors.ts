@@ -44,6 +44,7 @@ export const ERROR_KINDS = {
   store_in_use: 'conflict',
   template_in_use: 'conflict',
 
+  descriptors_exhausted: 'exhausted',
   disk_full: 'exhausted',
   memory_exhausted: 'exhausted',
   network_slots_exhausted: 'exhausted',

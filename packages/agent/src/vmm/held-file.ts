@@ -5,11 +5,11 @@
  * It is a gate and no lock. If the holder ends, or takes longer than the kernel allows, whoever waits goes on: `letThrough`
  * tells that, and what was to happen before must then be taken as not done.
  */
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { ChildProcessByStdio } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { plainEnvironment } from '@wrenn/host';
+import { plainEnvironment, spawnPiped } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withinMs } from '../signals/signals.ts';
 
@@ -44,16 +44,14 @@ fcntl($file, 1024, 2) or die "lease: $!";
 print "through\\n";
 `;
 
-/** `path` must be writable for nobody who has it open now. Throws `internal`, `deadline_exceeded`. */
+/** `path` must be writable for nobody who has it open now. Throws `internal`, `descriptors_exhausted`, `deadline_exceeded`. */
 export async function holdFile(path: string, signal: AbortSignal): Promise<HeldFile> {
   throwIfAborted(signal);
   const sinceMs = performance.now();
   const breakMs = Number(await readFile(BREAK_TIME_FILE, 'utf8')) * 1000;
-  const child = spawn('/usr/bin/perl', ['-MErrno', '-e', HOLDER, path], {
+  const child = spawnPiped('/usr/bin/perl', ['-MErrno', '-e', HOLDER, path], {
     cwd: '/',
     env: plainEnvironment(),
-    shell: false,
-    stdio: ['pipe', 'pipe', 'pipe'],
   });
   child.stdin.on('error', () => {});
   const said = listen(child);

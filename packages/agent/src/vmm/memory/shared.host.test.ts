@@ -69,6 +69,23 @@ it('is filled once for as many as ask, and lets go of the one that was asked for
   await kept.close();
 });
 
+it('takes nothing away that somebody waits for, however many there are', async () => {
+  const paths = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((name) => makeMemory(name, 1)));
+  const files = await Promise.all(paths.map((path) => shared.open(path, never)));
+  const first = await Promise.all(files.map(async (file) => (await file.stat()).ino));
+  await Promise.all(files.map((file) => file.close()));
+  const again = await Promise.all(
+    paths.slice(-2).map(async (path) => {
+      const file = await shared.open(path, never);
+      const { ino } = await file.stat();
+      await file.close();
+      return ino;
+    }),
+  );
+  expect(new Set(first).size).toBe(5);
+  expect(again.filter((ino) => first.includes(ino))).toHaveLength(2);
+});
+
 it('tells why it could not be', async () => {
   await expect(shared.open(join(dir, 'missing'), never)).rejects.toMatchObject({
     code: 'internal',

@@ -8,15 +8,15 @@
  * Ubuntu: a small process fills it from the file, seals it and holds it until the agent closes its stdin or ends.
  * The pages are shared by all microVMs; those of a file that nobody has read take none.
  */
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { ChildProcessByStdio } from 'node:child_process';
 import { type FileHandle, open } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
-import { plainEnvironment } from '@wrenn/host';
+import { plainEnvironment, spawnPiped } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withinMs } from '../../signals/signals.ts';
 
 export interface SharedMemory {
-  /** The memory, as a descriptor for a VMM to inherit; the caller closes it. Throws `internal`, `deadline_exceeded`. */
+  /** The memory, as a descriptor for a VMM to inherit; the caller closes it. Throws `internal`, `descriptors_exhausted`, `deadline_exceeded`. */
   open(path: string, signal: AbortSignal): Promise<FileHandle>;
   /** The file is about to be removed. MicroVMs that run keep what they have mapped. */
   forget(path: string): void;
@@ -27,7 +27,7 @@ export interface SharedMemory {
 export interface SharedMemoryOptions {
   /** One that nobody has asked for so long is let go. */
   readonly idleMs: number;
-  /** The one that was asked for longest ago goes when there are more. */
+  /** Of those that nobody waits for, the one that was asked for longest ago goes when there are more. */
   readonly maxHeld: number;
 }
 
@@ -72,6 +72,8 @@ interface Holder {
   readonly path: string;
   /** Of the sealed memory, in /proc. */
   readonly ready: Promise<string>;
+  /** How many wait for it, or open it: none of them is taken away. */
+  users: number;
   idle: NodeJS.Timeout | undefined;
   end(): void;
 }
@@ -86,21 +88,27 @@ export function createSharedMemory({ idleMs, maxHeld }: SharedMemoryOptions): Sh
     holder.end();
   };
 
-  const holderOf = (path: string): Holder => {
+  /** For the caller to give back. */
+  const take = (path: string): Holder => {
     const found = holders.get(path);
     const holder = found ?? startHolder(path, () => drop(holder));
     holders.delete(path);
     holders.set(path, holder);
     clearTimeout(holder.idle);
-    holder.idle = setTimeout(() => drop(holder), idleMs).unref();
-    const [oldest] = holders.values();
-    if (holders.size > maxHeld && oldest !== undefined) drop(oldest);
+    holder.users += 1;
     return holder;
+  };
+  const giveBack = (holder: Holder): void => {
+    holder.users -= 1;
+    if (holder.users > 0 || holders.get(holder.path) !== holder) return;
+    holder.idle = setTimeout(() => drop(holder), idleMs).unref();
+    const unused = [...holders.values()].filter(({ users }) => users === 0);
+    for (const oldest of unused.slice(0, Math.max(0, holders.size - maxHeld))) drop(oldest);
   };
 
   return {
     async open(path, signal) {
-      const holder = holderOf(path);
+      const holder = take(path);
       try {
         const link = await withinMs(FILL_TIMEOUT_MS, 'Sharing the memory', holder.ready);
         throwIfAborted(signal);
@@ -108,6 +116,8 @@ export function createSharedMemory({ idleMs, maxHeld }: SharedMemoryOptions): Sh
       } catch (error) {
         if (!signal.aborted) drop(holder);
         throw error;
+      } finally {
+        giveBack(holder);
       }
     },
     forget(path) {
@@ -122,11 +132,9 @@ export function createSharedMemory({ idleMs, maxHeld }: SharedMemoryOptions): Sh
 
 /** `onEnd` when it is gone by itself. */
 function startHolder(path: string, onEnd: () => void): Holder {
-  const child = spawn('/usr/bin/perl', ['-e', HOLDER], {
+  const child = spawnPiped('/usr/bin/perl', ['-e', HOLDER], {
     cwd: '/',
     env: plainEnvironment(),
-    shell: false,
-    stdio: ['pipe', 'pipe', 'pipe'],
   });
   child.unref();
   child.once('exit', onEnd);
@@ -135,7 +143,7 @@ function startHolder(path: string, onEnd: () => void): Holder {
   const ready = fdOf(child).then((fd) => `/proc/${child.pid}/fd/${fd}`);
   // Whoever waits is told; without anybody it is no error.
   ready.catch(() => {});
-  return { path, ready, idle: undefined, end: () => void child.kill('SIGKILL') };
+  return { path, ready, users: 0, idle: undefined, end: () => void child.kill('SIGKILL') };
 }
 
 function fdOf(child: ChildProcessByStdio<Writable, Readable, Readable>): Promise<number> {
