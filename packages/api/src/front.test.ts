@@ -326,6 +326,31 @@ describe('a client of HTTP/2', () => {
     await expect.poll(() => edge.counts().open).toBe(0);
   });
 
+  it('gives its place up with a HEAD that the guest never answers', async () => {
+    serve = () => {};
+    const stream = ask('/', { ':method': 'HEAD' });
+    stream.on('error', () => {});
+    await expect.poll(() => edge.counts().open).toBe(1);
+    stream.close(constants.NGHTTP2_CANCEL);
+    await expect.poll(() => edge.counts().open).toBe(0);
+  });
+
+  it('that says nothing at all is let go, whether or not it takes the end', async () => {
+    const silent = connectTls({
+      port: portOf(server),
+      host: '127.0.0.1',
+      ca,
+      servername: `api.${DOMAIN}`,
+      ALPNProtocols: ['h2'],
+    });
+    // It reads nothing, and so never learns that it is to end its own side.
+    silent.on('error', () => {}).pause();
+    await once(silent, 'secureConnect');
+    const count = () => new Promise((resolve) => server.getConnections((_, open) => resolve(open)));
+    await expect.poll(count, { timeout: 10_000, interval: 100 }).toBe(0);
+    silent.destroy();
+  });
+
   it('that is silent is let go, unless an answer is under way', async () => {
     let finish = () => {};
     serve = (_, outgoing) => {

@@ -22,6 +22,8 @@ const SETTINGS = {
 const CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024;
 const MAX_HEADERS = 200;
 const MAX_SESSION_MEMORY_MIB = 16;
+/** For a client to take the end of its connection, and to end its own side. */
+const CLOSE_MS = 2_000;
 
 export function serveHttp2(
   server: Server,
@@ -34,7 +36,15 @@ export function serveHttp2(
     maxHeaderListPairs: MAX_HEADERS,
     maxSessionMemory: MAX_SESSION_MEMORY_MIB,
   });
+  /** That whose session begins: what a session gives of it cannot be destroyed. */
+  let beginning: TLSSocket | undefined;
   http2.on('session', (session) => {
+    const socket = beginning;
+    const close = (): void => {
+      session.close();
+      const timer = setTimeout(() => socket?.destroy(), CLOSE_MS);
+      socket?.once('close', () => clearTimeout(timer));
+    };
     sessions.add(session);
     session.once('close', () => sessions.delete(session));
     // What a client does wrong ends its connection, and is no concern of the others.
@@ -45,12 +55,14 @@ export function serveHttp2(
       streams += 1;
       stream.once('close', () => {
         streams -= 1;
+        // The time may be over already, and begins anew with what is read or written alone.
+        if (streams === 0 && !session.destroyed) session.setTimeout(idleMs);
       });
     });
     session.setTimeout(idleMs);
     // Silence is an answer that takes its time, where there is a request. A callback of `setTimeout` would be called but once.
     session.on('timeout', () => {
-      if (streams === 0) session.close();
+      if (streams === 0) close();
     });
   });
   http2.on('request', (request, response) => {
@@ -62,8 +74,11 @@ export function serveHttp2(
   const serveHttp1 = server.listeners('secureConnection');
   server.removeAllListeners('secureConnection');
   server.on('secureConnection', (socket: TLSSocket) => {
-    if (socket.alpnProtocol === 'h2') http2.emit('connection', socket);
-    else for (const serve of serveHttp1) Reflect.apply(serve, server, [socket]);
+    if (socket.alpnProtocol === 'h2') {
+      beginning = socket;
+      http2.emit('connection', socket);
+      beginning = undefined;
+    } else for (const serve of serveHttp1) Reflect.apply(serve, server, [socket]);
   });
   return {
     drain: () => {

@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { isWaitedOn } from './when-over.ts';
 
 const REASONS: Readonly<Record<number, string>> = {
   400: 'Bad Request',
@@ -60,7 +61,8 @@ export function refuse(response: ServerResponse, status: number, message: string
 export function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
   // Clients open connections ahead of their requests: one that has said nothing would take an answer for its first's.
   const isUnused = error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && socket.bytesRead === 0;
-  if (isUnused || error.code === 'ECONNRESET' || !socket.writable) {
+  // What is said in the middle of another answer would be taken for a part of it.
+  if (isUnused || error.code === 'ECONNRESET' || !socket.writable || isWaitedOn(socket)) {
     socket.destroy();
     return;
   }

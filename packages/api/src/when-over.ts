@@ -9,7 +9,7 @@ import type { Socket } from 'node:net';
 /** One listener for each connection, however many requests are in line. */
 const waiting = new WeakMap<Socket, Set<() => void>>();
 
-/** Calls back once: the response is done, or its client gone. */
+/** Calls back once: the response is done, or its client gone, which it may be already. */
 export function whenOver(
   request: IncomingMessage | Http2ServerRequest,
   response: ServerResponse | Http2ServerResponse,
@@ -24,7 +24,15 @@ export function whenOver(
     listener();
   };
   line?.add(tell);
-  response.once('close', tell);
+  // A response of HTTP/2 does not tell of the end of a HEAD that is not answered yet; its stream does.
+  const source = 'stream' in response ? response.stream : response;
+  source.once('close', tell);
+  if (source.destroyed || (line !== undefined && request.socket.destroyed)) queueMicrotask(tell);
+}
+
+/** Whether a request on it is not answered yet: nothing else may be said on it. */
+export function isWaitedOn(socket: Socket): boolean {
+  return (waiting.get(socket)?.size ?? 0) > 0;
 }
 
 function lineOf(socket: Socket): Set<() => void> {

@@ -15,6 +15,11 @@ export function passBody(
   idleMs: number,
   onIdle: () => void,
 ): void {
+  // An earlier try has had all of it: there was no body, or there would be no other try.
+  if (request.readableEnded) {
+    outgoing.end();
+    return;
+  }
   const timer = setTimeout(() => {
     outgoing.destroy();
     onIdle();

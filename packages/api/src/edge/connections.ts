@@ -1,5 +1,6 @@
 /** What is open to each sandbox, so that it can be counted, and cut when the sandbox is gone. */
 import { Agent } from 'node:http';
+import type { ServerHttp2Stream } from 'node:http2';
 import type { Socket, TcpSocketConnectOpts } from 'node:net';
 import { connectToGuest } from './guest-socket.ts';
 
@@ -96,6 +97,15 @@ class GuestAgent extends Agent {
   override createConnection(options: object): Socket {
     return connectToGuest(options as TcpSocketConnectOpts);
   }
+}
+
+/** A client that takes nothing hears nothing of it, either: what holds the stream open then is given up. */
+const RESET_MS = 2_000;
+
+export function resetStream(stream: ServerHttp2Stream, code: number): void {
+  stream.close(code);
+  const timer = setTimeout(() => stream.destroy(), RESET_MS);
+  stream.once('close', () => clearTimeout(timer));
 }
 
 /** Not the clean end that a client could take for the whole of an answer. */

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import { connect, createServer as createNetServer, type Socket } from 'node:net';
 import { describe, expect, it, type MockInstance, vi } from 'vitest';
+import { answerBrokenRequest } from '../refusals.ts';
 import { answerOf, SANDBOX_ID as ID, listening, portOf, useEdge } from '../testing/edge-scene.ts';
 
 const { scene, ask } = useEdge();
@@ -193,7 +194,7 @@ describe('a request', () => {
   });
 
   it('with an answer that nobody may be given is refused, and nothing worse comes of it', async () => {
-    for (const status of ['099', '000', '101']) {
+    for (const status of ['099', '000', '101', '101 X\r\nConnection: Upgrade\r\nX:']) {
       const raw = await listening(
         createNetServer((socket) =>
           socket
@@ -206,6 +207,34 @@ describe('a request', () => {
       expect(await answerOf(ask('/', { to: portOf(raw) }))).toMatchObject({ status: 502 });
       raw.close();
     }
+  });
+
+  it('goes out again where the guest had closed an idle connection at the moment of its use', async () => {
+    await answerOf(ask('/'));
+    await expect.poll(() => scene.guestSockets.size).toBe(1);
+    let asked = 0;
+    scene.serve = (incoming, outgoing) => {
+      asked += 1;
+      if (asked === 1) incoming.socket.resetAndDestroy();
+      else outgoing.end('again');
+    };
+    expect(await answerOf(ask('/'))).toMatchObject({ status: 200, body: 'again' });
+  });
+
+  it('that is no HTTP in its middle is told nothing in the middle of the answer before it', async () => {
+    scene.front.on('clientError', answerBrokenRequest);
+    scene.serve = (_, outgoing) => outgoing.writeHead(200, { 'Content-Length': 1000 }).write('begun');
+    const client = connect(portOf(scene.front), '127.0.0.1').on('error', () => {});
+    let text = '';
+    client.on('data', (chunk) => {
+      text += chunk;
+    });
+    client.write(`GET / HTTP/1.1\r\nHost: ${portOf(scene.guest)}-${ID}.wrenn.test\r\n\r\n`);
+    await expect.poll(() => text).toContain('begun');
+    client.write('no HTTP\r\n\r\n');
+    await new Promise((resolve) => client.once('close', resolve));
+    expect(text).toMatch(/begun$/);
+    await expect.poll(() => scene.edge.counts().open).toBe(0);
   });
 
   it('that stops in the middle of its body is given up', async () => {

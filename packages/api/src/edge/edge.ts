@@ -24,7 +24,7 @@ import {
   tooSlow,
 } from './answers.ts';
 import { endRest, passBody } from './body.ts';
-import { type ConnectionLimits, createConnections, reset } from './connections.ts';
+import { type ConnectionLimits, createConnections, reset, resetStream } from './connections.ts';
 import { hasUncountedBody, isHttp2, requestHeaders } from './headers.ts';
 import { headOf, passAnswer } from './pass-answer.ts';
 import { whenStalled } from './stalled.ts';
@@ -173,7 +173,7 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       request.resume();
     };
     const cutClient = (): void => {
-      if (isHttp2(response)) response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
+      if (isHttp2(response)) resetStream(response.stream, constants.NGHTTP2_INTERNAL_ERROR);
       else reset(request.socket);
     };
     whenStalled(response, stallTimeoutMs, cutClient);
@@ -206,6 +206,11 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       outgoing.once('response', (answer) => {
         if (passAnswer(answer, response, cutClient)) return;
         outgoing.destroy();
+        say(badAnswer(sandboxId, port));
+      });
+      // Nobody has asked for another protocol.
+      outgoing.once('upgrade', (_answer, guest) => {
+        guest.destroy();
         say(badAnswer(sandboxId, port));
       });
       outgoing.once('error', async (error) => {
@@ -271,6 +276,8 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       const isLate = whenConnected(outgoing, connectTimeoutMs, () => outgoing.end());
       outgoing.once('error', async (error) => {
         if (gone.signal.aborted) return;
+        // What it has said so far is no refusal's to go on with.
+        if (status !== 0) return reset(request.socket);
         if (codeOf(error) === 'ECONNREFUSED' && !isLast) {
           const isExposed = await expose(admitted, address.port, gone.signal);
           if (gone.signal.aborted) return;

@@ -71,6 +71,22 @@ describe('a stream', () => {
 });
 
 describe('a change of the protocol', () => {
+  it('that is answered with less than was said is broken off, with nothing of ours in it', async () => {
+    scene.guest.on('upgrade', (_incoming, socket: Socket) => {
+      socket.write('HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun');
+      setTimeout(() => socket.resetAndDestroy(), 50);
+    });
+    const outgoing = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'x' } });
+    outgoing.end();
+    const [answer] = (await once(outgoing, 'response')) as [IncomingMessage];
+    let text = '';
+    answer.on('data', (chunk) => {
+      text += chunk;
+    });
+    await new Promise((resolve) => answer.once('error', resolve));
+    expect(text).toBe('begun');
+  });
+
   it('joins the two sides until one of them goes', async () => {
     scene.guest.on('upgrade', (_incoming, socket: Socket, head: Buffer) => {
       socket.write(

@@ -107,6 +107,8 @@ function openServer(connectionString: string, maxConnections: number): OpenDatab
   });
   // A connection that breaks while idle is replaced; without a listener it would end the process.
   pool.on('error', () => {});
+  // One that breaks in the middle of a query tells the query, and whoever listens to it: nobody, while it is in use.
+  pool.on('connect', (client) => client.on('error', () => {}));
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
   let claimed: Promise<Claim> | undefined;
   return {
