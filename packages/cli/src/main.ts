@@ -241,9 +241,12 @@ async function main(): Promise<void> {
   }
 }
 
-// A reader that has left (`wrenn … | head`) is no error of ours.
+// A reader that has left (`wrenn … | head`) is no error of ours. What is told on stderr alone can do without its reader.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(EXIT.signalBase + 13);
   throw error;
+});
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
 });
 await main();

@@ -33,12 +33,15 @@ export function parseProcessStat(text: string): ProcessStat | undefined {
   return { state, parentPid, threads, startTime };
 }
 
+/** Undefined when it is gone: ENOENT, or ESRCH when it ends in between. Anything else says nothing about it, and is thrown. */
 async function readStat(pid: number): Promise<ProcessStat | undefined> {
   try {
     return parseProcessStat(await readFile(`/proc/${pid}/stat`, 'utf8'));
-  } catch {
-    // ENOENT, or ESRCH when it ends in between: either way it is gone.
-    return undefined;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ESRCH')) {
+      return undefined;
+    }
+    throw error;
   }
 }
 
@@ -50,9 +53,15 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
 
 /**
  * Whether that very process still runs. A zombie holds nothing any more, unless it is only the first thread that has
- * ended: the others go on with all that the process has, and whoever wants to outlive a kill would do just that.
+ * ended: the others go on with all that the process has, and whoever wants to outlive a kill would do just that. One that
+ * cannot be looked at, for want of descriptors for example, counts as alive: what it holds must not be given to another.
  */
-export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
+export function isAlive(identity: ProcessIdentity): Promise<boolean> {
+  return isSurelyAlive(identity).catch(() => true);
+}
+
+/** Throws where it cannot be looked at. */
+async function isSurelyAlive(identity: ProcessIdentity): Promise<boolean> {
   const stat = await readStat(identity.pid);
   if (stat === undefined || stat.startTime !== identity.startTime || stat.state === 'X') return false;
   return stat.state !== 'Z' || stat.threads > 1;
@@ -68,9 +77,9 @@ export async function waitUntilGone(
   }
 }
 
-/** Sends a signal to that very process. Returns false when it is gone already. */
+/** Sends a signal to that very process. Returns false when it is gone already; throws where that cannot be told. */
 export async function killProcess(identity: ProcessIdentity, signal: NodeJS.Signals): Promise<boolean> {
-  if (!(await isAlive(identity))) return false;
+  if (!(await isSurelyAlive(identity))) return false;
   try {
     process.kill(identity.pid, signal);
     return true;

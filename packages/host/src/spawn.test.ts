@@ -12,19 +12,22 @@ afterAll(() => rmSync(dir, { recursive: true }));
 /** Both entries to it, in a process that has no descriptor left; what it prints, once it has some again. */
 const PROGRAM = `
 import { closeSync, openSync } from 'node:fs';
-import { runCommand, spawnPiped } from './index.ts';
+import { identify, isAlive, killProcess, runCommand, spawnPiped } from './index.ts';
 const codes = [];
 const note = (error) => codes.push(error.code);
 const taken = [];
+const self = await identify(process.pid);
 try { for (;;) taken.push(openSync('/dev/null')); } catch (error) { note(error); }
 try { spawnPiped('/bin/true', [], {}); } catch (error) { note(error); }
 await runCommand('/bin/true', [], { timeoutMs: 1000 }).catch(note);
+codes.push(await isAlive(self));
+await killProcess(self, 'SIGCONT').catch(note);
 for (const fd of taken) closeSync(fd);
 await runCommand('/bin/true', [], { timeoutMs: 5000 });
 console.log(codes.join(' '));
 `;
 
-it('a program that cannot be started for want of descriptors fails by itself, and takes nobody along', async () => {
+it('without descriptors no program is started, and no process taken for gone, which takes nobody along', async () => {
   const { outputFiles } = await build({
     stdin: { contents: PROGRAM, resolveDir: import.meta.dirname },
     bundle: true,
@@ -39,5 +42,5 @@ it('a program that cannot be started for want of descriptors fails by itself, an
   const file = join(dir, 'program.mjs');
   writeFileSync(file, outputFiles[0]?.contents ?? '');
   const { stdout } = await promisify(execFile)('prlimit', ['--nofile=64', process.execPath, file]);
-  expect(stdout.trim()).toBe('EMFILE descriptors_exhausted descriptors_exhausted');
+  expect(stdout.trim()).toBe('EMFILE descriptors_exhausted descriptors_exhausted true EMFILE');
 });

@@ -116,7 +116,12 @@ async function sendStream(
       yield create(WriteFileRequestSchema, { message: { case: 'data', value: chunk as Buffer } });
     }
   }
-  await client.guest.writeFile(messages());
+  try {
+    await client.guest.writeFile(messages());
+  } finally {
+    // Refused before its end, nobody reads the rest: standard input would hold the program as long as it is open.
+    stream.destroy();
+  }
 }
 
 async function statIn({ client, sandboxId, user }: Guest, path: string): Promise<FileEntry> {
