@@ -9,7 +9,7 @@ import { afterAll, expect, it } from 'vitest';
 const dir = mkdtempSync(join(tmpdir(), 'wrenn-spawn-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
-/** Both entries to it, in a process that has no descriptor left; what it prints, once it has some again. */
+/** In a process that has no descriptor left: the code of each failure, printed once it has some again. */
 const PROGRAM = `
 import { closeSync, openSync } from 'node:fs';
 import { identify, isAlive, killProcess, runCommand, spawnPiped } from './index.ts';

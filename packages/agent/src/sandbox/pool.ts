@@ -30,20 +30,20 @@ export interface Pool {
 /** Between looks at whether there is room, or too little of it. */
 const LOOK_MS = 1_000;
 /** After a first failure; twice as long after each that follows on it. */
-const FIRST_REST_MS = 5_000;
-const LONGEST_REST_MS = 300_000;
+const FIRST_RETRY_MS = 5_000;
+const LONGEST_RETRY_MS = 300_000;
 /** Creates come first. */
 const BUSY_POLL_MS = 20;
 /** And so does whoever has just been given one and sends it a first command; but not for ever, one after the other. */
 const REST_MS = 250;
 const REST_MAX_MS = 1_000;
 
-/** What is kept ready. One that cannot be made rests for a while, and holds up no other. */
+/** What is kept ready. One that cannot be made is put off for a while, and holds up no other. */
 interface Kind {
   readonly request: CreateRequest;
   readonly size: number;
   failures: number;
-  restsUntilMs: number;
+  retryAtMs: number;
 }
 
 interface Ready {
@@ -64,7 +64,7 @@ export function createPool(
     request,
     size,
     failures: 0,
-    restsUntilMs: 0,
+    retryAtMs: 0,
   }));
   const ready: Ready[] = [];
   const stopping = new AbortController();
@@ -119,7 +119,7 @@ export function createPool(
       if (gaveUp) log.info({ availableMib, left: ready.length }, 'memory is short: the pool gave one up');
       return gaveUp ? 'more' : 'done';
     }
-    for (const kind of kinds.filter(({ restsUntilMs }) => restsUntilMs < performance.now())) {
+    for (const kind of kinds.filter(({ retryAtMs }) => retryAtMs < performance.now())) {
       try {
         const spec = checkRequest(kind.request, config, host);
         const template = await deps.storage.resolveTemplate(spec.template);
@@ -129,20 +129,20 @@ export function createPool(
         await makeOne(template, spec);
         kind.failures = 0;
       } catch (error) {
-        rest(kind, error);
+        putOff(kind, error);
       }
       return 'more';
     }
     return 'done';
   };
 
-  const rest = (kind: Kind, err: unknown): void => {
+  const putOff = (kind: Kind, err: unknown): void => {
     if (stopping.signal.aborted) return;
-    const restMs = Math.min(FIRST_REST_MS * 2 ** kind.failures, LONGEST_REST_MS);
+    const retryMs = Math.min(FIRST_RETRY_MS * 2 ** kind.failures, LONGEST_RETRY_MS);
     kind.failures += 1;
-    kind.restsUntilMs = performance.now() + restMs;
+    kind.retryAtMs = performance.now() + retryMs;
     const { template } = kind.request;
-    log.warn({ err, template, nextInMs: restMs }, 'the pool could not be filled');
+    log.warn({ err, template, nextInMs: retryMs }, 'the pool could not be filled');
   };
 
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal, ref: false });
