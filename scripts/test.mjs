@@ -60,9 +60,13 @@ async function vitest(project, node = process.execPath) {
   const name = node === process.execPath ? project : `${project}, on the newest Node,`;
   const report = join(reports, `${name}.json`);
   const words = [node, join(ROOT, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project];
-  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  const outside = join(reports, `${name}-outside.json`);
+  const reporters = [
+    ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`],
+    [`--reporter=${join(ROOT, 'scripts/outside-reporter.mjs')}`, `--outputFile.outside=${outside}`],
+  ].flat();
   // Everything but the unit tests makes namespaces, links and microVMs.
-  await suite(name, [...(project === 'unit' ? [] : asRoot()), ...words, ...reporters], report);
+  await suite(name, [...(project === 'unit' ? [] : asRoot()), ...words, ...reporters], report, outside);
 }
 
 /** What Wrenn needs is a minimum, and streams, sockets and HTTP differ from one Node to the next. */
@@ -83,7 +87,7 @@ async function lab() {
   await suite('lab', [process.execPath, join(ROOT, 'scripts/lab.mjs'), ...words], report);
 }
 
-async function suite(name, [program, ...args], report) {
+async function suite(name, [program, ...args], report, outside) {
   const startedAt = performance.now();
   process.stdout.write(`\n== ${name} tests\n`);
   const code = await run(program, args);
@@ -94,9 +98,9 @@ async function suite(name, [program, ...args], report) {
     const what = `${name}: ${title}`;
     leftOut.set(what, (leftOut.get(what) ?? 0) + 1);
   }
-  const found = failuresIn(counted);
+  const found = [...failuresIn(counted), ...failuresOutside(outside)];
   for (const failure of found) fail(`${name}: ${failure}`);
-  // An error outside of any test fails no test but the run.
+  // A run can end badly without a report, too.
   if (code !== 0 && found.length === 0) fail(`${name}: no test, but the run ended with ${code}`);
   process.stdout.write(`== ${name} tests took ${secondsSince(startedAt)}\n`);
 }
@@ -122,11 +126,20 @@ function failuresIn({ testResults }) {
   });
 }
 
+function failuresOutside(path) {
+  const texts = path === undefined ? [] : readJson(path, []);
+  return texts.map((text) => text.split('\n').slice(0, FAILURE_LINES).join('\n    '));
+}
+
 function readReport(path) {
   const none = { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numTodoTests: 0, testResults: [] };
+  return { ...none, ...readJson(path, none) };
+}
+
+function readJson(path, otherwise) {
   try {
-    return { ...none, ...JSON.parse(readFileSync(path, 'utf8')) };
+    return JSON.parse(readFileSync(path, 'utf8'));
   } catch {
-    return none;
+    return otherwise;
   }
 }
