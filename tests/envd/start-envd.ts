@@ -82,11 +82,14 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
   child.stderr.setEncoding('utf8').on('data', append);
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const stop = async () => {
-    await killStarted();
-    child.kill('SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
-    await exited;
-    clearTimeout(timer);
+    try {
+      await killStarted();
+    } finally {
+      child.kill('SIGTERM');
+      const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
+      await exited;
+      clearTimeout(timer);
+    }
   };
   /** What it started outlives it, by design; not so in tests. */
   const killStarted = async () => {
@@ -100,7 +103,7 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
       body: '{}',
     });
     const list = (await response.json()) as { processes?: { pid: number }[] };
-    for (const { pid } of list.processes ?? []) process.kill(-pid, 'SIGKILL');
+    for (const { pid } of list.processes ?? []) killGroup(pid);
   };
   const port = await listeningPort(child.stdout, append).catch(async (error: unknown) => {
     await stop();
@@ -130,6 +133,15 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
     },
     sandbox: () => Sandbox.create({ debug: true, sandboxUrl: base }),
   };
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    // It has ended since it was listed.
+    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+  }
 }
 
 function isSocket(pid: number, fd: string): boolean {
