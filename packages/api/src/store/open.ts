@@ -4,13 +4,13 @@ import { dirname } from 'node:path';
 import { PGlite } from '@electric-sql/pglite';
 import { WrennError } from '@wrenn/protocol';
 import { Kysely, PostgresDialect } from 'kysely';
-import pg from 'pg';
 import type { ApiConfig } from '../config/schema.ts';
 import { lockStore } from './lock.ts';
 import { migrate } from './migrations.ts';
 import { createPgliteDialect } from './pglite-dialect.ts';
 import type { Database } from './schema.ts';
 import { type Claim, claimServer } from './server-claim.ts';
+import { openServerPool } from './server-pool.ts';
 
 const CONNECT_TIMEOUT_MS = 5000;
 const STATEMENT_TIMEOUT_MS = 15_000;
@@ -98,17 +98,12 @@ async function openEmbedded(dataDir: string): Promise<OpenDatabase> {
 }
 
 function openServer(connectionString: string, maxConnections: number): OpenDatabase {
-  const pool = new pg.Pool({
+  const pool = openServerPool({
     connectionString,
-    max: maxConnections,
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
-    query_timeout: STATEMENT_TIMEOUT_MS,
+    maxConnections,
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    statementTimeoutMs: STATEMENT_TIMEOUT_MS,
   });
-  // A connection that breaks while idle is replaced; without a listener it would end the process.
-  pool.on('error', () => {});
-  // One that breaks in the middle of a query tells the query, and whoever listens to it: nobody, while it is in use.
-  pool.on('connect', (client) => client.on('error', () => {}));
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
   let claimed: Promise<Claim> | undefined;
   return {

@@ -1,0 +1,76 @@
+/** A server that stops answering without ending its connections, as one whose host has lost its power. */
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { Kysely, PostgresDialect, type QueryExecutorProvider, sql } from 'kysely';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { type PostgresServer, startPostgres } from '../testing/postgres.ts';
+import { openServerPool } from './server-pool.ts';
+
+const STATEMENT_TIMEOUT_MS = 500;
+
+let postgres: PostgresServer;
+let way: Server;
+/** Both ends of each connection. */
+let pairs: [Socket, Socket][] = [];
+let db: Kysely<unknown>;
+
+beforeAll(async () => {
+  postgres = await startPostgres();
+  const address = new URL(postgres.database());
+  const { port, hostname } = address;
+  way = createServer((client) => {
+    const server = connect(Number(port), hostname);
+    pairs.push([client, server]);
+    for (const socket of [client, server]) socket.on('error', () => {});
+    client.pipe(server).pipe(client);
+  });
+  await once(way.listen(0, '127.0.0.1'), 'listening');
+  address.port = String((way.address() as AddressInfo).port);
+  const pool = openServerPool({
+    connectionString: address.href,
+    maxConnections: 1,
+    connectTimeoutMs: 5000,
+    statementTimeoutMs: STATEMENT_TIMEOUT_MS,
+  });
+  db = new Kysely({ dialect: new PostgresDialect({ pool }) });
+}, 90_000);
+afterAll(async () => {
+  await db?.destroy();
+  for (const socket of pairs.flat()) socket.destroy();
+  way?.close();
+  await postgres?.stop();
+});
+
+const one = async (on: QueryExecutorProvider = db) =>
+  (await sql<{ one: number }>`SELECT 1 AS one`.execute(on)).rows[0]?.one;
+
+function fallSilent(): void {
+  for (const [client, server] of pairs) {
+    client.unpipe(server);
+    server.unpipe(client);
+  }
+  pairs = [];
+}
+
+it('a connection on which nothing comes back fails one statement, and is not used again', async () => {
+  expect(await one()).toBe(1);
+  fallSilent();
+  await expect(one()).rejects.toThrow('timeout');
+  expect(await one()).toBe(1);
+});
+
+it('a transaction on it fails without waiting once more for its end', async () => {
+  expect(await one()).toBe(1);
+  fallSilent();
+  const startedAt = performance.now();
+  await expect(db.transaction().execute(one)).rejects.toThrow('timeout');
+  expect(performance.now() - startedAt).toBeLessThan(2 * (STATEMENT_TIMEOUT_MS + 2000));
+  expect(await one()).toBe(1);
+});
+
+it('a statement that takes too long is ended by the server, and costs no connection', async () => {
+  const before = pairs.length;
+  await expect(sql`SELECT pg_sleep(5)`.execute(db)).rejects.toMatchObject({ code: '57014' });
+  expect(await one()).toBe(1);
+  expect(pairs.length).toBe(before);
+});
