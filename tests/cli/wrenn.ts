@@ -97,7 +97,7 @@ async function endAgent(state: string): Promise<void> {
     .split('\n')
     .filter((line) => line.includes(`--log-file ${join(state, 'agent.log')}`))
     .map((line) => Number(line.trim().split(/\s+/)[0]));
-  for (const pid of pids) process.kill(pid, 'SIGTERM');
+  for (const pid of pids.filter(isRunning)) process.kill(pid, 'SIGTERM');
   const deadline = Date.now() + AGENT_END_MS;
   for (const pid of pids) {
     while (isRunning(pid)) {

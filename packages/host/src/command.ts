@@ -1,6 +1,7 @@
 /** Runs one system program to its end: argument arrays only, a deadline always, bounded output. */
 import type { ChildProcess } from 'node:child_process';
 import { WrennError } from '@wrenn/protocol';
+import { hasErrno } from './errno.ts';
 import { spawnPiped } from './spawn.ts';
 
 export interface CommandOptions {
@@ -145,7 +146,7 @@ function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
     process.kill(-child.pid, signal);
   } catch (error) {
     // Gone already; anything else would be a bug worth seeing.
-    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+    if (!hasErrno(error, 'ESRCH')) throw error;
   }
 }
 
@@ -154,7 +155,7 @@ function cancelled(program: string, cause: unknown): WrennError {
 }
 
 function isNotFound(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT' && 'syscall' in error;
+  return hasErrno(error, 'ENOENT') && error.syscall !== undefined;
 }
 
 /** Keeps at most `maxBytes` of a stream, always reading on so that the program is never blocked. */

@@ -2,6 +2,7 @@
 export * from './cgroup.ts';
 export * from './cgroup-hierarchies.ts';
 export * from './command.ts';
+export * from './errno.ts';
 export * from './files.ts';
 export * from './host-name.ts';
 export * from './ip.ts';

@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import { type runCommand as RunCommand, runCommand } from './command.ts';
+import { hasErrno } from './errno.ts';
 import { checkNetnsName, type IpCommand } from './ip-command.ts';
 import { type Ipv4Range, parseIpv4, parseIpv4Range } from './ipv4.ts';
 
@@ -65,7 +66,7 @@ export function createIp(run: typeof RunCommand = runCommand): Ip {
         return await readdir(NETNS_DIR);
       } catch (error) {
         // The directory comes with the first namespace.
-        if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+        if (hasErrno(error, 'ENOENT')) return [];
         throw error;
       }
     },

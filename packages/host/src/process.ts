@@ -4,6 +4,7 @@
  */
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { hasErrno } from './errno.ts';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -38,9 +39,7 @@ async function readStat(pid: number): Promise<ProcessStat | undefined> {
   try {
     return parseProcessStat(await readFile(`/proc/${pid}/stat`, 'utf8'));
   } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ESRCH')) {
-      return undefined;
-    }
+    if (hasErrno(error, 'ENOENT', 'ESRCH')) return undefined;
     throw error;
   }
 }
@@ -84,7 +83,7 @@ export async function killProcess(identity: ProcessIdentity, signal: NodeJS.Sign
     process.kill(identity.pid, signal);
     return true;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ESRCH') return false;
+    if (hasErrno(error, 'ESRCH')) return false;
     throw error;
   }
 }

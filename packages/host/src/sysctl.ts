@@ -3,6 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { WrennError } from '@wrenn/protocol';
 import { type runCommand as RunCommand, runCommand } from './command.ts';
+import { hasErrno } from './errno.ts';
 import { NETNS_DIR } from './ip.ts';
 import { checkNetnsName } from './ip-command.ts';
 
@@ -35,7 +36,7 @@ export function createNetSysctl(run: typeof RunCommand = runCommand): NetSysctl 
       try {
         return (await readFile(netSysctlPath(name), 'utf8')).trim();
       } catch (error) {
-        if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+        if (hasErrno(error, 'ENOENT')) return undefined;
         throw error;
       }
     },

@@ -1,4 +1,5 @@
 /** What a VMM cannot say of its end: that it was killed for want of memory, or what its guest's kernel last said. */
+import { hasErrno } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { printable } from '../vmm/printable.ts';
 import type { SandboxDeps } from './deps.ts';
@@ -20,18 +21,14 @@ export async function endReason({ cgroups }: SandboxDeps, id: string, message: s
 
 /** The same for a failed creation. */
 export async function explainFailure(deps: SandboxDeps, id: string, error: unknown): Promise<WrennError> {
-  const failure = isDiskFull(error) ? diskFull(error) : WrennError.from(error);
+  // The journal's, which no program writes that would say so in words.
+  const failure = hasErrno(error, 'ENOSPC') ? diskFull(error) : WrennError.from(error);
   const message = await endReason(deps, id, failure.message);
   if (message === failure.message) return failure;
   return new WrennError(failure.code, message, {
     hint: 'Ask for more memory, or raise `cgroups.memoryOverheadMib`.',
     cause: error,
   });
-}
-
-/** As the journal is told, which is written by no program that would say so in words. */
-function isDiskFull(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOSPC';
 }
 
 /** Said as what it is: it is no fault of what the sandbox was made from. */

@@ -3,6 +3,7 @@
  * is sandbox.ts, which also makes it go on when something fails here.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDiskFull } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
@@ -146,10 +147,7 @@ async function writeMemory(
 
 /** The error, or `disk_full` if that is what it comes to. */
 export function toldIfFull(error: unknown): unknown {
-  const full =
-    error instanceof Error &&
-    (('code' in error && error.code === 'ENOSPC') || /no space left on device/i.test(error.message));
-  if (!full) return error;
+  if (!isDiskFull(error)) return error;
   return new WrennError('disk_full', 'The disk of the host is full: the sandbox could not be written.', {
     hint: 'Destroy sandboxes or snapshots, or make room on the host; this sandbox goes on.',
     cause: error,

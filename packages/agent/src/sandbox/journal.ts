@@ -4,7 +4,7 @@
  */
 import { lchown, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { hashSparse, prepareFile, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
+import { hasErrno, hashSparse, prepareFile, syncDirectory, syncFile, writeFileDurably } from '@wrenn/host';
 import { parseSandboxId, WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 
@@ -255,7 +255,7 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
       try {
         await rename(fileOf(id), join(corruptDir, `${id}.json`));
       } catch (error) {
-        if (!isMissing(error)) throw error;
+        if (!hasErrno(error, 'ENOENT')) throw error;
       }
     },
   };
@@ -307,7 +307,7 @@ async function namesIn(dir: string): Promise<string[]> {
   try {
     return await readdir(dir);
   } catch (error) {
-    if (isMissing(error)) return [];
+    if (hasErrno(error, 'ENOENT')) return [];
     throw error;
   }
 }
@@ -317,7 +317,7 @@ async function ownerOf(path: string): Promise<number | undefined> {
     const stats = await lstat(path);
     return stats.isFile() && stats.uid !== 0 ? stats.uid : undefined;
   } catch (error) {
-    if (isMissing(error)) return undefined;
+    if (hasErrno(error, 'ENOENT')) return undefined;
     throw error;
   }
 }
@@ -329,8 +329,4 @@ function isSandboxId(name: string): boolean {
   } catch {
     return false;
   }
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
 }

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
-import { missingProgram, plainEnvironment } from '@wrenn/host';
+import { hasErrno, missingProgram, plainEnvironment } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
 export interface Lock {
@@ -65,7 +65,7 @@ function endOf(holder: ChildProcess): Promise<End> {
 
 async function refusal(end: End, lockFile: string): Promise<WrennError> {
   if ('error' in end) {
-    if ('code' in end.error && end.error.code === 'ENOENT') return missingProgram('flock', end.error);
+    if (hasErrno(end.error, 'ENOENT')) return missingProgram('flock', end.error);
     return new WrennError('internal', 'flock could not be started.', { cause: end.error });
   }
   if (end.code !== CONFLICT_EXIT_CODE) {

@@ -1,7 +1,7 @@
 /** Private layers: sparse copies of empty file systems that are made once for each size. */
 import { chmod, chown, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { copySparse, freeBytes, makeExt4, writeSparse } from '@wrenn/host';
+import { copySparse, freeBytes, isDiskFull, makeExt4, writeSparse } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted } from '../signals/signals.ts';
 import { createSmallFiles } from './small-files.ts';
@@ -65,7 +65,7 @@ export function createLayers(layersDir: string, reserveMib: number): Layers {
       await make();
     } catch (error) {
       await rm(to, { force: true });
-      if (isNoSpace(error)) throw diskFull(sizeMib, reserveMib, free, error);
+      if (isDiskFull(error)) throw diskFull(sizeMib, reserveMib, free, error);
       throw error;
     }
   };
@@ -114,9 +114,4 @@ function diskFull(sizeMib: number, reserveMib: number, free: number, cause?: unk
     `A disk of ${sizeMib} MiB does not fit: ${freeMib} MiB are free, of which ${reserveMib} are kept in reserve.`,
     { hint: 'Destroy sandboxes, ask for a smaller disk, or make room on the host.', cause },
   );
-}
-
-function isNoSpace(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
-  return ('code' in error && error.code === 'ENOSPC') || /no space left on device/i.test(error.message);
 }

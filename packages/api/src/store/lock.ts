@@ -3,7 +3,7 @@
  * no call for it, so flock(1) takes the lock and becomes a `cat` that ends when this process does, however it ends.
  */
 import { spawn } from 'node:child_process';
-import { missingProgram, plainEnvironment } from '@wrenn/host';
+import { hasErrno, missingProgram, plainEnvironment } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
 /** One that was just killed lets go of it within milliseconds. */
@@ -44,7 +44,7 @@ export async function lockStore(lockFile: string): Promise<() => Promise<void>> 
       hint: 'One API at a time can have a store: end the other one, or give this one its own `store.dataDir`.',
     });
   }
-  if (outcome instanceof Error && 'code' in outcome && outcome.code === 'ENOENT') {
+  if (hasErrno(outcome, 'ENOENT')) {
     throw missingProgram('flock', outcome);
   }
   throw new WrennError('store_unavailable', `${lockFile} cannot be locked.`, {

@@ -2,6 +2,7 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
+import { hasErrno } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
 /** PEM. */
@@ -41,7 +42,7 @@ async function read(path: string, field: string): Promise<string> {
     }
   } catch (cause) {
     if (cause instanceof WrennError) throw cause;
-    const isDenied = cause instanceof Error && 'code' in cause && cause.code === 'EACCES';
+    const isDenied = hasErrno(cause, 'EACCES');
     const user = `The API runs as user ${process.geteuid?.() ?? '?'}, which`;
     throw wrong(
       `${path} cannot be read.`,

@@ -3,7 +3,7 @@ import { chown, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { runCommand } from '@wrenn/host';
+import { identify, killProcess, runCommand } from '@wrenn/host';
 import { findBootFiles, wrennDirFromEnv, writeCpio } from '@wrenn/images';
 import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
 import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec } from '../driver.ts';
@@ -84,7 +84,10 @@ export async function createWorkbench(number: number): Promise<Workbench> {
   await ip('-n', netns, 'link', 'set', 'tap0', 'up');
 
   const killProcesses = async (): Promise<void> => {
-    for (const pid of await findProcesses(dir, uid)) process.kill(pid, 'SIGKILL');
+    for (const pid of await findProcesses(dir, uid)) {
+      const identity = await identify(pid);
+      if (identity !== undefined) await killProcess(identity, 'SIGKILL');
+    }
   };
   const spawned: MicrovmHandle[] = [];
   return {
