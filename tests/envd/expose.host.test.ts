@@ -57,6 +57,15 @@ it('are reached once they were asked for, with half-closed connections', async (
   expect((await answer).length).toBe(sent.length);
 });
 
+it('are not connected to for a look: their program may serve only one', async () => {
+  serve = (socket) => {
+    program.close();
+    socket.end('once');
+  };
+  expect(await expose({ port })).toBe(204);
+  expect(await text(await reached())).toBe('once');
+});
+
 it('are held back by a reader that is slow', async () => {
   let written = 0;
   const piece = Buffer.alloc(64 * 1024);
@@ -93,7 +102,7 @@ it('are refused again when their program is gone, and belong to whoever listens 
   await once(program, 'close');
   expect(await expose({ port })).toBe(404);
   expect(await reach()).toBe('ECONNREFUSED');
-  const next = createServer((socket) => socket.end('next')).listen(port, '0.0.0.0');
+  const next = createServer((socket) => socket.on('error', () => {}).end('next')).listen(port, '0.0.0.0');
   await once(next, 'listening');
   expect(await expose({ port })).toBe(204);
   expect(await text(await reached())).toBe('next');

@@ -4,6 +4,7 @@
  * of use, because the program itself may want to listen there one day.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { isListening } from './listeners.ts';
 
 export interface Forwarder {
   /** Whether something listens on the loopback, and is reachable from outside from now on. */
@@ -83,18 +84,16 @@ export function createForwarder({ host, idleMs }: ForwarderOptions): Forwarder {
 
   return {
     expose: async (port) => {
-      const probe = await dial(port);
-      probe?.destroy();
-      if (probe === undefined) {
+      if (!(await isListening(port))) {
         giveUp(port);
         return false;
       }
       const known = exposed.get(port);
       if (known === undefined && exposed.size >= PORTS_MAX) return false;
       const one = known ?? listen(port);
-      const isListening = await one.ready;
+      const isReady = await one.ready;
       // Else the program has opened it to the world meanwhile.
-      if (isListening) giveUpWhenIdle(port, one);
+      if (isReady) giveUpWhenIdle(port, one);
       else giveUp(port);
       return true;
     },
