@@ -248,7 +248,7 @@ describe('POST /files', () => {
 
   it('leaves no half file behind when the sender goes away', async () => {
     const path = join(root, 'half');
-    const socket = connect(envd.port, '127.0.0.1');
+    const socket = connect(envd.port, '127.0.0.1').on('error', () => {});
     socket.write(
       `POST /files?path=${path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n` +
         'Content-Length: 1000000\r\n\r\nonly this',

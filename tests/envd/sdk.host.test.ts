@@ -128,7 +128,7 @@ describe.runIf(process.getuid?.() === 0)('users', () => {
   beforeAll(() => {
     removals.push(() => execFileSync('groupdel', [group]));
     execFileSync('groupadd', [group]);
-    removals.push(() => execFileSync('userdel', ['--remove', name], { stdio: 'ignore' }));
+    removals.push(() => execFileSync('userdel', ['--force', '--remove', name], { stdio: 'ignore' }));
     execFileSync('useradd', ['--create-home', '--shell', '/bin/bash', '--groups', group, name]);
   });
   afterAll(() => {

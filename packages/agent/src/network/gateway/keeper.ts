@@ -37,7 +37,7 @@ export function runEgressKeeper([runtime, program = ''] = process.argv): void {
     asked.add(message.id);
     const server = handle instanceof net.Server ? handle : undefined;
     // Whoever comes before the gateway has it comes too early.
-    server?.on('connection', (socket) => socket.destroy());
+    server?.on('connection', (socket) => socket.destroy()).on('error', () => {});
     gateway.send(message, server, (error) => {
       server?.close();
       if (error !== null) end('it is not to be reached');

@@ -28,8 +28,8 @@ export function openSockets([program = '', ...args]: readonly string[]): DoorSoc
       if (!(handle instanceof net.Server)) return;
       // It would keep the namespace for as long as the agent runs.
       if (isClosed) return void handle.close();
-      // Whoever comes before the gateway has it comes too early.
-      handle.on('connection', (socket) => socket.destroy());
+      // Whoever comes before the gateway has it comes too early, and is not worth an end for want of descriptors.
+      handle.on('connection', (socket) => socket.destroy()).on('error', () => {});
       servers.push({ port: fromDoorSchema.parse(received).port, server: handle });
       if (servers.length === PORTS.length) resolve(servers);
     });

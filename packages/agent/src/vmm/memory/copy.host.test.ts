@@ -178,6 +178,7 @@ describe('a copy that cannot be', () => {
       parentPath: undefined,
       signal: never,
     });
+    copying.catch(() => {});
     const pagemap = `/proc/${pid}/pagemap`;
     const isOpen = async (): Promise<boolean> => {
       const fds = await readdir('/proc/self/fd');
