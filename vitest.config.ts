@@ -4,6 +4,9 @@ import { defineConfig } from 'vitest/config';
 const everywhere = ['packages/**/src/**', 'tests/**', 'bench/**', 'lab/**'];
 const ignored = ['**/node_modules/**', '**/dist/**'];
 
+/** Vitest's own second is less than a busy machine may stand still. */
+const expectation = { poll: { timeout: 10_000 } };
+
 export default defineConfig({
   test: {
     projects: [
@@ -12,6 +15,7 @@ export default defineConfig({
           name: 'unit',
           include: everywhere.map((place) => `${place}/*.test.ts`),
           exclude: [...ignored, '**/*.host.test.ts', '**/*.vm.test.ts', '**/*.lab.test.ts'],
+          expect: expectation,
           testTimeout: 20_000,
         },
       },
@@ -20,6 +24,7 @@ export default defineConfig({
           name: 'host',
           include: everywhere.map((place) => `${place}/*.host.test.ts`),
           exclude: ignored,
+          expect: expectation,
           testTimeout: 60_000,
           hookTimeout: 120_000,
           fileParallelism: false,
@@ -30,6 +35,7 @@ export default defineConfig({
           name: 'vm',
           include: everywhere.map((place) => `${place}/*.vm.test.ts`),
           exclude: ignored,
+          expect: expectation,
           testTimeout: 180_000,
           hookTimeout: 180_000,
           fileParallelism: false,
@@ -41,6 +47,7 @@ export default defineConfig({
           name: 'lab',
           include: [...everywhere.map((place) => `${place}/*.lab.test.ts`), 'tests/e2e/*.vm.test.ts'],
           exclude: ignored,
+          expect: expectation,
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false,

@@ -253,9 +253,9 @@ describe('POST /files', () => {
       `POST /files?path=${path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n` +
         'Content-Length: 1000000\r\n\r\nonly this',
     );
-    await vi.waitFor(() => expect(existsSync(path)).toBe(true));
+    await vi.waitFor(() => expect(existsSync(path)).toBe(true), 5000);
     socket.destroy();
-    await vi.waitFor(() => expect(existsSync(path)).toBe(false));
+    await vi.waitFor(() => expect(existsSync(path)).toBe(false), 5000);
   });
 });
 

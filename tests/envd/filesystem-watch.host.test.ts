@@ -250,11 +250,9 @@ describe('WatchDir', () => {
       includeEntry: true,
     });
     await sandbox.files.write(join(root, 'new/file.txt'), 'text');
-    await vi.waitFor(() =>
-      expect(events).toContainEqual(
-        expect.objectContaining({ name: 'new/file.txt', type: FilesystemEventType.WRITE }),
-      ),
-    );
+    await expect
+      .poll(() => events)
+      .toContainEqual(expect.objectContaining({ name: 'new/file.txt', type: FilesystemEventType.WRITE }));
     expect(events[0]).toMatchObject({
       name: 'new',
       type: FilesystemEventType.CREATE,

@@ -42,7 +42,7 @@ describe('commands', () => {
   });
 
   it('time out', async () => {
-    await expect(sandbox.commands.run('sleep 30', { timeoutMs: 500 })).rejects.toBeInstanceOf(TimeoutError);
+    await expect(sandbox.commands.run('sleep 30', { timeoutMs: 2000 })).rejects.toBeInstanceOf(TimeoutError);
     await expect.poll(async () => (await sandbox.commands.list()).length).toBe(0);
   });
 
@@ -55,7 +55,10 @@ describe('commands', () => {
     expect(await command.wait()).toMatchObject({ stdout: 'typed\nbye\n' });
     expect(await connected.wait()).toMatchObject({ stdout: 'typed\nbye\n' });
 
-    const endless = await sandbox.commands.run('sleep 100', { background: true, timeoutMs: 0 });
+    // Past the shell's start: what this machine's own profile does must not be cut in the middle.
+    const options = { background: true, timeoutMs: 0 } as const;
+    const endless = await sandbox.commands.run('echo up; exec sleep 100', options);
+    await expect.poll(() => endless.stdout).toBe('up\n');
     expect(await sandbox.commands.kill(endless.pid)).toBe(true);
     await expect(endless.wait()).rejects.toThrow('signal: killed');
     expect(await sandbox.commands.kill(endless.pid)).toBe(false);
@@ -96,7 +99,13 @@ describe('pty', () => {
   });
 
   it('can be killed', async () => {
-    const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: () => {} });
+    let output = '';
+    const onData = (data: Uint8Array) => {
+      output += new TextDecoder().decode(data);
+    };
+    const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData });
+    await sandbox.pty.sendInput(terminal.pid, new TextEncoder().encode('echo u""p\n'));
+    await expect.poll(() => output, { timeout: 10_000 }).toContain('up\r\n');
     expect(await sandbox.pty.kill(terminal.pid)).toBe(true);
     await expect(terminal.wait()).rejects.toThrow('signal: killed');
   });

@@ -93,7 +93,7 @@ describe('a connection', () => {
     await client.init(settings, never);
     await client.init(settings, never);
     expect(seen[1]?.socket).toBe(seen[0]?.socket);
-    await vi.waitFor(() => expect(seen[0]?.socket.destroyed).toBe(true));
+    await vi.waitFor(() => expect(seen[0]?.socket.destroyed).toBe(true), 5000);
   });
 
   it('stays for as long as an answer is waited for', async () => {

@@ -25,7 +25,7 @@ it('is cut back while a process goes on appending to it', async () => {
   const child = spawn('seq', ['200000'], { stdio: ['ignore', log.fd, log.fd] });
   await new Promise((resolve) => child.once('close', resolve));
   vi.advanceTimersByTime(10_000);
-  await vi.waitFor(() => expect(statSync(path).size).toBe(64 * 1024));
+  await vi.waitFor(() => expect(statSync(path).size).toBe(64 * 1024), 5000);
   const second = spawn('echo', ['the end'], { stdio: ['ignore', log.fd, log.fd] });
   await new Promise((resolve) => second.once('close', resolve));
   // Appended at the new end: no hole where the old one was.

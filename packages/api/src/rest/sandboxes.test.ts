@@ -112,7 +112,7 @@ describe('sandboxes', () => {
     const calls = () => api.agent.calls.get('HibernateSandbox') ?? 0;
     const before = calls();
     const pausing = api.call('POST', `/sandboxes/${id}/pause`);
-    await vi.waitFor(() => expect(calls()).toBe(before + 1));
+    await vi.waitFor(() => expect(calls()).toBe(before + 1), 5000);
     expect((await api.call('POST', `/sandboxes/${id}/pause`)).status).toBe(409);
     expect((await api.call('POST', `/sandboxes/${id}/fork`)).status).toBe(409);
     // It is told of as paused: who wants it awake waits until it can be woken.
@@ -194,7 +194,7 @@ describe('sandboxes', () => {
     expect(tokens).toContain(envdAccessToken);
     await vi.waitFor(
       async () => expect((await api.call('GET', `/sandboxes/${id}/metrics`)).body.length).toBeGreaterThan(2),
-      3000,
+      8000,
     );
     const many = await api.call('GET', `/sandboxes/metrics?sandbox_ids=${id},aaaaaaaaaaaaaaaaaaaa`);
     expect(Object.keys(many.body.sandboxes)).toEqual([id]);
@@ -280,10 +280,10 @@ describe('sandboxes', () => {
     api.agent.fail(failed);
     await api.agent.expire(expired);
     // Others' time may be over just now.
-    await vi.waitFor(() => expect(gone).toEqual(expect.arrayContaining([failed, expired])), 3000);
+    await vi.waitFor(() => expect(gone).toEqual(expect.arrayContaining([failed, expired])), 5000);
     expect((await api.call('GET', `/sandboxes/${failed}`)).status).toBe(404);
     expect((await api.call('GET', `/sandboxes/${expired}`)).status).toBe(404);
-    await vi.waitFor(async () => expect(await api.store.sandboxes.get(failed)).toBeUndefined());
+    await vi.waitFor(async () => expect(await api.store.sandboxes.get(failed)).toBeUndefined(), 5000);
     off();
   });
 });
