@@ -272,6 +272,26 @@ describe('files', () => {
     expect(taken).toBeLessThan(500);
   });
 
+  it('that the guest answers early hold no connection', async () => {
+    let open = 0;
+    const client = await tcp((socket) => {
+      open += 1;
+      socket.on('close', () => {
+        open -= 1;
+      });
+      const text = JSON.stringify([{ path: '/x' }]);
+      socket.once('data', () =>
+        socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${text.length}\r\n\r\n${text}`),
+      );
+    });
+    async function* unfinished() {
+      yield new Uint8Array(10);
+      await new Promise(() => {});
+    }
+    expect(await client.writeFile('/x', undefined, unfinished(), never)).toBe('/x');
+    await expect.poll(() => open).toBe(0);
+  });
+
   it('are refused with the reason of the guest, made harmless', async () => {
     const client = await http((request, response) => {
       request.resume();

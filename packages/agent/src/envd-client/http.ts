@@ -45,7 +45,11 @@ export async function sendHttp(call: HttpCall): Promise<HttpAnswer> {
 
   const watch = createStallWatch(call.stallMs, fail);
   const answered = new Promise<HttpAnswer>((resolve, reject) => {
-    request.once('response', (body) => resolve({ status: body.statusCode ?? 0, body }));
+    request.once('response', (body) => {
+      // Nobody wants the rest of a request that was answered before its end, and its connection is of no use.
+      body.once('close', () => request.writableFinished || request.destroy());
+      resolve({ status: body.statusCode ?? 0, body });
+    });
     request.on('error', (error) => reject(failure ?? unreachable('the connection failed', error)));
     request.once('close', () => reject(failure ?? unreachable('the connection was closed', undefined)));
   });

@@ -12,6 +12,8 @@ export interface InputSenderOptions {
   readonly envd: EnvdClient;
   readonly pid: number;
   readonly terminal: boolean;
+  /** Whether the guest stands still, or did a moment ago. */
+  readonly mayBeSilent: () => boolean;
   readonly signal: AbortSignal;
 }
 
@@ -27,7 +29,8 @@ const CTRL_D = Uint8Array.of(4);
 const SIGTERM = 15;
 const SIGKILL = 9;
 
-export function createInputSender({ envd, pid, terminal, signal }: InputSenderOptions): InputSender {
+export function createInputSender(options: InputSenderOptions): InputSender {
+  const { envd, pid, terminal, mayBeSilent, signal } = options;
   const waiting: Uint8Array[] = [];
   let waitingBytes = 0;
   let closing = false;
@@ -38,6 +41,16 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
   let failure: unknown;
   let wake = (): void => {};
   signal.addEventListener('abort', () => wake(), { once: true });
+
+  /** To a process that may have ended. A guest that stands still finds it in its socket when it goes on. */
+  const given = async (work: Promise<void>): Promise<void> => {
+    try {
+      await work;
+    } catch (error) {
+      const isLate = error instanceof WrennError && error.code === 'deadline_exceeded' && mayBeSilent();
+      if (!isLate && !isProcessGone(error)) throw error;
+    }
+  };
 
   const giveUp = (): void => {
     deaf = true;
@@ -55,7 +68,7 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
     }
     if (!closing || closed || deaf || terminal) return;
     closed = true;
-    await envd.closeStdin(pid, signal);
+    await given(envd.closeStdin(pid, signal));
   };
 
   const kick = (): void => {
@@ -99,9 +112,9 @@ export function createInputSender({ envd, pid, terminal, signal }: InputSenderOp
       case 'closeStdin':
         return close();
       case 'resize':
-        return ignoringEnd(envd.resizeTerminal(pid, input.size, signal));
+        return given(envd.resizeTerminal(pid, input.size, signal));
       case 'signal':
-        return ignoringEnd(signalProcess(envd, pid, input.number, signal));
+        return given(signalProcess(envd, pid, input.number, signal));
     }
   };
 
@@ -149,14 +162,6 @@ async function signalProcess(
   const command = ['/bin/sh', '-c', 'kill -"$1" -"$2"', 'sh', String(number), String(pid)];
   const shell = { command, envs: {}, cwd: '/', user: 'root', terminal: undefined, stdin: false };
   for await (const _event of envd.startProcess(shell, signal));
-}
-
-async function ignoringEnd(work: Promise<void>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (!isProcessGone(error)) throw error;
-  }
 }
 
 function isProcessGone(error: unknown): boolean {

@@ -51,6 +51,8 @@ const SIGKILL = 9;
 /** From SIGKILL to the end of the process's stream. */
 const DEATH_MS = 5_000;
 const END_OF_STREAM_MS = 250;
+/** Of an output that is kept. */
+const PIECES_MAX = 1024;
 
 /** Takes the lease over and releases it. Ends by `exited`, or throws. */
 export async function* exec(
@@ -119,7 +121,13 @@ export async function* exec(
     yield { kind: 'started', pid };
 
     if (inputs !== undefined) {
-      const sender = createInputSender({ envd, pid, terminal: request.terminal !== undefined, signal });
+      const sender = createInputSender({
+        envd,
+        pid,
+        terminal: request.terminal !== undefined,
+        mayBeSilent: () => lease.mayBeSilent(timeouts.guestRequestMs),
+        signal,
+      });
       sender.pump(inputs).catch((error: unknown) => {
         if (!ended && !caller.aborted) stop.abort(WrennError.from(error));
       });
@@ -155,7 +163,11 @@ export async function collect(
     if (output.kind === 'exited') exit = output;
     if (output.kind !== 'stdout' && output.kind !== 'stderr') continue;
     sizes[output.kind] += output.bytes.length;
-    if (sizes[output.kind] <= maxBytes) kept[output.kind].push(output.bytes);
+    if (sizes[output.kind] > maxBytes) continue;
+    const pieces = kept[output.kind];
+    pieces.push(output.bytes);
+    // However small the pieces are into which a guest cuts it.
+    if (pieces.length === PIECES_MAX) pieces.splice(0, PIECES_MAX, Buffer.concat(pieces));
   }
   if (exit === undefined) throw new WrennError('guest_protocol', 'The command did not tell how it ended.');
   const text = (chunks: Uint8Array[]): string => Buffer.concat(chunks).toString('utf8');
@@ -177,18 +189,28 @@ async function nextEvent(
 ): Promise<ProcessEvent> {
   const next = events.next();
   for (;;) {
-    try {
-      const { done, value } = await withinMs(stallMs, 'Waiting for the guest', next);
-      if (done !== true) return value;
-      throw new WrennError('guest_protocol', 'The guest agent did not say how the command ended.');
-    } catch (error) {
-      const silent = error instanceof WrennError && error.code === 'deadline_exceeded';
-      if (!silent) throw error;
+    const event = await unlessSilent(next, stallMs);
+    if (event === undefined) {
       if (lease.mayBeSilent(stallMs)) continue;
       throw new WrennError('guest_unreachable', `The guest has said nothing for ${stallMs} ms.`, {
         hint: 'The sandbox may be overloaded or hang; its logs may say more.',
       });
     }
+    if (event.done !== true) return event.value;
+    throw new WrennError('guest_protocol', 'The guest agent did not say how the command ended.');
+  }
+}
+
+/** Undefined if nothing came. Told apart from every error: a guest can end its stream with any. */
+async function unlessSilent<T extends object>(next: Promise<T>, stallMs: number): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const silence = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, stallMs, undefined);
+  });
+  try {
+    return await Promise.race([next, silence]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

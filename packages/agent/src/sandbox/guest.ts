@@ -105,7 +105,7 @@ export function createGuestFiles(use: () => GuestLease, timeouts: ExecTimeouts):
           const { exit, stderr } = await collect(
             exec(
               { ...lease, release: () => {} },
-              { command, user, envs: {}, stdin: false },
+              { command, user, envs: {}, stdin: false, timeoutMs: timeouts.guestRequestMs },
               timeouts,
               either,
             ),
