@@ -325,11 +325,15 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     },
     setTimeout: async (timeoutMs) => {
       assertPossible({ id, state, reason }, 'setTimeout');
-      const endsAtMs = timeoutMs === undefined ? undefined : Date.now() + timeoutMs;
+      const endsAtMs = timeoutMs === undefined ? null : Date.now() + timeoutMs;
+      // What has to be waited for may take longer than it has: whoever asks for more in time is not too late.
+      if (state !== 'creating' && isLater(endsAtMs, record.endsAtMs)) timer.set(endsAtMs ?? undefined);
       await queue.run(async () => {
         assertPossible({ id, state, reason }, 'setTimeout');
-        await save({ endsAtMs: endsAtMs ?? null });
-        timer.set(endsAtMs);
+        // Before the journal, which a full disk may refuse: this agent knows it all the same.
+        record = { ...record, endsAtMs };
+        timer.set(endsAtMs ?? undefined);
+        await save({ endsAtMs });
       });
     },
     setEgress: async (egress) => {
@@ -375,6 +379,11 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       holdings?.guest.close();
     },
   };
+}
+
+/** Null is never. */
+function isLater(aMs: number | null, bMs: number | null): boolean {
+  return bMs !== null && (aMs === null || aMs > bMs);
 }
 
 function notAll(leftovers: readonly string[]): string {

@@ -18,7 +18,7 @@ import {
 import type { SandboxDeps } from './deps.ts';
 import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
-import { assertRestorable, fillDraft, toldIfFull, writeHibernation } from './hibernation.ts';
+import { assertRestorable, fillDraft, toldIfFull, vmmOf, writeHibernation } from './hibernation.ts';
 import type { JournalRecord } from './journal.ts';
 import { createLaps } from './laps.ts';
 import type { Phase } from './log.ts';
@@ -170,6 +170,8 @@ export function createTransitions(core: SandboxCore): Transitions {
     let isWritten = false;
     // The journal says what it was until it says that it sleeps: whoever finds it half done lets it go on like that.
     core.become('hibernating');
+    // It was asked for in time, and what it ends in has none.
+    core.setTimer(undefined);
     try {
       // So that the guest knows that nobody listens any more: these connections do not wake up with it.
       core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
@@ -184,7 +186,7 @@ export function createTransitions(core: SandboxCore): Transitions {
           state: 'hibernated',
           hibernations: core.record().hibernations + 1,
           hibernation,
-          vmm: { driver: held.microvm.handle.driver, version: deps.driverVersion },
+          vmm: vmmOf(deps, core.record()),
           handle: null,
           endsAtMs: null,
         }),
@@ -196,11 +198,12 @@ export function createTransitions(core: SandboxCore): Transitions {
       throwIfAborted(signal);
       core.become(before);
       if (before === 'running') await thawed(held, signal);
+      throwIfAborted(signal);
+      core.setTimer(core.record().endsAtMs ?? undefined);
       throw toldIfFull(error);
     }
     throwIfAborted(signal);
     core.become('hibernated');
-    core.setTimer(undefined);
     const removed = timed('remove', () =>
       journal.removeHibernations(id, hibernationsOf(core.record())),
     ).catch((err: unknown) => {
