@@ -181,7 +181,9 @@ async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient)
   // Beside the start of the VMM, which enters it as soon as there is one.
   const group = deps.cgroups.prepare(id, { memoryMib, vcpus });
   const onSpawned = async (handle: MicrovmHandle): Promise<void> => {
-    await allOf(save({ handle }, 'agent'), group);
+    // It outlives the agent, and its program on the disk may be another one by then.
+    const vmm = { driver: handle.driver, version: deps.driverVersion };
+    await allOf(save({ handle, vmm }, 'agent'), group);
     // Before the guest runs; what the VMM has used by now stays the agent's.
     await deps.cgroups.enter(id, processesOf(handle));
   };

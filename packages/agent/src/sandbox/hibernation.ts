@@ -78,25 +78,25 @@ export async function fillDraft(
   }
 }
 
+/** What a sandbox runs in, and its files can be restored by. */
+export function vmmOf(deps: SandboxDeps, { vmm, handle }: JournalRecord): NonNullable<JournalRecord['vmm']> {
+  return vmm ?? { driver: handle?.driver ?? deps.driver.name, version: deps.driverVersion };
+}
+
 export function describeSnapshot(
   deps: SandboxDeps,
   record: JournalRecord,
   kind: SnapshotManifest['kind'],
 ): Parameters<SnapshotDraft['commit']>[0] {
-  const { template, buildId, images, vcpus, memoryMib, diskMib, envs, handle } = record;
+  const { template, buildId, images, vcpus, memoryMib, diskMib, envs } = record;
   if (images === null) throw new WrennError('internal', `Sandbox ${record.id} has no images.`);
-  const { features, name } = deps.driver;
   return {
     kind,
     sandboxId: kind === 'warm' ? null : record.id,
     accessToken: record.accessToken,
     createdAtMs: Date.now(),
     template: { name: template, buildId, ...images },
-    vmm: {
-      driver: handle?.driver ?? name,
-      version: deps.driverVersion,
-      accelerator: features.accelerator,
-    },
+    vmm: { ...vmmOf(deps, record), accelerator: deps.driver.features.accelerator },
     vcpus,
     memoryMib,
     diskMib,

@@ -89,7 +89,7 @@ export const journalSchema = z.strictObject({
     })
     .nullable()
     .default(null),
-  /** What can restore its files; null if it has never hibernated. */
+  /** What runs it, or can restore its files; null until there is a VMM, and in journals of agents that did not write it. */
   vmm: z
     .strictObject({ driver: z.enum(['qemu', 'firecracker']), version: z.string().max(128) })
     .nullable()

@@ -3,13 +3,32 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { describe, expect, it } from 'vitest';
 import type { JournalRecord } from './journal.ts';
-import type { FakeWorld } from './testing/fake-world.ts';
-import { codeOf, expectNothingLeft, request, start, until } from './testing/manager-harness.ts';
+import { createSandboxManager } from './manager.ts';
+import { createFakeWorld, type FakeWorld } from './testing/fake-world.ts';
+import { codeOf, expectNothingLeft, never, request, start, until } from './testing/manager-harness.ts';
 
 function recordOf(world: FakeWorld, id: string): JournalRecord {
   return JSON.parse(world.journals.get(id) ?? '{}');
 }
 const memoryOf = (id: string, number: number): string => `/s/${id}/hibernation-${number}/memory`;
+
+it('what sleeps is restored by what it ran in, though its agent has another version by now', async () => {
+  const { world: before, manager: first } = await start();
+  const { id } = await first.create(request);
+  before.killAgent();
+  const world = createFakeWorld({ from: before });
+  const manager = createSandboxManager({ ...world.deps, driverVersion: '1.0.0' });
+  await manager.start(never);
+  const { id: snapshotId } = await manager.snapshot(id);
+  await manager.hibernate(id);
+  expect(recordOf(world, id).vmm).toEqual({ driver: 'qemu', version: '0.0.0' });
+  expect(await codeOf(manager.resume(id))).toBe('snapshot_incompatible');
+  expect(await codeOf(manager.create({ snapshotId }))).toBe('snapshot_incompatible');
+  const later = createFakeWorld({ from: world });
+  const last = createSandboxManager(later.deps);
+  await last.start(never);
+  expect(await last.resume(id)).toMatchObject({ state: 'running' });
+});
 
 describe('the memory of one that sleeps', () => {
   it('is whole for one that booted, and a delta of that from then on', async () => {

@@ -12,7 +12,7 @@ import { type ExecInput, type ExecOutput, type ExecRequest, exec } from './exec.
 import { checkUser, createGuestFiles, type GuestFiles } from './guest.ts';
 import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
-import { createRoster, type Order, orderOf } from './roster.ts';
+import { createRoster, type Order, orderOf, type Roster } from './roster.ts';
 import type { Sandbox, SandboxAccess } from './sandbox.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createTemplateUsers } from './template-users.ts';
@@ -100,7 +100,8 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     () => copies,
     () => creating > 0,
   );
-  const copies = createCopies(deps, roster, warm.isWanted);
+  const makeWithRoom: Roster['make'] = (order) => makeRoom(() => roster.make(order));
+  const copies = createCopies(deps, { ...roster, make: makeWithRoom }, warm.isWanted);
   const templates = createTemplateUsers(deps, roster);
   const pool = createPool(deps, roster, warm, () => creating > 0);
   const { find } = roster;
@@ -142,7 +143,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     const order = orderOf(deps, { ...plan, id, timed });
     const sandbox =
       (request.snapshotId === undefined ? await fromPool(order) : undefined) ??
-      (await makeRoom(() => roster.make(order)).catch((error) => bootInstead(order, request, error)));
+      (await makeWithRoom(order).catch((error) => bootInstead(order, request, error)));
     observer.created(sandbox.view().phases);
     if (plan.start.kind === 'boot') warm.makeLater(plan.template, plan.spec);
     return sandbox.view();
@@ -186,7 +187,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
     log.warn({ sandboxId: order.id, err: error }, 'a warm template failed; booting instead');
     warm.distrust(start.snapshot);
     const { spec, template } = order;
-    return roster.make(orderOf(deps, { spec, template, start: { kind: 'boot' } }));
+    return makeWithRoom(orderOf(deps, { spec, template, start: { kind: 'boot' } }));
   };
 
   const checkExec = ({ command, envs, user, cwd, terminal, timeoutMs }: ExecRequest): void => {

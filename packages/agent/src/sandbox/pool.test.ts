@@ -105,6 +105,31 @@ describe('the pool', () => {
     expect(told).toMatchObject([{ level: 'warn', fields: { template: 'none', nextInMs: 5000 } }]);
   });
 
+  it('gives up what its template has left behind, before it makes another', async () => {
+    await startFull();
+    const { storage } = world.deps;
+    const { resolveTemplate } = storage;
+    let most = 0;
+    world.disturb = async () => {
+      most = Math.max(most, world.aliveVms().length);
+    };
+    const made = new Set(world.aliveVms().map(({ handle }) => handle.pid));
+    storage.resolveTemplate = async (name) => ({ ...(await resolveTemplate(name)), buildId: 'anew' });
+    const anew = () => world.aliveVms().filter(({ handle }) => !made.has(handle.pid)).length;
+    await expect.poll(() => [anew(), paused(world)]).toEqual([SIZE, SIZE]);
+    // Its own, and the one that a snapshot of the new build is made with.
+    expect(most).toBeLessThanOrEqual(SIZE + 1);
+    expect(world.violations).toEqual([]);
+  });
+
+  it('gives way to forks, too', async () => {
+    const pool = { entries: [{ ...request, size: SIZE }], minAvailableMib: MIN_AVAILABLE_MIB };
+    ({ world, manager } = await start({ config: { pool, limits: { maxSandboxes: SIZE + 1 } } }));
+    await until(() => paused(world) === SIZE);
+    const { id } = await manager.create({ ...request, memoryMib: request.memoryMib + 1 });
+    expect(await manager.fork(id, { count: 2 })).toHaveLength(2);
+  });
+
   it('takes nobody else away', async () => {
     await startFull();
     const { id } = await manager.create(request);

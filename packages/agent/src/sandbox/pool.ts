@@ -38,18 +38,24 @@ const BUSY_POLL_MS = 20;
 const REST_MS = 250;
 const REST_MAX_MS = 1_000;
 
+/** What one that is ready was made of. */
+interface Make {
+  readonly template: Template;
+  readonly spec: SandboxSpec;
+}
+
 /** What is kept ready. One that cannot be made is put off for a while, and holds up no other. */
 interface Kind {
   readonly request: CreateRequest;
   readonly size: number;
+  /** What it comes to, as of the last look: its template may have been built anew. */
+  make: Make | undefined;
   failures: number;
   retryAtMs: number;
 }
 
-interface Ready {
+interface Ready extends Make {
   readonly sandbox: Sandbox;
-  readonly template: Template;
-  readonly spec: SandboxSpec;
 }
 
 export function createPool(
@@ -63,6 +69,7 @@ export function createPool(
   const kinds: Kind[] = entries.map(({ size, ...request }) => ({
     request,
     size,
+    make: undefined,
     failures: 0,
     retryAtMs: 0,
   }));
@@ -81,7 +88,7 @@ export function createPool(
 
   /** One of them may have ended by itself. */
   const usable = ({ sandbox }: Ready): boolean => sandbox.view().state === 'paused';
-  const fits = (one: Ready, template: Template, spec: SandboxSpec): boolean =>
+  const fits = (one: Ready, { template, spec }: Make): boolean =>
     one.template.buildId === template.buildId &&
     one.template.guestImagePath === template.guestImagePath &&
     one.spec.vcpus === spec.vcpus &&
@@ -89,7 +96,7 @@ export function createPool(
     one.spec.diskMib === spec.diskMib &&
     JSON.stringify(one.spec.rateLimits) === JSON.stringify(spec.rateLimits);
 
-  const makeOne = async (template: Template, spec: SandboxSpec): Promise<void> => {
+  const makeOne = async ({ template, spec }: Make): Promise<void> => {
     const snapshot = await warm.make(template, spec);
     const order = orderOf(deps, { spec, template, start: { kind: 'copy', snapshot }, purpose: 'own' });
     const sandbox = await roster.make(order);
@@ -119,14 +126,29 @@ export function createPool(
       if (gaveUp) log.info({ availableMib, left: ready.length }, 'memory is short: the pool gave one up');
       return gaveUp ? 'more' : 'done';
     }
-    for (const kind of kinds.filter(({ retryAtMs }) => retryAtMs < performance.now())) {
+    for (const kind of kinds.filter(isDue)) {
       try {
         const spec = checkRequest(kind.request, config, host);
-        const template = await deps.storage.resolveTemplate(spec.template);
-        const there = ready.filter((one) => usable(one) && fits(one, template, spec)).length;
-        if (there >= kind.size) continue;
-        if (availableMib < minAvailableMib + spec.memoryMib) return 'done';
-        await makeOne(template, spec);
+        kind.make = { spec, template: await deps.storage.resolveTemplate(spec.template) };
+      } catch (error) {
+        putOff(kind, error);
+      }
+    }
+    const ofNoUse = ready.findIndex(
+      (one) => !kinds.some(({ make }) => make !== undefined && fits(one, make)),
+    );
+    if (ofNoUse >= 0) {
+      const [one] = ready.splice(ofNoUse, 1);
+      await one?.sandbox.destroy();
+      return 'more';
+    }
+    for (const kind of kinds.filter(isDue)) {
+      const { make, size } = kind;
+      if (make === undefined) continue;
+      if (ready.filter((one) => usable(one) && fits(one, make)).length >= size) continue;
+      if (availableMib < minAvailableMib + make.spec.memoryMib) return 'done';
+      try {
+        await makeOne(make);
         kind.failures = 0;
       } catch (error) {
         putOff(kind, error);
@@ -135,6 +157,7 @@ export function createPool(
     }
     return 'done';
   };
+  const isDue = ({ retryAtMs }: Kind): boolean => retryAtMs < performance.now();
 
   const putOff = (kind: Kind, err: unknown): void => {
     if (stopping.signal.aborted) return;
@@ -168,7 +191,7 @@ export function createPool(
       fill().catch(() => {});
     },
     take: (template, spec) => {
-      const found = ready.findIndex((one) => usable(one) && fits(one, template, spec));
+      const found = ready.findIndex((one) => usable(one) && fits(one, { template, spec }));
       if (found < 0) return undefined;
       const [one] = ready.splice(found, 1);
       const nowMs = performance.now();
