@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { runCommand } from './command.ts';
 import { identify, isAlive } from './process.ts';
 
@@ -70,6 +70,29 @@ describe('a program', () => {
     expect(pid).toBeGreaterThan(0);
     const identity = await identify(pid);
     expect(identity === undefined || !(await isAlive(identity))).toBe(true);
+  });
+
+  it("that may not be ended, as what sudo runs, is given up and fails nobody else's work", async () => {
+    let pid = 0;
+    const controller = new AbortController();
+    const kill = vi.spyOn(process, 'kill').mockImplementation(() => {
+      throw Object.assign(new Error('kill EPERM'), { code: 'EPERM', syscall: 'kill' });
+    });
+    try {
+      const running = runCommand('sh', ['-c', 'echo $$; exec sleep 60'], {
+        timeoutMs,
+        signal: controller.signal,
+        onLine: (line) => {
+          pid = Number(line);
+          controller.abort();
+        },
+      });
+      await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+      expect(kill).toHaveBeenCalledWith(-pid, 'SIGKILL');
+    } finally {
+      kill.mockRestore();
+      process.kill(pid, 'SIGKILL');
+    }
   });
 
   it('is not even started when it was cancelled before', async () => {

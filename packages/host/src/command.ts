@@ -75,7 +75,8 @@ export function missingProgram(program: string, cause?: unknown): WrennError {
  * Runs a program and returns what it printed.
  *
  * Throws `missing_program`, `descriptors_exhausted`, `command_failed` (with the exit code and the end of stderr),
- * `deadline_exceeded`, or `cancelled`; in each case the program is gone when the promise settles.
+ * `deadline_exceeded`, or `cancelled`; in each case the program is gone when the promise settles. Only one that this
+ * process may not end, as what sudo runs, is left behind then, without anybody who reads what it prints.
  */
 export async function runCommand(
   program: string,
@@ -94,11 +95,17 @@ export async function runCommand(
 
   let stopReason: WrennError | undefined;
   let killTimer: NodeJS.Timeout | undefined;
+  let abandon = (_reason: WrennError): void => {};
   const stop = (reason: WrennError) => {
     if (stopReason !== undefined) return;
     stopReason = reason;
     signalGroup(child, 'SIGTERM');
-    killTimer = setTimeout(() => signalGroup(child, 'SIGKILL'), KILL_GRACE_MS);
+    killTimer = setTimeout(() => {
+      if (signalGroup(child, 'SIGKILL')) return;
+      for (const stream of [child.stdin, child.stdout, child.stderr]) stream.destroy();
+      child.unref();
+      abandon(reason);
+    }, KILL_GRACE_MS);
   };
   const deadline = setTimeout(() => {
     stop(new WrennError('deadline_exceeded', `${program} took longer than ${options.timeoutMs} ms.`));
@@ -117,6 +124,7 @@ export async function runCommand(
   try {
     const exit = await new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(
       (resolve, reject) => {
+        abandon = reject;
         child.once('error', reject);
         child.once('close', (code, signal) => resolve({ code, signal }));
       },
@@ -139,15 +147,17 @@ export async function runCommand(
   }
 }
 
-/** Signals the program and all that it started. */
-function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
-  if (child.pid === undefined) return;
+/** Signals the program and all that it started. False where that is not allowed: what sudo has started is root's. */
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals): boolean {
+  if (child.pid === undefined) return true;
   try {
     process.kill(-child.pid, signal);
   } catch (error) {
+    if (hasErrno(error, 'EPERM')) return false;
     // Gone already; anything else would be a bug worth seeing.
     if (!hasErrno(error, 'ESRCH')) throw error;
   }
+  return true;
 }
 
 function cancelled(program: string, cause: unknown): WrennError {
