@@ -6,7 +6,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { asRoot, bootstrap } from './bootstrap.mjs';
-import { must, ROOT, run, secondsSince } from './lib.mjs';
+import { bundle, must, ROOT, run, secondsSince } from './lib.mjs';
 
 const FAILURE_LINES = 12;
 /** A package of its own, as its `node` would be in the PATH of all scripts. */
@@ -38,10 +38,10 @@ process.exitCode = totals.failed === 0 ? 0 : 1;
 async function testPackages() {
   const versions = existsSync(POSTGRES_DIR) ? readdirSync(POSTGRES_DIR) : [];
   if (versions.some((version) => existsSync(join(POSTGRES_DIR, version, 'bin/initdb')))) return;
-  const words = ['apt-get', 'install', '--yes', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=600'];
-  const [program, ...args] = [...asRoot(), ...words, 'postgresql'];
-  process.stderr.write(`system packages for the tests: ${[program, ...args].join(' ')}\n`);
-  await must(program, args, { env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } });
+  process.stderr.write('system packages for the tests: installing postgresql\n');
+  const installer = await bundle('tests/system-packages.ts');
+  const [program, ...args] = [...asRoot(), process.execPath, installer, 'postgresql'];
+  await must(program, args);
 }
 
 /** A check that passes or fails as a whole counts as one test. */

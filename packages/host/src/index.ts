@@ -18,3 +18,4 @@ export * from './spawn.ts';
 export * from './sysctl.ts';
 export * from './systemd.ts';
 export * from './tc.ts';
+export * from './unbroken.ts';

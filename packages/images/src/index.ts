@@ -1,4 +1,5 @@
 /** Everything that microVMs boot from: kernel, initrd, guest image, templates. */
+export { installPackages } from './apt.ts';
 export {
   type BootFiles,
   findBootFiles,

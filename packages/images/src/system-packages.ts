@@ -2,8 +2,9 @@
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
-import { plainEnvironment, runCommand } from '@wrenn/host';
+import { runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { installPackages } from './apt.ts';
 import { type OnProgress, startStep } from './progress.ts';
 
 export interface RequiredProgram {
@@ -30,10 +31,6 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
 ];
 
 const SEARCH_PATH = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
-const APT_TIMEOUT_MS = 1_200_000;
-/** Fresh machines often install their updates just now. */
-const WAIT_FOR_OTHERS = ['-o', 'DPkg::Lock::Timeout=600'];
-
 /** What is not there. */
 export async function missingSystemPackages(): Promise<RequiredProgram[]> {
   const found = await Promise.all(REQUIRED_PROGRAMS.map(({ program }) => isPresent(program)));
@@ -80,22 +77,12 @@ export async function ensureSystemPackages(options: {
       },
     );
   }
-  const asRoot = await rootPrefix(byHand, options.signal);
-  const apt = async (...args: string[]) => {
-    const [program, ...rest] = [...asRoot, 'apt-get', '-q', '-y', ...WAIT_FOR_OTHERS, ...args];
-    await runCommand(program ?? 'apt-get', rest, {
-      timeoutMs: APT_TIMEOUT_MS,
-      signal: options.signal,
-      maxOutputBytes: 16 * 1024 * 1024,
-      env: { ...plainEnvironment(), DEBIAN_FRONTEND: 'noninteractive' },
-      onLine: (line) => {
-        if (/^(Get:|Unpacking |Setting up )/.test(line)) step.progress(line.slice(0, 100));
-      },
-    });
-  };
-  step.progress(`installing ${names.join(', ')}`);
-  await apt('update');
-  await apt('install', '--no-install-recommends', ...names);
+  await installPackages({
+    names,
+    asRoot: await rootPrefix(byHand, options.signal),
+    onProgress: step.progress,
+    signal: options.signal,
+  });
   const still = await missingSystemPackages();
   if (still.length > 0) {
     throw new WrennError('missing_program', `apt ran, but these are still missing: ${list(still)}.`, {
@@ -113,7 +100,8 @@ async function rootPrefix(byHand: string, signal: AbortSignal | undefined): Prom
   if (process.getuid?.() === 0) return [];
   try {
     await runCommand('sudo', ['-n', 'true'], { timeoutMs: 10_000, signal });
-    return ['sudo', '-n', 'DEBIAN_FRONTEND=noninteractive'];
+    // It gives its own environment to what it runs.
+    return ['sudo', '-n', 'DEBIAN_FRONTEND=noninteractive', 'LC_ALL=C.UTF-8'];
   } catch (cause) {
     throw new WrennError(
       'missing_privilege',
