@@ -20,6 +20,8 @@ export { removeTemplate } from './removal.ts';
 export {
   ensureSystemPackages,
   missingSystemPackages,
+  NEW_ENOUGH_HINT,
+  oldSystemPrograms,
   REQUIRED_PROGRAMS,
   type RequiredProgram,
 } from './system-packages.ts';

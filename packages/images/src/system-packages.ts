@@ -11,6 +11,16 @@ export interface RequiredProgram {
   /** A program's name, or the absolute path of a file. */
   readonly program: string;
   readonly debianPackage: string;
+  readonly newEnough?: NewEnough;
+}
+
+/** For programs of which some distributions in use have one that is too old. */
+interface NewEnough {
+  /** The oldest release that will do. */
+  readonly release: string;
+  /** What the program is asked, and how an answer looks that only an older one gives. */
+  readonly ask: string;
+  readonly isOld: (said: string) => boolean;
 }
 
 export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
@@ -19,8 +29,29 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
   { program: 'flock', debianPackage: 'util-linux' },
   { program: 'ip', debianPackage: 'iproute2' },
   { program: 'nft', debianPackage: 'nftables' },
-  { program: 'mkfs.ext4', debianPackage: 'e2fsprogs' },
-  { program: 'mkfs.erofs', debianPackage: 'erofs-utils' },
+  {
+    program: 'mkfs.ext4',
+    debianPackage: 'e2fsprogs',
+    // For assume_storage_prezeroed.
+    newEnough: {
+      release: 'e2fsprogs 1.47',
+      ask: '-V',
+      isOld: (said) => {
+        const [, major, minor] = /mke2fs (\d+)\.(\d+)/.exec(said) ?? [];
+        return Number(major) < 1 || (Number(major) === 1 && Number(minor) < 47);
+      },
+    },
+  },
+  {
+    program: 'mkfs.erofs',
+    debianPackage: 'erofs-utils',
+    // No option of it tells the version in all of them.
+    newEnough: {
+      release: 'erofs-utils 1.5',
+      ask: '--help',
+      isOld: (said) => said.includes('--all-root') && !said.includes('--preserve-mtime'),
+    },
+  },
   { program: 'mmdebstrap', debianPackage: 'mmdebstrap' },
   { program: '/usr/share/keyrings/debian-archive-keyring.gpg', debianPackage: 'debian-archive-keyring' },
   { program: '/bin/busybox', debianPackage: 'busybox-static' },
@@ -31,10 +62,32 @@ export const REQUIRED_PROGRAMS: readonly RequiredProgram[] = [
 ];
 
 const SEARCH_PATH = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+const VERSION_TIMEOUT_MS = 10_000;
+export const NEW_ENOUGH_HINT = 'Debian 12 and Ubuntu 24.04, or newer, have what Wrenn needs.';
+
 /** What is not there. */
 export async function missingSystemPackages(): Promise<RequiredProgram[]> {
   const found = await Promise.all(REQUIRED_PROGRAMS.map(({ program }) => isPresent(program)));
   return REQUIRED_PROGRAMS.filter((_, index) => !found[index]);
+}
+
+/** What is there and too old, each as a sentence. One that does not answer counts as new. */
+export async function oldSystemPrograms(run: typeof runCommand = runCommand): Promise<string[]> {
+  const old: string[] = [];
+  for (const { program, newEnough } of REQUIRED_PROGRAMS) {
+    if (newEnough === undefined) continue;
+    const said = await run(program, [newEnough.ask], { timeoutMs: VERSION_TIMEOUT_MS }).catch(
+      () => undefined,
+    );
+    if (said === undefined || !newEnough.isOld(`${said.stdout}${said.stderr}`)) continue;
+    old.push(`${program} is too old: Wrenn needs that of ${newEnough.release}, or a newer one.`);
+  }
+  return old;
+}
+
+async function refuseOld(): Promise<void> {
+  const old = await oldSystemPrograms();
+  if (old.length > 0) throw new WrennError('missing_program', old.join(' '), { hint: NEW_ENOUGH_HINT });
 }
 
 async function isPresent(program: string): Promise<boolean> {
@@ -56,7 +109,7 @@ async function isPresent(program: string): Promise<boolean> {
 
 /**
  * Installs what is missing by apt, as root or through sudo without a password. Throws `missing_program`
- * with the command to run where neither works.
+ * with the command to run where neither works, or if the distribution has only programs that are too old.
  */
 export async function ensureSystemPackages(options: {
   readonly onProgress: OnProgress;
@@ -64,6 +117,8 @@ export async function ensureSystemPackages(options: {
 }): Promise<void> {
   const step = startStep('system packages', 'QEMU, nftables and the like', options.onProgress);
   const missing = await missingSystemPackages();
+  // Before anything is fetched: the distribution has no newer one.
+  await refuseOld();
   if (missing.length === 0) return step.skipped('all there');
 
   const names = [...new Set(missing.map(({ debianPackage }) => debianPackage))];
@@ -89,6 +144,7 @@ export async function ensureSystemPackages(options: {
       hint: byHand,
     });
   }
+  await refuseOld();
   step.done(`installed ${names.join(', ')}`);
 }
 

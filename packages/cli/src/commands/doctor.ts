@@ -24,7 +24,14 @@ import {
   runCommand,
   unitState,
 } from '@wrenn/host';
-import { findBootFiles, listTemplates, missingSystemPackages, REQUIRED_PROGRAMS } from '@wrenn/images';
+import {
+  findBootFiles,
+  listTemplates,
+  missingSystemPackages,
+  NEW_ENOUGH_HINT,
+  oldSystemPrograms,
+  REQUIRED_PROGRAMS,
+} from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
 import { EXIT } from '../exit-codes.ts';
@@ -107,15 +114,16 @@ async function checkPrivileges(): Promise<Finding[]> {
 
 async function checkPrograms(): Promise<Finding[]> {
   const missing = await missingSystemPackages();
-  if (missing.length === 0) {
+  const old = await oldSystemPrograms();
+  if (missing.length === 0 && old.length === 0) {
     return [{ check: 'programs', verdict: 'ok', found: `all ${REQUIRED_PROGRAMS.length} are there` }];
   }
-  return missing.map(({ program, debianPackage }) => ({
-    check: 'programs',
-    verdict: 'fail',
+  const findings = missing.map(({ program, debianPackage }) => ({
     found: `${program} is missing`,
     mend: `apt-get install --no-install-recommends ${debianPackage}`,
   }));
+  findings.push(...old.map((found) => ({ found, mend: NEW_ENOUGH_HINT })));
+  return findings.map((finding) => ({ check: 'programs', verdict: 'fail', ...finding }));
 }
 
 async function checkDevices(): Promise<Finding[]> {
