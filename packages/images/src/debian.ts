@@ -12,6 +12,7 @@ const ARCHITECTURE = 'amd64';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 const DEFAULT_MIRROR = 'http://deb.debian.org';
 const APT_TIMEOUT_MS = 300_000;
+const SOURCES = 'sources.list';
 
 /** The mirror's root, which has /debian and /debian-security below it: `WRENN_DEBIAN_MIRROR` or Debian's own. */
 export function debianMirror(): string {
@@ -49,30 +50,39 @@ export interface DebianArchive {
   unpack(name: string, directory: string): Promise<void>;
 }
 
+/** Directories of our own for an apt, and nothing of the host's apt.conf that would choose other packages; its proxies stay. */
+export function aptOptions(root: string): string[] {
+  const settings: Record<string, string> = {
+    'Dir::State': join(root, 'state'),
+    'Dir::State::status': join(root, 'status'),
+    'Dir::Cache': join(root, 'cache'),
+    'Dir::Etc::sourcelist': join(root, SOURCES),
+    'Dir::Etc::sourceparts': '/dev/null',
+    'Dir::Etc::preferences': '/dev/null',
+    'Dir::Etc::preferencesparts': '/dev/null',
+    // A host's own release is none that is known here, which apt calls an error.
+    'APT::Default-Release': '',
+    'APT::Architecture': ARCHITECTURE,
+    'APT::Architectures': ARCHITECTURE,
+    'APT::Sandbox::User': 'root',
+    // Without it an update without a network succeeds. An apt that is too old to know it ignores it.
+    'APT::Update::Error-Mode': 'any',
+    'Acquire::Languages': 'none',
+    'Acquire::Retries': '3',
+  };
+  return Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
+}
+
 /** An apt of our own below `cacheDir`. */
 export async function openArchive(cacheDir: string, signal?: AbortSignal): Promise<DebianArchive> {
   const root = join(cacheDir, 'apt');
   for (const directory of ['state/lists/partial', 'cache/archives/partial']) {
     await mkdir(join(root, directory), { recursive: true });
   }
-  const sources = join(root, 'sources.list');
-  await writeFile(sources, `${sourceLines({ signedBy: true }).join('\n')}\n`);
+  await writeFile(join(root, SOURCES), `${sourceLines({ signedBy: true }).join('\n')}\n`);
   await writeFile(join(root, 'status'), '');
 
-  const settings: Record<string, string> = {
-    'Dir::State': join(root, 'state'),
-    'Dir::State::status': join(root, 'status'),
-    'Dir::Cache': join(root, 'cache'),
-    'Dir::Etc::sourcelist': sources,
-    'Dir::Etc::sourceparts': '/dev/null',
-    'Dir::Etc::preferencesparts': '/dev/null',
-    'APT::Architecture': ARCHITECTURE,
-    'APT::Architectures': ARCHITECTURE,
-    'APT::Sandbox::User': 'root',
-    'Acquire::Languages': 'none',
-    'Acquire::Retries': '3',
-  };
-  const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
+  const options = aptOptions(root);
   const run = (program: string, args: string[], cwd?: string) =>
     runCommand(program, [...options, ...args], {
       timeoutMs: APT_TIMEOUT_MS,
