@@ -8,6 +8,17 @@ import { join } from 'node:path';
 import { fail, must, ROOT } from './lib.mjs';
 
 const MIN_NODE = [20, 19];
+/**
+ * No package of ours needs an install script, so none is run. What builds Wrenn is a development dependency, which npm leaves out
+ * where NODE_ENV is `production`.
+ */
+export const NPM_OPTIONS = [
+  '--include=dev',
+  '--ignore-scripts',
+  '--no-audit',
+  '--no-fund',
+  '--loglevel=error',
+];
 const STAMP = join(ROOT, 'node_modules', '.wrenn-lock-hash');
 
 /** @param {{ templates: string[] }} options */
@@ -49,7 +60,6 @@ async function installPackages() {
   const hash = createHash('sha256').update(lock).digest('hex');
   if (existsSync(STAMP) && readFileSync(STAMP, 'utf8') === hash) return;
   process.stderr.write('npm packages: installing\n');
-  // No package of ours needs an install script, so none is run.
-  await must('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']);
+  await must('npm', ['ci', ...NPM_OPTIONS]);
   writeFileSync(STAMP, hash);
 }

