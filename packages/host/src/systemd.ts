@@ -2,6 +2,8 @@
 import { access } from 'node:fs/promises';
 import { runCommand } from './command.ts';
 
+/** A stop takes as long as the units' own time-outs, one after the other. */
+const ACTION_TIMEOUT_MS = 180_000;
 const TIMEOUT_MS = 90_000;
 
 /** As sd_booted(3) tells it: systemd is the machine's init. */
@@ -15,7 +17,7 @@ export async function hasSystemd(): Promise<boolean> {
 export type UnitAction = 'enable' | 'disable' | 'restart' | 'stop';
 
 export async function systemctl(action: UnitAction, units: readonly string[]): Promise<void> {
-  await runCommand('systemctl', [action, '--', ...units], { timeoutMs: TIMEOUT_MS });
+  await runCommand('systemctl', [action, '--', ...units], { timeoutMs: ACTION_TIMEOUT_MS });
 }
 
 export async function reloadUnits(): Promise<void> {
@@ -24,11 +26,17 @@ export async function reloadUnits(): Promise<void> {
 
 /** What `systemctl is-active` says: active, inactive, failed, … */
 export async function unitState(unit: string): Promise<string> {
-  const { stdout } = await runCommand(
-    'systemctl',
-    ['show', '--property=ActiveState', '--value', '--', unit],
-    { timeoutMs: TIMEOUT_MS },
-  );
+  return await unitProperty(unit, 'ActiveState');
+}
+
+/** The process that a service is at the moment; 0 for none. */
+export async function unitMainPid(unit: string): Promise<number> {
+  return Number(await unitProperty(unit, 'MainPID')) || 0;
+}
+
+async function unitProperty(unit: string, name: string): Promise<string> {
+  const words = ['show', `--property=${name}`, '--value', '--', unit];
+  const { stdout } = await runCommand('systemctl', words, { timeoutMs: TIMEOUT_MS });
   return stdout.trim();
 }
 

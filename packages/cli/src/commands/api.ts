@@ -61,7 +61,8 @@ export async function runApi(options: ApiOptions): Promise<void> {
   }
 }
 
-function explainListen(error: unknown, { host, port }: ApiConfig['listen']): unknown {
+/** What kept an API from listening there, and what to do. */
+export function explainListen(error: unknown, { host, port }: ApiConfig['listen']): unknown {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   const at = `port ${port} of ${host}`;
   const [message, hint] =

@@ -13,8 +13,11 @@ import {
   writeFileDurably,
 } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
+import { agentAnswers } from '../agent-connection.ts';
 import { giveToApi } from '../api-user.ts';
+import { keyCommand, serviceEnvironments } from '../systemd/environment.ts';
 import { makeRoomForService } from '../systemd/make-room.ts';
+import { isListenedAt, tryToListen, untilServing } from '../systemd/started.ts';
 import {
   AGENT_UNIT,
   API_ENV_FILE,
@@ -24,7 +27,7 @@ import {
   unitFiles,
   unitPath,
 } from '../systemd/units.ts';
-import { addressLines, loadApiConfig } from './api.ts';
+import { addressLines, explainListen, loadApiConfig } from './api.ts';
 
 const KEY_MS = 60_000;
 
@@ -40,13 +43,16 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   const apiDir = dirname(api.store.dataDir);
   const [node, program] = await Promise.all([realpath(process.execPath), realpath(process.argv[1] ?? '')]);
   const socketPath = agentSocketPath(config);
+  const kept = await keptApiEnvironment();
+  const environments = serviceEnvironments(process.env, kept);
   const files = unitFiles({
     node,
     program,
     socketPath,
     apiDir,
     port: api.listen.port,
-    environment: configured(),
+    agentEnvironment: environments.agent,
+    apiEnvironment: environments.api,
   });
   if (dryRun) {
     for (const { path, text } of files) process.stdout.write(`# ${path}\n${text}\n`);
@@ -69,16 +75,21 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   await systemctl('stop', [API_UNIT, AGENT_UNIT]);
   await makeRoomForService(config);
   await systemctl('restart', [AGENT_UNIT]);
+  await untilServing(AGENT_UNIT, () => agentAnswers(socketPath));
   // In the store that the service has.
-  const env = { ...plainEnvironment(), ...configured(), ...(await serviceEnvironment()) };
+  const env = { ...plainEnvironment(), ...environments.api, ...kept };
   const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS, env });
   process.stdout.write(`${addressLines(api).join('\n')}\n${stdout}`);
+  // Whoever has the port would be taken for the API.
+  await tryToListen(api.listen).catch((error: unknown) => {
+    throw explainListen(error, api.listen);
+  });
   await systemctl('restart', [API_UNIT]);
+  await untilServing(API_UNIT, async () => api.listen.port === 0 || (await isListenedAt(api.listen)));
   say('running, and started with the machine from now on');
   say(`logs: journalctl -u ${AGENT_UNIT} -u ${API_UNIT} -f`);
-  say(
-    `another key: systemctl stop ${API_UNIT}; wrenn api --new-key NAME; Ctrl-C; systemctl start ${API_UNIT}`,
-  );
+  const isServer = (kept.DATABASE_URL ?? api.store.databaseUrl) !== undefined;
+  say(`another key: ${keyCommand({ node, program, environment: environments.api, kept, isServer })}`);
 }
 
 export async function runUninstall({ dryRun = false }: InstallOptions): Promise<void> {
@@ -106,14 +117,8 @@ export async function runUninstall({ dryRun = false }: InstallOptions): Promise<
   );
 }
 
-/** The services find what this command was told of. */
-function configured(): Record<string, string> {
-  const names = ['WRENN_CONFIG', 'WRENN_API_CONFIG', 'WRENN_DIR', 'WRENN_IMAGES_DIR'];
-  return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
-}
-
 /** What a DATABASE_URL is in, for one. */
-async function serviceEnvironment(): Promise<Record<string, string>> {
+async function keptApiEnvironment(): Promise<Record<string, string>> {
   const text = await readFile(API_ENV_FILE, 'utf8').catch(() => '');
   const entries = Object.entries(parseEnv(text));
   return Object.fromEntries(entries.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));

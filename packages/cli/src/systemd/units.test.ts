@@ -11,7 +11,8 @@ const settings = {
   socketPath: '/var/lib/wrenn/agent.sock',
   apiDir: '/var/lib/wrenn/api',
   port: 443,
-  environment: { WRENN_CONFIG: '/etc/wrenn/other.json' },
+  agentEnvironment: { WRENN_CONFIG: '/etc/wrenn/other.json', WRENN_DRIVER: 'qemu' },
+  apiEnvironment: { WRENN_API_CONFIG: '/etc/wrenn/other-api.json', E2B_DOMAIN: 'sandbox.example:3000' },
 };
 const hasProgram = (program: string): boolean => spawnSync(program, ['--version']).status === 0;
 
@@ -57,6 +58,22 @@ it.runIf(hasProgram('systemd-sysusers'))('name a user that can be made', () => {
 it('let nothing in that means something to systemd', () => {
   for (const program of ['/opt/a b', '/opt/%n', '/opt/$HOME', '/opt/a"b', '/opt/a\nUser=root', 'relative'])
     expect(() => unitFiles({ ...settings, program })).toThrow(/cannot stand/);
+});
+
+it('have variables of paths, names and hosts, and of nothing that means something to systemd', () => {
+  const [, agent, api] = unitFiles(settings).map(({ text }) => text.split('\n'));
+  expect(agent).toContain('Environment=WRENN_DRIVER=qemu');
+  expect(api).toContain('Environment=E2B_DOMAIN=sandbox.example:3000');
+  for (const value of ['a b', '%n', '$HOME', 'a"b', "a'b", 'a\nUser=root', 'a\\b', ''])
+    expect(() => unitFiles({ ...settings, agentEnvironment: { WRENN_DRIVER: value } })).toThrow(
+      /cannot stand/,
+    );
+});
+
+it('do not name to the API what it does not see', () => {
+  for (const path of ['/tmp/agent.sock', '/var/tmp/x/agent.sock', '/tmp'])
+    expect(() => unitFiles({ ...settings, socketPath: path })).toThrow(/a \/tmp of its own/);
+  expect(() => unitFiles({ ...settings, socketPath: '/tmpfs/agent.sock' })).not.toThrow();
 });
 
 it('give the API a low port where it has one, and no capability else', () => {

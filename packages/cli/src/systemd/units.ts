@@ -17,8 +17,9 @@ export interface UnitSettings {
   readonly apiDir: string;
   /** May be lower than those that every user may open. */
   readonly port: number;
-  /** What tells both where their configuration lies: paths by variable. */
-  readonly environment: Readonly<Record<string, string>>;
+  /** What tells each where its configuration lies, and what is above it. */
+  readonly agentEnvironment: Readonly<Record<string, string>>;
+  readonly apiEnvironment: Readonly<Record<string, string>>;
 }
 
 export interface UnitFile {
@@ -42,7 +43,7 @@ export function unitFiles(settings: UnitSettings): UnitFile[] {
   ];
 }
 
-function agentUnit({ node, program, environment }: UnitSettings): string {
+function agentUnit({ node, program, agentEnvironment }: UnitSettings): string {
   return render('Runs microVMs. They outlive it, and the next one finds them.', {
     Unit: [
       ['Description', 'Wrenn host agent'],
@@ -53,7 +54,7 @@ function agentUnit({ node, program, environment }: UnitSettings): string {
     Service: [
       ['ExecStart', `${word(node)} ${word(program)} agent`],
       ['Environment', `WRENN_SOCKET_GID=${API_UID}`],
-      ...variables(environment),
+      ...variables(agentEnvironment),
       ['EnvironmentFile', '-/etc/wrenn/agent.env'],
       // Only the agent itself: its microVMs stay.
       ['KillMode', 'process'],
@@ -72,7 +73,8 @@ function agentUnit({ node, program, environment }: UnitSettings): string {
   });
 }
 
-function apiUnit({ node, program, socketPath, apiDir, port, environment }: UnitSettings): string {
+function apiUnit({ node, program, socketPath, apiDir, port, apiEnvironment }: UnitSettings): string {
+  for (const path of [node, program, socketPath, apiDir, ...Object.values(apiEnvironment)]) checkSeen(path);
   const capabilities = port > 0 && port < 1024 ? 'CAP_NET_BIND_SERVICE' : '';
   return render('The REST API and the edge. May be restarted at any time.', {
     Unit: [
@@ -86,7 +88,7 @@ function apiUnit({ node, program, socketPath, apiDir, port, environment }: UnitS
       ['ExecStart', `${word(node)} ${word(program)} api --quiet`],
       ['ExecReload', '/bin/kill -HUP $MAINPID'],
       ['Environment', `WRENN_SOCKET=${word(socketPath)}`],
-      ...variables(environment),
+      ...variables(apiEnvironment),
       ['EnvironmentFile', `-${API_ENV_FILE}`],
       ['User', API_USER],
       ['Group', API_USER],
@@ -124,7 +126,21 @@ function apiUnit({ node, program, socketPath, apiDir, port, environment }: UnitS
 }
 
 function variables(environment: Readonly<Record<string, string>>): Section {
-  return Object.entries(environment).map(([name, path]) => ['Environment', `${name}=${word(path)}`] as const);
+  return Object.entries(environment).map(
+    ([name, text]) => ['Environment', `${name}=${value(text)}`] as const,
+  );
+}
+
+/** By PrivateTmp. */
+function checkSeen(path: string): void {
+  if (!/^\/(var\/)?tmp(\/|$)/.test(path)) return;
+  throw new WrennError(
+    'invalid_path',
+    `The API as a service does not see ${path}: it has a /tmp of its own.`,
+    {
+      hint: 'Use a path elsewhere, as in /run or /var/lib.',
+    },
+  );
 }
 
 function render(about: string, sections: Readonly<Record<string, Section>>): string {
@@ -139,8 +155,17 @@ function render(about: string, sections: Readonly<Record<string, Section>>): str
 
 /** As one word of a unit, which has quotes, escapes, specifiers and variables of its own: none of them is let in. */
 function word(path: string): string {
-  if (/^\/[A-Za-z0-9_@+,./-]*$/.test(path)) return path;
-  throw new WrennError('invalid_path', `${JSON.stringify(path)} cannot stand in a unit of systemd.`, {
-    hint: 'Use a path of letters, digits and - _ . / alone.',
+  return checked(path, /^\/[A-Za-z0-9_@+,./-]*$/, 'Use a path of letters, digits and - _ . / alone.');
+}
+
+/** Of a variable: a path, a name, or a host with its port. */
+function value(text: string): string {
+  return checked(text, /^[A-Za-z0-9_@+,.:/-]+$/, 'Use letters, digits and - _ . : / alone.');
+}
+
+function checked(text: string, allowed: RegExp, hint: string): string {
+  if (allowed.test(text)) return text;
+  throw new WrennError('invalid_path', `${JSON.stringify(text)} cannot stand in a unit of systemd.`, {
+    hint,
   });
 }
