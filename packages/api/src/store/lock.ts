@@ -6,8 +6,8 @@ import { spawn } from 'node:child_process';
 import { hasErrno, missingProgram, plainEnvironment } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
-/** One that was just killed lets go of it within milliseconds. */
-const WAIT_S = 1;
+/** One that was just killed lets go of it within milliseconds, unless its machine stands still meanwhile. */
+const WAIT_S = 3;
 const CONFLICT_EXIT_CODE = 75;
 
 export async function lockStore(lockFile: string): Promise<() => Promise<void>> {
