@@ -97,9 +97,8 @@ describe('a database on a server', () => {
     await expect(rival.claim(() => {})).rejects.toMatchObject(inUse);
     await rival.close();
     // Another one is faster than it.
-    const faster = claimServer({ connectionString: url, connectTimeoutMs: 5000, onLost: () => {} }).catch(
-      WrennError.from,
-    );
+    const options = { connectionString: url, connectTimeoutMs: 5000, waitMs: 4500 };
+    const faster = claimServer({ ...options, onLost: () => {} }).catch(WrennError.from);
     await expect.poll(() => locks(url, false), { interval: 20 }).toHaveLength(1);
     await breakSessions(url);
     const claim = await faster;

@@ -24,7 +24,7 @@ beforeAll(async () => {
 afterAll(async () => {
   program.remove();
   await postgres.stop();
-  rmSync(dir, { recursive: true, force: true });
+  rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 });
 
 interface Running {

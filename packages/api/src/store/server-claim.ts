@@ -17,6 +17,8 @@ export interface ClaimOptions {
   readonly connectTimeoutMs: number;
   /** A session that broke is followed by another one; called where somebody else had taken the database by then. */
   readonly onLost: (error: WrennError) => void;
+  /** For one that has it to let go of it. */
+  readonly waitMs?: number;
   /** How often it is asked whether it still holds. */
   readonly beatMs?: number;
 }
@@ -27,7 +29,7 @@ const BEAT_MS = 10_000;
 const BEAT_TIMEOUT_MS = 5000;
 const RETRY_MS = 1000;
 /** The server's own: of a session whose host went away without a word, 30 seconds and three probes later. */
-const SETTINGS = `SET lock_timeout = ${WAIT_MS}; SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`;
+const KEEPALIVES = `SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`;
 /** Of advisory locks of two numbers; the other one is the table whose rows a second API would take for left behind. */
 const NAMESPACE = 0x77_72_65_6e;
 const TAKE = `SELECT pg_advisory_lock(${NAMESPACE}, 'creations'::regclass::oid::int)`;
@@ -80,6 +82,7 @@ export async function claimServer(options: ClaimOptions): Promise<Claim> {
 async function takeLock({
   connectionString,
   connectTimeoutMs,
+  waitMs = WAIT_MS,
   beatMs = BEAT_MS,
 }: ClaimOptions): Promise<Session> {
   // Ours, for it to be closed without the server's help, which may not be there any more.
@@ -98,7 +101,7 @@ async function takeLock({
   });
   try {
     await client.connect();
-    await client.query(SETTINGS);
+    await client.query(`SET lock_timeout = ${waitMs}; ${KEEPALIVES}`);
     await client.query(TAKE);
   } catch (error) {
     socket.destroy();

@@ -2,7 +2,8 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { Kysely, PostgresDialect, type QueryExecutorProvider, sql } from 'kysely';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import pg from 'pg';
+import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { type PostgresServer, startPostgres } from '../testing/postgres.ts';
 import { openServerPool } from './server-pool.ts';
 
@@ -60,17 +61,34 @@ it('a connection on which nothing comes back fails one statement, and is not use
 });
 
 it('a transaction on it fails without waiting once more for its end', async () => {
-  expect(await one()).toBe(1);
-  fallSilent();
-  const startedAt = performance.now();
-  await expect(db.transaction().execute(one)).rejects.toThrow('timeout');
-  expect(performance.now() - startedAt).toBeLessThan(2 * (STATEMENT_TIMEOUT_MS + 2000));
+  const asked = vi.spyOn(pg.Client.prototype, 'query');
+  const broken = db.transaction().execute(async (transaction) => {
+    await one(transaction);
+    fallSilent();
+    await one(transaction);
+  });
+  await expect(broken).rejects.toThrow('timeout');
+  // No end of it: nobody would answer that, either.
+  const texts = asked.mock.calls.map(([text]) => String(text));
+  asked.mockRestore();
+  expect(texts).toEqual(['begin', 'SELECT 1 AS one', 'SELECT 1 AS one']);
   expect(await one()).toBe(1);
 });
 
 it('a statement that takes too long is ended by the server, and costs no connection', async () => {
-  const before = pairs.length;
-  await expect(sql`SELECT pg_sleep(5)`.execute(db)).rejects.toMatchObject({ code: '57014' });
+  const tooLong = async () => {
+    await one();
+    const before = pairs.length;
+    const error = await sql`SELECT pg_sleep(5)`.execute(db).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    return { before, error };
+  };
+  let { before, error } = await tooLong();
+  // Where this machine stood still for the grace as well, both limits were over at once.
+  if (error instanceof Error && error.message === 'Query read timeout') ({ before, error } = await tooLong());
+  expect(error).toMatchObject({ code: '57014' });
   expect(await one()).toBe(1);
   expect(pairs.length).toBe(before);
 });

@@ -134,7 +134,7 @@ export async function startHarness({ config = {}, guest }: HarnessOptions = {}):
       await agent.close();
       envd?.server.close();
       await server?.stop();
-      rmSync(dir, { recursive: true, force: true });
+      rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
     },
   };
 }

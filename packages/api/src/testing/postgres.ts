@@ -17,6 +17,7 @@ export interface PostgresServer {
 
 const VERSIONS_DIR = '/usr/lib/postgresql';
 const START_TIMEOUT_MS = 60_000;
+const MAX_TRIES = 5;
 
 export async function startPostgres(): Promise<PostgresServer> {
   const bin = binaries();
@@ -30,25 +31,22 @@ export async function startPostgres(): Promise<PostgresServer> {
     { ...as, cwd: dir },
   );
   if (made.status !== 0) throw new Error(`initdb failed: ${made.stderr}`);
-  const port = await freePort();
-  // It is not killed itself, so nothing needs to be on the disk.
-  const settings = ['-D', join(dir, 'db'), '-p', String(port), '-h', '127.0.0.1', '-k', dir, '-F'];
-  const server = spawn(join(bin, 'postgres'), settings, { ...as, cwd: dir, stdio: 'ignore' });
-  const ended = new Promise<void>((resolve) => server.once('exit', () => resolve()));
-  const stop = async (): Promise<void> => {
-    server.kill('SIGQUIT');
-    await ended;
-    rmSync(dir, { recursive: true, force: true });
-  };
+  const remove = (): void => rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  let server: Serving | undefined;
+  // By the time that it listens somebody else may have the port that was free.
   const deadline = Date.now() + START_TIMEOUT_MS;
-  const ready = ['-h', '127.0.0.1', '-p', String(port), '-q'];
-  while (spawnSync(join(bin, 'pg_isready'), ready).status !== 0) {
-    if (Date.now() > deadline || server.exitCode !== null) {
-      await stop();
-      throw new Error('PostgreSQL did not start.');
-    }
-    await sleep(100);
+  for (let tries = 0; server === undefined && tries < MAX_TRIES; tries += 1) {
+    server = await serve({ bin, dir, as, deadline });
   }
+  if (server === undefined) {
+    remove();
+    throw new Error('PostgreSQL did not start.');
+  }
+  const { port, end } = server;
+  const stop = async (): Promise<void> => {
+    await end();
+    remove();
+  };
   let databases = 0;
   return {
     database: () => {
@@ -64,6 +62,41 @@ export async function startPostgres(): Promise<PostgresServer> {
     },
     stop,
   };
+}
+
+interface Serving {
+  readonly port: number;
+  end(): Promise<void>;
+}
+
+interface ServeOptions {
+  readonly bin: string;
+  readonly dir: string;
+  readonly as: { readonly uid?: number; readonly gid?: number };
+  readonly deadline: number;
+}
+
+/** Undefined where it has ended by itself, or says nothing for too long. */
+async function serve({ bin, dir, as, deadline }: ServeOptions): Promise<Serving | undefined> {
+  const port = await freePort();
+  // It is not killed itself, so nothing needs to be on the disk.
+  const settings = ['-D', join(dir, 'db'), '-p', String(port), '-h', '127.0.0.1', '-k', dir, '-F'];
+  const server = spawn(join(bin, 'postgres'), settings, { ...as, cwd: dir, stdio: 'ignore' });
+  const ended = new Promise<void>((resolve) => server.once('exit', () => resolve()));
+  const end = async (): Promise<void> => {
+    server.kill('SIGQUIT');
+    await ended;
+  };
+  // At its own socket, which it has once it has the port: at the port another test's might say yes.
+  const ready = ['-h', dir, '-p', String(port), '-q'];
+  while (spawnSync(join(bin, 'pg_isready'), ready).status !== 0) {
+    if (Date.now() > deadline || server.exitCode !== null) {
+      await end();
+      return undefined;
+    }
+    await sleep(100);
+  }
+  return { port, end };
 }
 
 function binaries(): string {
