@@ -1,5 +1,4 @@
 /** Who may wake what sleeps, and how much of it: over an API with all of it real but the agent. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type Harness, startHarness } from '../testing/harness.ts';
 
@@ -25,7 +24,19 @@ const throughEdge = async (id: string, port: number, path: string, headers = {})
   const body: unknown = await answer.json();
   return { status: answer.status, body, headers: answer.headers };
 };
-const resumes = () => api.agent.calls.get('ResumeSandbox') ?? 0;
+const calls = (rpc: string) => api.agent.calls.get(rpc) ?? 0;
+const resumes = () => calls('ResumeSandbox');
+/** What begins to wake is not awake before the result is called. */
+function hold(): () => void {
+  let letGo = (): void => {};
+  api.agent.held = new Promise((resolve) => {
+    letGo = resolve;
+  });
+  return () => {
+    api.agent.held = undefined;
+    letGo();
+  };
+}
 
 describe('waking', () => {
   it('takes a place of the key that made it, however it is woken', async () => {
@@ -40,7 +51,16 @@ describe('waking', () => {
     expect(byTraffic.body).toMatchObject({ code: 429, sandboxId: first.sandboxID });
     // Refused is not gone.
     await pause(key, second.sandboxID);
-    const tries = await Promise.all([first, second, first].map(({ sandboxID }) => connect(key, sandboxID)));
+    const looks = calls('GetSandbox');
+    const letGo = hold();
+    const trying = Promise.all([first, second, first].map(({ sandboxID }) => connect(key, sandboxID)));
+    // Each has looked at its sandbox, and the one that wakes it once more.
+    try {
+      await expect.poll(() => calls('GetSandbox')).toBe(looks + 4);
+    } finally {
+      letGo();
+    }
+    const tries = await trying;
     // Whichever came first: a database server answers them in any order.
     expect([
       [201, 429, 201],
@@ -55,14 +75,17 @@ describe('waking', () => {
     const made = [await create(key), await create(key), await create(key)];
     await pause(key, made[0].sandboxID);
     await pause(key, made[1].sandboxID);
-    api.agent.transitionMs = 100;
+    const before = resumes();
+    const letGo = hold();
     try {
       const slow = connect(key, made[0].sandboxID);
-      await sleep(50);
+      await expect.poll(resumes).toBe(before + 1);
+      api.agent.held = undefined;
       expect((await connect(key, made[1].sandboxID)).status).toBe(201);
+      letGo();
       expect((await slow).status).toBe(201);
     } finally {
-      api.agent.transitionMs = 5;
+      letGo();
     }
   });
 

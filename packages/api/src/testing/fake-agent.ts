@@ -30,6 +30,8 @@ export interface FakeAgent {
   readonly calls: Map<string, number>;
   /** How long hibernating and waking take. */
   transitionMs: number;
+  /** What hibernating and waking wait for besides, where a test holds them. */
+  held: Promise<void> | undefined;
   /** Where guests are; 127.0.0.1 unless a test listens elsewhere. */
   address: string;
   /** Called as a creation is asked for, before anything comes of it. */
@@ -105,6 +107,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
   };
   const hibernate = async (sandbox: Sandbox): Promise<void> => {
     sandbox.state = S.HIBERNATING;
+    await fake.held;
     await sleep(fake.transitionMs);
     clearTimeout(timers.get(sandbox.id));
     delete sandbox.endsAt;
@@ -163,6 +166,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     envs,
     calls,
     transitionMs: 5,
+    held: undefined,
     address: '127.0.0.1',
     onCreate: undefined,
     failCreate: undefined,
@@ -225,6 +229,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
       resumeSandbox: async ({ id }) => {
         const sandbox = inState(id, S.PAUSED, S.HIBERNATED);
         sandbox.state = S.RESUMING;
+        await fake.held;
         await sleep(fake.transitionMs);
         sandbox.address = fake.address;
         sandbox.state = S.RUNNING;
