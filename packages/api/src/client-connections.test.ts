@@ -9,6 +9,9 @@ import { type ClientConnections, limitClientConnections, networkOf } from './cli
 import { startHarness } from './testing/harness.ts';
 
 const PER_ADDRESS = 3;
+const CROWD = 200;
+/** How long refusals are being taken at the most (refusals.ts). */
+const LAST_WORDS_MS = 2000;
 const ASK = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n';
 
 describe('connections of an address', () => {
@@ -70,21 +73,28 @@ describe('connections of an address', () => {
   it('that are one too many are closed, though they never end their side, and hear nothing in a crowd', async () => {
     await start();
     for (let n = 0; n < PER_ADDRESS; n += 1) await open();
-    const crowd = await Promise.all(Array.from({ length: 200 }, () => open()));
-    let heard = 0;
-    for (const socket of crowd) {
-      socket.once('data', () => {
-        heard += 1;
-      });
+    let crowd: Socket[] = [];
+    let [heard, tookMs] = [0, Number.POSITIVE_INFINITY];
+    // Over a longer time more of them are heard: it is no crowd then.
+    while (tookMs >= LAST_WORDS_MS) {
+      for (const socket of crowd) socket.destroy();
+      const before = clients.refused();
+      const startedAt = performance.now();
+      crowd = await Promise.all(Array.from({ length: CROWD }, () => open()));
+      heard = 0;
+      for (const socket of crowd) {
+        socket.once('data', () => {
+          heard += 1;
+        });
+      }
+      await expect.poll(clients.refused).toBe(before + CROWD);
+      tookMs = performance.now() - startedAt;
+      await expect
+        .poll(() => new Promise((resolve) => server.getConnections((_, count) => resolve(count))))
+        .toBe(PER_ADDRESS);
     }
-    await expect
-      .poll(() => new Promise((resolve) => server.getConnections((_, count) => resolve(count))), {
-        timeout: 5000,
-      })
-      .toBe(PER_ADDRESS);
     expect(heard).toBeGreaterThan(0);
     expect(heard).toBeLessThanOrEqual(64);
-    expect(clients.refused()).toBe(200);
     // Those had their last words, and others may have theirs.
     expect(await told(await open())).toContain(' 429 ');
     for (const socket of crowd) socket.end();
@@ -101,8 +111,9 @@ it('are counted with TLS, too, and end without a word', async () => {
     const { port } = new URL(api.url);
     const open = async (): Promise<Socket> => {
       const socket = connectTls({ host: '127.0.0.1', port: Number(port), ca, servername: 'localhost' });
+      socket.on('error', () => {});
       await once(socket, 'secureConnect');
-      return socket.on('error', () => {});
+      return socket;
     };
     // As often as one likes, one after the other.
     for (let n = 0; n < 4 * PER_ADDRESS; n += 1) {

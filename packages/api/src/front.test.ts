@@ -29,7 +29,7 @@ const config = apiConfigSchema.parse({
   tls: 'development',
   domain: DOMAIN,
   store: { dataDir: join(dir, 'store') },
-  requests: { requestTimeoutMs: 300, keepAliveTimeoutMs: 2000, headersTimeoutMs: 2000 },
+  requests: { requestTimeoutMs: 300, keepAliveTimeoutMs: 5000, headersTimeoutMs: 5000 },
 });
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
@@ -68,7 +68,7 @@ beforeEach(async () => {
   });
   await once(guest, 'listening');
   edge = createEdge(
-    { domain: DOMAIN, bodyIdleTimeoutMs: 1500, limits: { perSandbox: 300, total: 300, idleMs: 10_000 } },
+    { domain: DOMAIN, bodyIdleTimeoutMs: 4000, limits: { perSandbox: 300, total: 300, idleMs: 10_000 } },
     {
       find: async (id) =>
         id === ID
@@ -258,15 +258,15 @@ describe('a client of HTTP/2', () => {
       if (incoming.method === 'POST') incoming.pause();
       else down = flood(outgoing);
     };
-    const reader = ask('/');
+    const reader = ask('/').on('error', () => {});
     await once(reader, 'response');
     reader.pause();
-    const writer = ask('/', { ':method': 'POST' });
+    const writer = ask('/', { ':method': 'POST' }).on('error', () => {});
     const up = flood(writer);
     await untilHeldBack([() => down(), up], 32 * 1024 * 1024);
     // Neither holds up the others of its connection.
     expect((await answerOf(session.request({ ':path': '/' }))).status).toBe(200);
-    for (const each of [reader, writer]) each.on('error', () => {}).close(constants.NGHTTP2_CANCEL);
+    for (const each of [reader, writer]) each.close(constants.NGHTTP2_CANCEL);
   });
 
   it('gets a refusal for what no guest may say or be asked', async () => {
@@ -283,7 +283,8 @@ describe('a client of HTTP/2', () => {
   });
 
   it('has bounds: streams at once, size of the head, resets in a row, bodies that do not come', async () => {
-    await once(session, 'remoteSettings');
+    // They may be here already.
+    await expect.poll(() => session.remoteSettings.maxConcurrentStreams).toBe(256);
     expect(session.remoteSettings).toMatchObject({ maxConcurrentStreams: 256, enableConnectProtocol: false });
     const large = session.request({ ':path': '/', 'x-large': 'a'.repeat(20_000) });
     const refused = await endOf(large);
@@ -347,7 +348,7 @@ describe('a client of HTTP/2', () => {
     silent.on('error', () => {}).pause();
     await once(silent, 'secureConnect');
     const count = () => new Promise((resolve) => server.getConnections((_, open) => resolve(open)));
-    await expect.poll(count, { timeout: 10_000, interval: 100 }).toBe(0);
+    await expect.poll(count, { timeout: 15_000, interval: 100 }).toBe(0);
     silent.destroy();
   });
 

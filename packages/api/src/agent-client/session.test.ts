@@ -1,4 +1,5 @@
 /** The connection to an agent that comes and goes. */
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http2';
 import type { Socket } from 'node:net';
@@ -66,8 +67,9 @@ describe('the connection to the agent', () => {
     const server = createServer();
     server.on('stream', (stream) => stream.on('error', () => {}));
     await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+    const asked = once(server, 'stream');
     const waiting = agent.get('a').catch((error: unknown) => error);
-    await sleep(50);
+    await asked;
     agent.close();
     expect(await waiting).toMatchObject({ code: 'cancelled' });
     await expect(agent.ping()).rejects.toMatchObject({ code: 'cancelled' });

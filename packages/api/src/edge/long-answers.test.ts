@@ -13,7 +13,8 @@ import { serveHttp2 } from '../http2.ts';
 import { type Ask, SANDBOX_ID as ID, listening, portOf, useEdge } from '../testing/edge-scene.ts';
 import { openAuthority } from '../tls/authority.ts';
 
-const { scene, ask } = useEdge();
+// Requests are not what these are about: theirs may be late.
+const { scene, ask } = useEdge({ bodyIdleTimeoutMs: 30_000 });
 
 const MIB = 1024 * 1024;
 /** No two places of it look alike. */

@@ -68,9 +68,10 @@ it('ends a stream of HTTP/2 of which nothing is taken, and no other of its conne
 
 it('ends a websocket of which nothing is taken', async () => {
   scene.guest.on('upgrade', async (_incoming, socket: Socket) => {
+    socket.on('error', () => {});
     socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: flood\r\nConnection: Upgrade\r\n\r\n');
     await pass(1.5 * STALL_MS);
-    flood(socket.on('error', () => {}));
+    flood(socket);
   });
   const outgoing = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'flood' } });
   outgoing.end();

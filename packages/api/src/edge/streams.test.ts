@@ -8,7 +8,8 @@ import { flood, type Sent, untilHeldBack } from '../testing/flood.ts';
 
 const MIB = 1024 * 1024;
 
-const { scene, ask } = useEdge();
+// A request that is held back is silent, too, and so is one that this machine gives no time.
+const { scene, ask } = useEdge({ bodyIdleTimeoutMs: 30_000 });
 
 describe('a stream', () => {
   it('comes piece by piece, as server-sent events do', async () => {
@@ -73,6 +74,7 @@ describe('a stream', () => {
 describe('a change of the protocol', () => {
   it('that is answered with less than was said is broken off, with nothing of ours in it', async () => {
     scene.guest.on('upgrade', (_incoming, socket: Socket) => {
+      socket.on('error', () => {});
       socket.write('HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun');
       setTimeout(() => socket.resetAndDestroy(), 50);
     });
@@ -89,24 +91,24 @@ describe('a change of the protocol', () => {
 
   it('joins the two sides until one of them goes', async () => {
     scene.guest.on('upgrade', (_incoming, socket: Socket, head: Buffer) => {
+      socket.on('error', () => {});
       socket.write(
         'HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\nwelcome ',
       );
       if (head.length > 0) socket.write(head);
-      socket.on('error', () => {});
       socket.pipe(socket);
     });
     const outgoing = ask('/', { headers: { Connection: 'Upgrade', Upgrade: 'echo' } });
     outgoing.end();
     const [answer, socket, head] = (await once(outgoing, 'upgrade')) as [IncomingMessage, Socket, Buffer];
     expect(answer.headers.upgrade).toBe('echo');
+    socket.on('error', () => {});
     let text = head.toString();
     socket.on('data', (chunk) => {
       text += chunk;
     });
     socket.write('ping');
     await expect.poll(() => text).toBe('welcome ping');
-    socket.on('error', () => {});
     const closed = new Promise((resolve) => socket.once('close', resolve));
     scene.tellGone(ID);
     await closed;

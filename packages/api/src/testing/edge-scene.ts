@@ -46,7 +46,7 @@ export const listening = async (server: Server): Promise<Server> => {
 };
 
 /** Made anew for each test of a file. */
-export function useEdge(options: Pick<EdgeOptions, 'stallTimeoutMs'> = {}): {
+export function useEdge(options: Pick<EdgeOptions, 'stallTimeoutMs' | 'bodyIdleTimeoutMs'> = {}): {
   readonly scene: Scene;
   ask(path: string, options?: Ask): ClientRequest;
 } {
