@@ -17,6 +17,7 @@ export default defineConfig({
           exclude: [...ignored, '**/*.host.test.ts', '**/*.vm.test.ts', '**/*.lab.test.ts'],
           expect: expectation,
           testTimeout: 20_000,
+          hookTimeout: 60_000,
         },
       },
       {
