@@ -282,6 +282,16 @@ describe('a client of HTTP/2', () => {
     expect((await answerOf(tunnel)).status).toBe(405);
   });
 
+  it('whose body does not come is told so, and may end it', async () => {
+    serve = (incoming) => void incoming.resume();
+    const stream = ask('/', { ':method': 'POST' });
+    stream.write('a');
+    expect(await answerOf(stream)).toMatchObject({ status: 408, text: expect.stringContaining('too long') });
+    const end = endOf(stream);
+    setTimeout(() => stream.end(), 500);
+    expect(await end).toMatchObject({ rstCode: constants.NGHTTP2_NO_ERROR, error: '' });
+  });
+
   it('has bounds: streams at once, size of the head, resets in a row, bodies that do not come', async () => {
     // They may be here already.
     await expect.poll(() => session.remoteSettings.maxConcurrentStreams).toBe(256);

@@ -201,7 +201,11 @@ export function createEdge(options: EdgeOptions, directory: EdgeDirectory): Edge
       }
       upstream = outgoing;
       const isLate = whenConnected(outgoing, connectTimeoutMs, () =>
-        passBody(request, outgoing, bodyIdleTimeoutMs, () => say(tooSlow(sandboxId))),
+        passBody(request, outgoing, bodyIdleTimeoutMs, () => {
+          // Its end is of no interest: the client is told why.
+          upstream = undefined;
+          say(tooSlow(sandboxId));
+        }),
       );
       outgoing.once('response', (answer) => {
         if (passAnswer(answer, response, cutClient)) return;
