@@ -58,17 +58,23 @@ describe('withLock', () => {
   it('lets one in at a time, and the next one afterwards', async () => {
     const lock = join(directory, 'lock');
     const order: string[] = [];
+    let letGo = (): void => {};
+    const until = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
     const first = withLock(lock, options, async () => {
       order.push('first in');
-      await sleep(1_000);
+      await until;
       order.push('first out');
     });
-    await sleep(50);
+    await expect.poll(() => order).toEqual(['first in']);
     const waits: number[] = [];
-    await withLock(lock, { onWait: (pid) => waits.push(pid) }, async () => {
+    const second = withLock(lock, { onWait: (pid) => waits.push(pid) }, async () => {
       order.push('second in');
     });
-    await first;
+    await expect.poll(() => waits).toEqual([process.pid]);
+    letGo();
+    await Promise.all([first, second]);
     expect(order).toEqual(['first in', 'first out', 'second in']);
     expect(waits).toEqual([process.pid]);
   });
@@ -84,12 +90,12 @@ describe('withLock', () => {
   it('stops waiting when it is told to', async () => {
     const lock = join(directory, 'lock');
     const release = new AbortController();
-    const holder = withLock(
-      lock,
-      options,
-      async () => await sleep(60_000, undefined, { signal: release.signal }).catch(() => {}),
-    );
-    await sleep(50);
+    let isHeld = false;
+    const holder = withLock(lock, options, async () => {
+      isHeld = true;
+      await sleep(60_000, undefined, { signal: release.signal }).catch(() => {});
+    });
+    await expect.poll(() => isHeld).toBe(true);
     const waiting = withLock(lock, { ...options, signal: AbortSignal.timeout(30) }, async () => 'never');
     await expect(waiting).rejects.toMatchObject({ code: 'cancelled' });
     release.abort();

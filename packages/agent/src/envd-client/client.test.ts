@@ -39,8 +39,8 @@ async function guest(status = 204, answersAfterMs = 0) {
     host: '127.0.0.1',
     port,
     accessToken: 'own',
-    requestTimeoutMs: 2000,
-    stallMs: 2000,
+    requestTimeoutMs: 15_000,
+    stallMs: 15_000,
     idleConnectionMs: IDLE_CONNECTION_MS,
   });
   closers.push(() => {

@@ -18,29 +18,33 @@ function portOf(server: Server | TcpServer): number {
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
-function clientOf(server: Server | TcpServer): EnvdClient {
+/** Where it is the time that is to run out; everywhere else a busy machine may take its own. */
+const IMPATIENT_MS = 300;
+const PATIENT_MS = 15_000;
+
+function clientOf(server: Server | TcpServer, timeoutMs: number): EnvdClient {
   const client = createEnvdClient({
     host: '127.0.0.1',
     port: portOf(server),
     accessToken: 'secret',
-    requestTimeoutMs: 300,
-    stallMs: 300,
+    requestTimeoutMs: timeoutMs,
+    stallMs: timeoutMs,
   });
   closers.push(() => client.close());
   return client;
 }
 
-async function http(listener: RequestListener): Promise<EnvdClient> {
+async function http(listener: RequestListener, timeoutMs = PATIENT_MS): Promise<EnvdClient> {
   const server = createServer(listener);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   closers.push(() => {
     server.closeAllConnections();
     server.close();
   });
-  return clientOf(server);
+  return clientOf(server, timeoutMs);
 }
 
-async function tcp(onSocket: (socket: Socket) => void): Promise<EnvdClient> {
+async function tcp(onSocket: (socket: Socket) => void, timeoutMs = PATIENT_MS): Promise<EnvdClient> {
   const sockets = new Set<Socket>();
   const server = createTcpServer((socket) => {
     sockets.add(socket);
@@ -52,7 +56,7 @@ async function tcp(onSocket: (socket: Socket) => void): Promise<EnvdClient> {
     for (const socket of sockets) socket.destroy();
     server.close();
   });
-  return clientOf(server);
+  return clientOf(server, timeoutMs);
 }
 
 async function codeOf(work: Promise<unknown>): Promise<string> {
@@ -88,7 +92,7 @@ describe('health', () => {
       response.writeHead(up ? 204 : 503).end();
     });
     let noticedAt = 0;
-    const waiting = client.waitUntilHealthy(3000, never).then(() => {
+    const waiting = client.waitUntilHealthy(15_000, never).then(() => {
       noticedAt = performance.now();
     });
     await sleep(300);
@@ -96,7 +100,7 @@ describe('health', () => {
     up = true;
     const upAt = performance.now();
     await waiting;
-    expect(noticedAt - upAt).toBeLessThan(400);
+    expect(noticedAt - upAt).toBeLessThan(3000);
   });
 
   it('is not waited for beyond the deadline, or after an abort', async () => {
@@ -119,7 +123,7 @@ describe('health', () => {
 
 describe('questions', () => {
   it('are given up when the guest does not answer', async () => {
-    const silent = await tcp(() => {});
+    const silent = await tcp(() => {}, IMPATIENT_MS);
     const codes = await Promise.all([
       codeOf(silent.stat('/x', undefined, never)),
       codeOf(silent.init(settings, never)),
@@ -237,10 +241,10 @@ describe('files', () => {
     });
     const body = await client.readFile('/x', undefined, never);
     await body.next();
-    await sleep(200);
-    const soFar = sent;
-    await sleep(200);
-    expect(sent).toBe(soFar);
+    for (let before = -1; before !== sent && sent < 32 * 1024 * 1024; ) {
+      before = sent;
+      await sleep(200);
+    }
     expect(sent).toBeLessThan(32 * 1024 * 1024);
     await body.return(undefined);
   });
@@ -248,8 +252,9 @@ describe('files', () => {
   it('are an error when they stop half way', async () => {
     const stalled = await http((_request, response) => {
       response.writeHead(200, { 'Content-Length': '100' }).write('half');
-    });
-    expect(await codeOf(drain(await stalled.readFile('/x', undefined, never)))).toBe('guest_unreachable');
+    }, IMPATIENT_MS);
+    const reading = async () => drain(await stalled.readFile('/x', undefined, never));
+    expect(await codeOf(reading())).toBe('guest_unreachable');
     const cut = await http((_request, response) => {
       response.writeHead(200, { 'Content-Length': '100' }).write('half');
       setTimeout(() => response.destroy(), 20);
@@ -261,7 +266,7 @@ describe('files', () => {
     let taken = 0;
     const client = await http((request) => {
       request.pause();
-    });
+    }, IMPATIENT_MS);
     async function* endless() {
       for (;;) {
         taken++;

@@ -85,7 +85,7 @@ describe('commands', () => {
         yield { kind: 'stdin' as const, bytes: Uint8Array.of(1) };
         for (let i = 0; i < turns; i++) await Promise.resolve();
       }
-      const exec = { command: ['cat'], envs: {}, stdin: true, timeoutMs: 2000 };
+      const exec = { command: ['cat'], envs: {}, stdin: true, timeoutMs: 10_000 };
       await collect(manager.exec(id, exec, never, inputs()));
       expect(world.inputs.map(({ bytes }) => bytes.length)).toEqual([1, 0]);
     }

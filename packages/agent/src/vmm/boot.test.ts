@@ -74,9 +74,9 @@ const STARTED: Script = { console: ['[    0.1] Linux version', CONSOLE_INIT_STAR
 describe('a boot', () => {
   it('that is ready is handed over, and lives', async () => {
     const { driver, running } = launcher({ console: [] });
-    const { boot, failed } = options({ ready: () => sleep(10) });
+    const { boot, failed } = options({ ready: () => sleep(10), bootDeadlineMs: 1000 });
     await bootMicrovm(driver, 'spec', boot);
-    await sleep(100);
+    await sleep(1100);
     expect(running.size).toBe(1);
     expect(failed).toEqual([]);
   });
@@ -84,7 +84,8 @@ describe('a boot', () => {
   it('whose kernel hangs is tried again', async () => {
     const { driver, running, launched } = launcher(HUNG, HUNG, STARTED);
     let tries = 0;
-    const { boot, failed } = options({ ready: () => (++tries < 3 ? new Promise(() => {}) : sleep(1)) });
+    const ready = (): Promise<void> => (++tries < 3 ? new Promise(() => {}) : sleep(1));
+    const { boot, failed } = options({ ready, bootDeadlineMs: 300 });
     await bootMicrovm(driver, 'spec', boot);
     expect(launched()).toBe(3);
     expect([...running]).toEqual([3]);

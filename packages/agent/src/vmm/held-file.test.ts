@@ -61,7 +61,7 @@ describe('a file that is held', () => {
   it('may still be open for writing for a moment, and not for longer', async () => {
     const file = await open(path, 'r+');
     const holding = holdFile(path, never);
-    await sleep(200);
+    await sleep(100);
     await file.close();
     held = await holding;
     held.close();

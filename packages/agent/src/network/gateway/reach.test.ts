@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createReach } from './reach.ts';
 
-const CONNECT_MS = 400;
+const CONNECT_MS = 2000;
 const silent: Socket[] = [];
 let asked = 0;
 
@@ -25,8 +25,9 @@ it('looks for a name no longer than it may, however many servers are silent', as
   const reach = createReach({ denied: [], resolvers, connectMs: CONNECT_MS });
   const startedAt = performance.now();
   expect(await reach('example.com', 80)).toBe('unknown');
-  expect(asked).toBeGreaterThan(0);
-  expect(performance.now() - startedAt).toBeLessThan(3 * CONNECT_MS);
+  const tookMs = performance.now() - startedAt;
+  await expect.poll(() => asked).toBeGreaterThan(0);
+  expect(tookMs).toBeLessThan(2.5 * CONNECT_MS);
 });
 
 it('rejects for nothing', async () => {

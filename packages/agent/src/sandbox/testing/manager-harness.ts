@@ -39,7 +39,7 @@ export async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 export async function until(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 2000;
+  const deadline = Date.now() + 15_000;
   while (!condition()) {
     if (Date.now() > deadline) throw new Error('it did not come about');
     await sleep(2);
