@@ -15,14 +15,17 @@ const SCRIPT = `
   console.log('ended with', await run(process.execPath, ['--eval', process.argv[1]]));`;
 
 let child: ChildProcess;
+let closed: Promise<unknown[]>;
 afterEach(() => {
   // With all that it started.
-  if (child.exitCode === null) process.kill(-(child.pid ?? Number.NaN), 'SIGKILL');
+  if (child.exitCode === null && child.signalCode === null)
+    process.kill(-(child.pid ?? Number.NaN), 'SIGKILL');
 });
 
 async function start(program: string): Promise<{ told: () => string }> {
   const args = ['--input-type=module', '--eval', SCRIPT, program];
   child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
+  closed = once(child, 'close');
   let told = '';
   child.stdout?.on('data', (chunk: Buffer) => {
     told += chunk.toString();
@@ -38,14 +41,14 @@ describe('a program that a script runs', () => {
   ])('is waited for after %s, and nothing comes after it', async (_, end) => {
     const { told } = await start(PROGRAM);
     end();
-    const [code] = await once(child, 'close');
+    const [code] = await closed;
     expect(told()).toBe('works\ncleaned\n');
     expect(code).toBe(7);
   });
 
   it('passes its exit code on', async () => {
     const { told } = await start("console.log('works'); process.exitCode = 3;");
-    if (child.exitCode === null) await once(child, 'close');
+    await closed;
     expect(told()).toBe('works\nended with 3\n');
   });
 });

@@ -69,12 +69,25 @@ async function launch(what: ConfinedCommand, signal = never): Promise<ConfinedPr
   });
 }
 
-/** A launch is of something that stays: on a busy machine, what ends at once is gone before it is looked at. */
-const inAMoment = (script: string) => command('/usr/bin/dash', '-c', `/usr/bin/sleep 0.5; ${script}`);
+/**
+ * Launches a script of the shell, which begins when that is through: a launch is of something that stays, and on a busy
+ * machine what ends at once is gone before it is looked at.
+ */
+async function launchScript(
+  script: string,
+  changes: Partial<ConfinedCommand> = {},
+): Promise<ConfinedProcess> {
+  const gate = join(dir, 'run', 'wait');
+  writeFileSync(gate, '');
+  const gated = `while [ -e ${gate} ]; do /usr/bin/sleep 0.05; done; ${script}`;
+  const launched = await launch({ ...command('/usr/bin/dash', '-c', gated), ...changes });
+  rmSync(gate);
+  return launched;
+}
 
 /** Runs a script of the shell to its end and returns what it printed. */
 async function say(script: string, changes: Partial<ConfinedCommand> = {}): Promise<string> {
-  const { exited } = await launch({ ...inAMoment(script), ...changes });
+  const { exited } = await launchScript(script, changes);
   await exited;
   return readFileSync(join(dir, 'output'), 'utf8');
 }
@@ -114,8 +127,7 @@ describe('a confined process', () => {
   });
 
   it('cannot make a file larger than it may', async () => {
-    const { exited } = await launch({
-      ...inAMoment('exec /usr/bin/head -c 3000000 /dev/urandom'),
+    const { exited } = await launchScript('exec /usr/bin/head -c 3000000 /dev/urandom', {
       maxFileBytes: 1024 * 1024,
     });
     expect((await exited).code).not.toBe(0);
@@ -181,10 +193,7 @@ describe('a confined process', () => {
   });
 
   it('tells how it ended', async () => {
-    expect(await (await launch(inAMoment('exit 7'))).exited).toEqual({
-      code: 7,
-      signal: null,
-    });
+    expect(await (await launchScript('exit 7')).exited).toEqual({ code: 7, signal: null });
     const sleeper = await launch(command('/usr/bin/sleep', '100'));
     process.kill(sleeper.pid, 'SIGKILL');
     expect(await sleeper.exited).toEqual({ code: 137, signal: null });
@@ -233,7 +242,7 @@ describe('a confined process', () => {
     if (sleeper !== undefined) await killAll([sleeper]);
     // The wrapper ends by itself.
     if (wrapper !== undefined)
-      await waitUntilGone(wrapper, { pollMs: 10, signal: AbortSignal.timeout(2_000) });
+      await waitUntilGone(wrapper, { pollMs: 10, signal: AbortSignal.timeout(10_000) });
   });
 });
 
