@@ -15,7 +15,7 @@ const OWNER = { uid: 54_321, gid: 54_321 };
 const GATEWAY_UID = 1_969_999_998;
 const RESOLVER = WORLD.privateNameserver;
 const EVERYWHERE = parseIpv4Range('0.0.0.0/0');
-const HEAD_MS = 1000;
+const HEAD_MS = 3000;
 const MAX_CONNECTIONS = 12;
 const signal = new AbortController().signal;
 
@@ -34,6 +34,9 @@ const named = (names: string[], more: Partial<NamedEgress> = {}) => ({
   named: { names, ...more },
 });
 const get = (host: string, path = '/', more = '') => `GET ${path} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`;
+/** Of those who ask: that they have been heard. */
+const seenSince = (before: number, ...lines: string[]) =>
+  expect.poll(() => internet.seen.slice(before)).toEqual(expect.arrayContaining(lines));
 const asked = (host: string, more: Partial<Ask> = {}) =>
   ask(guest, { send: [get(host, '/', 'Connection: close\r\n')], ...more });
 
@@ -94,8 +97,8 @@ const set = (names: string[], more: Partial<NamedEgress> = {}) =>
 
 it('leaves alone what the machine itself sends, resets of no process among it', async () => {
   const [loopback, lan] = await lab.probe(lab.hostNetns, [
-    { kind: 'tcp', address: '127.0.0.1', port: 9 },
-    { kind: 'tcp', address: HOST_LAN, port: 9 },
+    { kind: 'tcp', address: '127.0.0.1', port: 9, timeoutMs: 8000 },
+    { kind: 'tcp', address: HOST_LAN, port: 9, timeoutMs: 8000 },
   ]);
   expect([loopback, lan]).toEqual([{ failed: 'ECONNREFUSED' }, { failed: 'ECONNREFUSED' }]);
 });
@@ -121,7 +124,11 @@ describe('over plain HTTP a guest', () => {
 
   it('is judged for each request of a connection, sent ahead or later', async () => {
     const before = internet.seen.length;
-    const mixed = [get('example.com', '/1'), get('evil.example', '/2'), get('example.com', '/3')];
+    const mixed = [
+      get('example.com', '/1'),
+      get('evil.example', '/2'),
+      get('example.com', '/3', 'Connection: close\r\n'),
+    ];
     for (const send of [mixed, [mixed.join('')]]) {
       const { got } = await ask(guest, { send });
       expect(got.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 200', 'HTTP/1.1 403', 'HTTP/1.1 200']);
@@ -162,7 +169,7 @@ describe('over plain HTTP a guest', () => {
       (await ask(guest, { send: [get('example.com', '/big', 'Connection: close\r\n')] })).size,
     ).toBeGreaterThan(3e6);
     const upgrade = get('example.com', '/ws', 'Connection: Upgrade\r\nUpgrade: websocket\r\n');
-    const socket = await ask(guest, { send: [upgrade, 'back and forth'], forMs: 1000 });
+    const socket = await ask(guest, { send: [upgrade, 'back and forth'], forMs: 4000 });
     expect(socket).toMatchObject({
       how: 'open',
       got: expect.stringMatching(/^HTTP\/1.1 101 [\s\S]*back and forth$/),
@@ -180,7 +187,7 @@ describe('over TLS a guest', () => {
   beforeEach(() => set(['example.com', '*.example.org']));
 
   it('reaches what is named', async () => {
-    const heard = await ask(guest, { servername: 'example.com', send: ['and back'], forMs: 1000 });
+    const heard = await ask(guest, { servername: 'example.com', send: ['and back'], forMs: 4000 });
     expect(heard).toMatchObject({ got: 'helloand back', how: 'open' });
     expect((await ask(guest, { servername: 'www.example.org', send: [], bytes: 5 })).got).toBe('hello');
   });
@@ -227,9 +234,9 @@ describe('with names, a guest still', () => {
     const query = Buffer.from('000101000001000000000000076578616d706c6503636f6d0000010001', 'hex').toString(
       'latin1',
     );
-    const script = `const s=require('node:dgram').createSocket('udp4');s.on('message',()=>process.exit(0));s.send(Buffer.from(${JSON.stringify(query)},'latin1'),53,'${RESOLVER}');setTimeout(()=>process.exit(1),2000)`;
+    const script = `const s=require('node:dgram').createSocket('udp4');s.on('message',()=>process.exit(0));s.send(Buffer.from(${JSON.stringify(query)},'latin1'),53,'${RESOLVER}');setTimeout(()=>process.exit(1),8000)`;
     await lab.run('nsenter', [`--net=/run/netns/${guest}`, process.execPath, '-e', script], {
-      timeoutMs: 9000,
+      timeoutMs: 15_000,
     });
     expect(internet.seen.slice(before)).toHaveLength(1);
   });
@@ -258,13 +265,15 @@ describe('with names, a guest still', () => {
 describe('other rules', () => {
   it('end connections that they forbid, and no others', async () => {
     await set(['example.com', 'www.example.org']);
+    const before = internet.seen.length;
     const running = [
-      ask(guest, { send: [get('example.com', '/endless')], forMs: 2500 }),
-      ask(guest, { servername: 'example.com', send: [], forMs: 2500 }),
-      ask(guest, { send: [get('www.example.org', '/endless')], forMs: 2500 }),
-      ask(guest, { servername: 'www.example.org', send: [], forMs: 2500 }),
+      ask(guest, { send: [get('example.com', '/endless')], forMs: 6000 }),
+      ask(guest, { servername: 'example.com', send: [], forMs: 6000 }),
+      ask(guest, { send: [get('www.example.org', '/endless')], forMs: 6000 }),
+      ask(guest, { servername: 'www.example.org', send: [], forMs: 6000 }),
     ];
-    await sleep(1200);
+    const endless = ['http example.com /endless', 'http www.example.org /endless'];
+    await seenSince(before, ...endless, 'tls example.com', 'tls www.example.org');
     await set(['www.example.org']);
     const ends = (await Promise.all(running)).map(({ how }) => how);
     expect(ends).toEqual(['ECONNRESET', 'ECONNRESET', 'open', 'open']);
@@ -273,8 +282,9 @@ describe('other rules', () => {
 
   it('without names close the door', async () => {
     await set(['example.com']);
-    const running = ask(guest, { servername: 'example.com', send: [], forMs: 4000 });
-    await sleep(800);
+    const before = internet.seen.length;
+    const running = ask(guest, { servername: 'example.com', send: [], forMs: 6000 });
+    await seenSince(before, 'tls example.com');
     await network.setEgress(slot.index, { allowed: [], refused: [EVERYWHERE] }, signal);
     expect((await running).how).toBe('ECONNRESET');
     expect((await asked('example.com')).how).toBe('EHOSTUNREACH');
@@ -301,7 +311,7 @@ describe('the gateway', () => {
       const one = (host) => new Promise((resolve) => {
         const s = net.connect({ host, port: 7001 });
         s.on('connect', () => resolve(host)).on('error', () => resolve('-'));
-        setTimeout(() => resolve('-'), 1500);
+        setTimeout(() => resolve('-'), 3000);
       });
       Promise.all(process.argv.slice(1).map(one)).then((r) => { console.log(r.join(' ')); process.exit(0); });`;
     const { stdout } = await lab.run(
@@ -334,20 +344,25 @@ describe('the gateway', () => {
   it('waits for nobody who does not say whom he wants, and has no more of them than it may', async () => {
     await set(['example.com']);
     const slow = [
-      ask(guest, { port: 443, send: ['\x16\x03'], forMs: 6000 }),
-      ask(guest, { send: ['GET / HTTP/1.1\r\n'], forMs: 6000 }),
+      ask(guest, { port: 443, send: ['\x16\x03'], forMs: 12_000 }),
+      ask(guest, { send: ['GET / HTTP/1.1\r\n'], forMs: 12_000 }),
     ];
     for (const { how, ms, got } of await Promise.all(slow)) {
       expect(how === 'ECONNRESET' || got.includes('408') || how === 'end', `${how} ${got}`).toBe(true);
-      expect(ms).toBeLessThan(HEAD_MS + 3000);
+      expect(ms).toBeLessThan(HEAD_MS + 6000);
     }
     const script = `
       const tls = Array.from({ length: ${MAX_CONNECTIONS + 5} }, () => require('node:net').connect(443, '203.0.113.10'));
-      let broken = 0;
-      for (const s of tls) s.on('error', () => (broken += 1));
-      setTimeout(() => { console.log(broken); process.exit(0); }, ${HEAD_MS - 300});`;
+      let [broken, quiet] = [0];
+      const tell = () => { console.log(broken); process.exit(0); };
+      for (const s of tls) s.on('error', () => {
+        broken += 1;
+        clearTimeout(quiet);
+        if (broken >= 5) quiet = setTimeout(tell, 300);
+      });
+      setTimeout(tell, 8000);`;
     const words = [`--net=/run/netns/${guest}`, process.execPath, '-e', script];
-    const { stdout } = await lab.run('nsenter', words, { timeoutMs: 9000 });
+    const { stdout } = await lab.run('nsenter', words, { timeoutMs: 20_000 });
     expect(Number(stdout)).toBe(5);
   });
 
@@ -359,9 +374,16 @@ describe('the gateway', () => {
         const s = require('node:net').connect(443, '203.0.113.10', () => (open += 1));
         s.on('error', () => (refused += 1));
       }
-      setTimeout(() => { console.log(open, refused); process.exit(0); }, 900);`;
+      const startedAt = performance.now();
+      setInterval(() => {
+        const ms = performance.now() - startedAt;
+        const isEnough = ms >= 900 && open >= ${MAX_CONNECTIONS} && refused > 150;
+        if (!isEnough && ms < 5000) return;
+        console.log(open, refused);
+        process.exit(0);
+      }, 50);`;
     const words = [`--net=/run/netns/${guest}`, process.execPath, '-e', script];
-    const { stdout } = await lab.run('nsenter', words, { timeoutMs: 9000 });
+    const { stdout } = await lab.run('nsenter', words, { timeoutMs: 20_000 });
     // One that the gateway has refused may never have seemed open.
     const [open = 0, refused = 0] = stdout.trim().split(' ').map(Number);
     expect(open).toBeGreaterThanOrEqual(MAX_CONNECTIONS);
@@ -379,18 +401,24 @@ describe('the gateway', () => {
       size,
     ];
     await set(['example.com']);
-    expect((await ask(guest, { send, forMs: 9000 })).ms).toBeLessThan(1500);
+    // A machine that stands still for a moment is no rate.
+    let freeMs = Infinity;
+    for (let left = 3; left > 0 && freeMs >= 1500; left -= 1) {
+      freeMs = Math.min(freeMs, (await ask(guest, { send })).ms);
+    }
+    expect(freeMs).toBeLessThan(1500);
     await set(['example.com'], { transmitBytesPerSecond: 200_000 });
-    const limited = await ask(guest, { send, forMs: 9000 });
+    const limited = await ask(guest, { send, forMs: 15_000 });
     expect(limited.got).toContain(`POST example.com ${size}`);
     expect(limited.ms).toBeGreaterThan(2000);
-    expect(limited.ms).toBeLessThan(6000);
+    expect(limited.ms).toBeLessThan(9000);
   });
 
   it('is started again when it dies, and nothing is open in the meantime', async () => {
     await set(['example.com']);
+    const before = internet.seen.length;
     const running = ask(guest, { servername: 'example.com', send: [], forMs: 6000 });
-    await sleep(800);
+    await seenSince(before, 'tls example.com');
     const pid = await gatewayPid();
     process.kill(pid, 'SIGKILL');
     expect((await running).how).not.toBe('open');
@@ -422,11 +450,12 @@ describe('the gateway', () => {
     expect((await ask(netns, { send: [get('example.com', '/', 'Connection: close\r\n')] })).got).toContain(
       '200 OK',
     );
-    const running = ask(netns, { servername: 'example.com', send: [], forMs: 3000 });
-    await sleep(600);
+    const seenBefore = internet.seen.length;
+    const running = ask(netns, { servername: 'example.com', send: [], forMs: 6000 });
+    await seenSince(seenBefore, 'tls example.com');
     expect(await sockets()).toBeGreaterThan(before);
     await network.release(third.index);
-    expect(await sockets()).toBe(before);
+    await expect.poll(sockets).toBeLessThanOrEqual(before);
     await running;
   });
 });

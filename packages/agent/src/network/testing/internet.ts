@@ -122,7 +122,7 @@ export interface Heard {
 
 export async function ask(
   netns: string,
-  { address = '203.0.113.10', forMs = 3000, ...rest }: Ask,
+  { address = '203.0.113.10', forMs = 10_000, ...rest }: Ask,
 ): Promise<Heard> {
   const port = rest.port ?? (rest.servername === undefined ? 80 : 443);
   const argument = JSON.stringify({ address, forMs, ...rest, port });
