@@ -85,8 +85,11 @@ export interface Finished {
   readonly error: Record<string, unknown> | undefined;
 }
 
-/** Reads a process's stream to its end frame. */
-export async function finish(response: Response): Promise<Finished> {
+/** Reads a process's stream to its end frame. `onKind` is called and waited for where another kind of event begins. */
+export async function finish(
+  response: Response,
+  onKind: (kind: string) => Promise<unknown> = async () => {},
+): Promise<Finished> {
   const order: string[] = [];
   let stdout = '';
   let stderr = '';
@@ -97,13 +100,15 @@ export async function finish(response: Response): Promise<Finished> {
     if ((flags & 2) !== 0) return { order, stdout, stderr, pid, end, error: json.error };
     const event: JsonEvent = json.event;
     const [kind = ''] = Object.keys(event);
-    if (order.at(-1) !== kind) order.push(kind);
+    const isNew = order.at(-1) !== kind;
+    if (isNew) order.push(kind);
     if (event.start !== undefined) pid = Number(event.start.pid);
     if (event.data !== undefined) {
       stdout += Buffer.from(String(event.data.stdout ?? ''), 'base64').toString();
       stderr += Buffer.from(String(event.data.stderr ?? ''), 'base64').toString();
     }
     end ??= event.end;
+    if (isNew) await onKind(kind);
   }
   throw new Error('the stream ended without its end frame');
 }

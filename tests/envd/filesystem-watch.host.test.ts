@@ -4,6 +4,7 @@ import {
   chmodSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   renameSync,
   rmdirSync,
   rmSync,
@@ -199,13 +200,14 @@ describe('limits', () => {
   }, 30_000);
 
   it('hold for the number of watchers, which cost neither threads nor descriptors', async () => {
-    const status = () => execFileSync('grep', ['Threads', `/proc/${envd.pid}/status`], { encoding: 'utf8' });
-    const before = { files: envd.openFiles(), threads: status() };
+    const threads = () => readdirSync(`/proc/${envd.pid}/task`).length;
+    const before = { files: envd.openFiles(), threads: threads() };
     const watches = await Promise.all(Array.from({ length: 256 }, () => watcher({ recursive: true })));
     const refused = await call('CreateWatcher', { path: root });
     expect(refused.body.code).toBe('resource_exhausted');
     expect(envd.openFiles()).toBeLessThan(before.files + 8);
-    expect(status()).toBe(before.threads);
+    // Its runtime begins some when it likes.
+    expect(threads()).toBeLessThan(before.threads + 16);
     writeFileSync(join(root, 'file'), '');
     for (const watch of watches) expect(await watch.told()).toEqual(['create file']);
     await Promise.all(watches.map((watch) => watch.remove()));
@@ -225,14 +227,17 @@ describe('WatchDir', () => {
     const kinds: string[] = [];
     const reading = (async () => {
       for await (const { payload } of frames(response.body)) {
-        kinds.push(...Object.keys(JSON.parse(new TextDecoder().decode(payload))));
+        const [kind = ''] = Object.keys(JSON.parse(new TextDecoder().decode(payload)));
+        // Of keep-alives there are more where the machine is slow.
+        if (kinds.at(-1) === kind) continue;
+        kinds.push(kind);
         if (kinds.length === 2) writeFileSync(join(root, 'file'), '');
         if (kinds.length === 3) stop.abort();
       }
     })();
     await expect(reading).rejects.toThrow();
     expect(kinds).toEqual(['start', 'keepalive', 'filesystem']);
-    await vi.waitFor(() => expect(inotifyWatches()).toBe(0), { timeout: 3000 });
+    await expect.poll(inotifyWatches).toBe(0);
   });
 
   it('ends with an error frame where it cannot watch', async () => {
@@ -263,9 +268,9 @@ describe('WatchDir', () => {
 
   it('ends at its deadline', async () => {
     const onExit = vi.fn();
-    await sandbox.files.watchDir(root, () => {}, { timeoutMs: 300, onExit });
-    await vi.waitFor(() => expect(onExit).toHaveBeenCalledWith(expect.any(Error)), { timeout: 3000 });
-    expect(inotifyWatches()).toBe(0);
+    await sandbox.files.watchDir(root, () => {}, { timeoutMs: 3000, onExit });
+    await vi.waitFor(() => expect(onExit).toHaveBeenCalledWith(expect.any(Error)), { timeout: 15_000 });
+    await expect.poll(inotifyWatches).toBe(0);
   });
 });
 

@@ -1,6 +1,9 @@
 /** What a hostile or merely slow peer can cost: every figure here is a bound on envd's memory. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { envelope, finish, frames, stream, unary } from './connect.ts';
 import { type Envd, startEnvd } from './start-envd.ts';
 
@@ -46,12 +49,18 @@ it('throttles a process whose reader has stopped, by pipe and by terminal', asyn
     await reader?.read();
     await sleep(2000);
     expect(envd.rssBytes()).toBeLessThan(RSS_MAX_BYTES);
+    const ticksSince = async (before: number) => (await cpuTicks('flood')) - before;
+    const ticksInAWhile = async () => {
+      const before = await cpuTicks('flood');
+      await sleep(700);
+      return ticksSince(before);
+    };
+    // On a busy machine it takes its time until all is full that there is on the way.
+    await expect.poll(ticksInAWhile, { timeout: 15_000 }).toBeLessThanOrEqual(2);
     const before = await cpuTicks('flood');
-    await sleep(700);
-    expect((await cpuTicks('flood')) - before).toBeLessThanOrEqual(2);
     // Having left, the reader throttles no more.
     leave.abort();
-    await expect.poll(async () => (await cpuTicks('flood')) - before, { timeout: 5000 }).toBeGreaterThan(10);
+    await expect.poll(() => ticksSince(before)).toBeGreaterThan(10);
     expect(envd.rssBytes()).toBeLessThan(RSS_MAX_BYTES);
     await unary(envd.url, 'process.Process/SendSignal', {
       process: { tag: 'flood' },
@@ -59,11 +68,14 @@ it('throttles a process whose reader has stopped, by pipe and by terminal', asyn
     });
     await expect.poll(() => processes('flood')).toEqual([]);
   }
-}, 30_000);
+}, 60_000);
 
 it('takes 1 GiB of input no faster than the process reads it', async () => {
+  // It reads once the file is there.
+  const go = join(mkdtempSync(join(tmpdir(), 'wrenn-limits-')), 'go');
+  onTestFinished(() => rmSync(dirname(go), { recursive: true }));
   const started = await stream(envd.url, START, {
-    ...shell('sleep 4; head -c 50000000 | wc -c'),
+    ...shell(`until [ -e ${go} ]; do sleep 0.1; done; head -c 50000000 | wc -c`),
     tag: 'sink',
   });
   const finished = finish(started);
@@ -90,6 +102,7 @@ it('takes 1 GiB of input no faster than the process reads it', async () => {
   }
   expect(sent).toBeLessThan(64);
   expect(envd.peakRssBytes()).toBeLessThan(RSS_MAX_BYTES);
+  writeFileSync(go, '');
   while (sent < 1024 && !socket.destroyed && Date.now() - startedAt < 20_000) {
     sent += 1;
     if (!chunk(piece))
@@ -135,7 +148,6 @@ async function processes(tag: string): Promise<number[]> {
 }
 
 async function cpuTicks(tag: string): Promise<number> {
-  const { readFileSync } = await import('node:fs');
   const [pid] = await processes(tag);
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
   return Number(fields[11]) + Number(fields[12]);

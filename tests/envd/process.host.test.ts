@@ -22,6 +22,12 @@ function run(script: string, more: Record<string, unknown> = {}, headers: Record
   return stream(envd.url, START, { ...shell(script, more), stdin: false }, { headers }).then(finish);
 }
 
+/** A line for the process that reads it, and goes on then and not before. */
+function sendLine(tag: string) {
+  const input = { stdin: Buffer.from('go\n').toString('base64') };
+  return unary(envd.url, 'process.Process/SendInput', { process: { tag }, input });
+}
+
 describe('Start', () => {
   it('sends start, data and end, in this order', async () => {
     const result = await run('echo out; echo err >&2');
@@ -65,12 +71,9 @@ describe('Start', () => {
   });
 
   it('sends each piece of output at once', async () => {
-    const response = await stream(envd.url, START, { ...shell('echo first; sleep 1'), stdin: false });
-    const startedAt = Date.now();
-    for await (const { payload } of frames(response.body)) {
-      if (new TextDecoder().decode(payload).includes('stdout')) break;
-    }
-    expect(Date.now() - startedAt).toBeLessThan(800);
+    const response = await stream(envd.url, START, { ...shell('echo first; read go'), tag: 'waits' });
+    const result = await finish(response, async (kind) => kind === 'data' && sendLine('waits'));
+    expect(result).toMatchObject({ order: ['start', 'data', 'end'], stdout: 'first\n' });
   });
 
   it('layers the environment: defaults, then /init, then the request', async () => {
@@ -160,7 +163,7 @@ describe('Start', () => {
 
 describe('deadline', () => {
   it('kills the process and everything in its group', async () => {
-    const result = await run('sleep 60 & echo $!; wait', {}, { 'Connect-Timeout-Ms': '500' });
+    const result = await run('sleep 60 & echo $!; wait', {}, { 'Connect-Timeout-Ms': '2000' });
     expect(result.error).toMatchObject({ code: 'deadline_exceeded' });
     await expect.poll(() => isAlive(result.pid) || isAlive(Number(result.stdout))).toBe(false);
     const late = await finish(await stream(envd.url, CONNECT, { process: { pid: result.pid } }));
@@ -175,8 +178,7 @@ describe('deadline', () => {
 
   it('of Connect ends the stream alone', async () => {
     const started = await stream(envd.url, START, {
-      ...shell('sleep 1; echo over'),
-      stdin: false,
+      ...shell('read go; echo over'),
       tag: 'lasting',
     });
     const finished = finish(started);
@@ -189,6 +191,7 @@ describe('deadline', () => {
       ),
     );
     expect(followed.error).toMatchObject({ code: 'deadline_exceeded' });
+    await sendLine('lasting');
     expect(await finished).toMatchObject({ stdout: 'over\n', end: { exited: true } });
   });
 });
@@ -214,14 +217,15 @@ describe('leaving and coming back', () => {
 
   it('lets several follow one process', async () => {
     const started = await stream(envd.url, START, {
-      ...shell('sleep 0.4; echo all'),
-      stdin: false,
+      ...shell('read go; echo all'),
       tag: 'shared',
     });
     const others = await Promise.all(
       [1, 2, 3].map(() => stream(envd.url, CONNECT, { process: { tag: 'shared' } })),
     );
-    for (const result of await Promise.all([started, ...others].map(finish))) {
+    const finished = [started, ...others].map((response) => finish(response));
+    await sendLine('shared');
+    for (const result of await Promise.all(finished)) {
       expect(result).toMatchObject({ stdout: 'all\n', end: { exited: true } });
     }
   });
@@ -239,7 +243,9 @@ describe('leaving and coming back', () => {
 
   it('sends keep-alives while a process is silent', async () => {
     const headers = { 'Keepalive-Ping-Interval': '1' };
-    expect((await run('sleep 1.4', {}, headers)).order).toEqual(['start', 'keepalive', 'end']);
+    const response = await stream(envd.url, START, { ...shell('read go'), tag: 'silent' }, { headers });
+    const { order } = await finish(response, async (kind) => kind === 'keepalive' && sendLine('silent'));
+    expect(order).toEqual(['start', 'keepalive', 'end']);
   });
 });
 
@@ -258,17 +264,19 @@ describe('SendSignal', () => {
   });
 
   it('ends a stream whose output an escaped descendant holds open', async () => {
-    const script = 'setsid sleep 20 & echo started; wait';
+    const script = `setsid sh -c 'echo $$; exec sleep 60' & wait`;
     const response = await stream(envd.url, START, { ...shell(script), stdin: false, tag: 'holder' });
-    const finished = finish(response);
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    const startedAt = Date.now();
-    await unary(envd.url, 'process.Process/SendSignal', {
-      process: { tag: 'holder' },
-      signal: 'SIGNAL_SIGTERM',
+    let signalledAt = 0;
+    const result = await finish(response, async (kind) => {
+      if (kind !== 'data') return;
+      signalledAt = Date.now();
+      const request = { process: { tag: 'holder' }, signal: 'SIGNAL_SIGTERM' };
+      await unary(envd.url, 'process.Process/SendSignal', request);
     });
-    expect(await finished).toMatchObject({ stdout: 'started\n', end: { status: 'signal: terminated' } });
-    expect(Date.now() - startedAt).toBeLessThan(5000);
+    expect(result.end).toMatchObject({ status: 'signal: terminated' });
+    expect(Date.now() - signalledAt).toBeLessThan(15_000);
+    // It did hold it open.
+    process.kill(Number(result.stdout), 'SIGKILL');
   });
 });
 

@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { hasErrno } from '@wrenn/host';
 import { Sandbox } from 'e2b';
@@ -23,6 +24,7 @@ const OUTPUT = join(ROOT, 'packages/guest/envd/dist');
 const SOURCES = ['packages/guest/envd/src', 'packages/protocol/src', 'package-lock.json'];
 const START_DEADLINE_MS = 10_000;
 const STOP_DEADLINE_MS = 5_000;
+const END_KNOWN_MS = 1_000;
 /** Long enough for other tests that have just looked up the same build. */
 const BUILD_KEPT_MS = 10 * 60_000;
 
@@ -84,7 +86,11 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const stop = async () => {
     try {
-      await killStarted();
+      await killStarted().catch(async (error: unknown) => {
+        // One that has ended answers no more. That it has may be known a moment later.
+        await Promise.race([exited, sleep(END_KNOWN_MS)]);
+        if (child.exitCode === null && child.signalCode === null) throw error;
+      });
     } finally {
       child.kill('SIGTERM');
       const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
