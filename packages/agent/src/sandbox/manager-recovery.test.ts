@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { collect } from './exec.ts';
 import { createSandboxManager } from './manager.ts';
@@ -114,6 +115,32 @@ describe('what an earlier agent has left', () => {
     expectNothingLeft(world);
   });
 
+  it.each(['the host was restarted', 'another was half made'])(
+    'has the memory that it continues, although %s and others end first',
+    async (how) => {
+      const { world: before, manager: first } = await start();
+      const original = await first.create(request);
+      const [copy] = await first.fork(original.id, { count: 1 });
+      await first.hibernate(copy?.id ?? '');
+      const isNewBoot = how === 'the host was restarted';
+      if (isNewBoot) {
+        for (const vm of before.aliveVms()) vm.die('power');
+        before.slots.clear();
+      } else {
+        const text = before.journals.get(original.id) ?? '';
+        before.journals.set(original.id, text.replace('"running"', '"creating"'));
+      }
+      before.killAgent();
+      const { world, manager } = await start({ from: before, bootId: isNewBoot ? 'boot-2' : 'boot-1' });
+      expect(manager.get(original.id).state).toBe('failed');
+      expect((await manager.resume(copy?.id ?? '')).state).toBe('running');
+      await manager.destroy(copy?.id ?? '');
+      await manager.destroy(original.id);
+      await until(() => world.manifests.size === 0);
+      expectNothingLeft(world);
+    },
+  );
+
   it('is lost when the host was restarted', async () => {
     const { world: before, manager: first } = await start();
     const { id } = await first.create(request);
@@ -170,14 +197,26 @@ describe('what an earlier agent has left', () => {
     expect(world.logged.some(({ message }) => message.includes('corrupt'))).toBe(true);
   });
 
-  it('is destroyed when its time was up meanwhile', async () => {
+  it('is destroyed when its time was up meanwhile, however long another takes to be found', async () => {
     const { world: before, manager: first } = await start();
-    const { id } = await first.create(request);
-    const record = JSON.parse(before.journals.get(id) ?? '');
-    before.journals.set(id, JSON.stringify({ ...record, endsAtMs: Date.now() - 1000 }));
+    const expired = await first.create(request);
+    const other = await first.create(request);
+    const record = JSON.parse(before.journals.get(expired.id) ?? '');
+    before.journals.set(expired.id, JSON.stringify({ ...record, endsAtMs: Date.now() - 1000 }));
     before.killAgent();
-    const { world, manager } = await start({ from: before });
-    await until(() => manager.list().length === 0);
+    const world = createFakeWorld({ from: before });
+    const slow = JSON.parse(before.journals.get(other.id) ?? '').slotIndex;
+    const { network } = world.deps;
+    const setEgress: typeof network.setEgress = async (index, egress, signal) => {
+      if (index === slow) await sleep(50);
+      await network.setEgress(index, egress, signal);
+    };
+    const manager = createSandboxManager({ ...world.deps, network: { ...network, setEgress } });
+    await manager.start(never);
+    await until(() => manager.list().length === 1);
+    expect(manager.liveCount()).toBe(1);
+    await manager.destroy(other.id);
+    expect(manager.list()).toEqual([]);
     expectNothingLeft(world);
   });
 });

@@ -215,7 +215,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   return {
     start: async (signal) => {
       await snapshots.load((id, err) => log.error({ snapshotId: id, err }, 'a snapshot cannot be used'));
-      roster.adopt(await recover(deps, roster.events, signal));
+      await recover(deps, roster, signal);
       await copies.collect();
       pool.start();
     },

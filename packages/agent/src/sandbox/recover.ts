@@ -11,9 +11,8 @@ import { slotEgress } from './egress.ts';
 import { endReason } from './end-reason.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { hibernationsOf } from './memory.ts';
-import { createSandbox, type Holdings, type Sandbox, type SandboxParts } from './sandbox.ts';
-
-export type RecoveryEvents = Pick<SandboxParts, 'onGone' | 'onFailed' | 'onHibernated' | 'onWaking'>;
+import type { Roster } from './roster.ts';
+import { createSandbox, type Holdings, type SandboxParts } from './sandbox.ts';
 
 interface Found {
   readonly record: JournalRecord;
@@ -24,19 +23,19 @@ interface Found {
   readonly lostBecause: string | undefined;
 }
 
-/** The sandboxes that live on, and those that were lost and are kept for their reason. */
+/** Puts into the roster all that there is; those that were lost end there, and stay for their reason. */
 export async function recover(
   deps: SandboxDeps,
-  events: RecoveryEvents,
+  roster: Pick<Roster, 'events' | 'adopt'>,
   signal: AbortSignal,
-): Promise<Sandbox[]> {
+): Promise<void> {
   const { records, corrupt } = await deps.journal.readAll();
   const doubtful = withoutClashes(records);
   const examined = await Promise.allSettled(doubtful.records.map((record) => examine(deps, record, signal)));
   const found = examined.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
   try {
     for (const outcome of examined) if (outcome.status === 'rejected') throw outcome.reason;
-    return await settle(deps, events, found, [...corrupt, ...doubtful.clashing], signal);
+    await settle(deps, roster, found, [...corrupt, ...doubtful.clashing], signal);
   } catch (error) {
     for (const { holdings } of found) {
       holdings?.microvm.detach();
@@ -49,11 +48,11 @@ export async function recover(
 /** Takes away what is not adopted, first from the kernel and then from the disk. */
 async function settle(
   deps: SandboxDeps,
-  events: RecoveryEvents,
+  { events, adopt }: Pick<Roster, 'events' | 'adopt'>,
   found: readonly Found[],
   corrupt: readonly CorruptJournal[],
   signal: AbortSignal,
-): Promise<Sandbox[]> {
+): Promise<void> {
   for (const journal of corrupt) await endCorrupt(deps, journal);
   const inUse = new Set(found.filter(({ holdings }) => holdings !== undefined).map(slotOf));
   const removed = await deps.network.start(inUse, signal);
@@ -67,8 +66,20 @@ async function settle(
 
   // Only now: what is in these directories names what was to be taken away first.
   for (const { id } of corrupt) await removeCorrupt(deps, id);
-  const sandboxes = await Promise.all(found.map((one) => toSandbox(deps, one, events)));
-  return sandboxes.filter((sandbox) => sandbox !== undefined);
+  const prepared = await Promise.all(found.map(async (one) => ({ ...one, parts: await prepare(deps, one) })));
+  // All of them, before any can end: whoever hears of an end asks the roster what the others use.
+  const recovered = prepared.map(({ parts, ...one }) => {
+    return { ...one, sandbox: createSandbox({ ...parts, ...events }) };
+  });
+  adopt(recovered.map(({ sandbox }) => sandbox));
+  const lost = recovered.filter(({ holdings, isAsleep }) => holdings === undefined && isAsleep !== true);
+  await Promise.all(
+    lost.map(async ({ sandbox, lostBecause }) => {
+      // Nobody could ask what became of it: told only when there is something to tell.
+      if (lostBecause === undefined) await sandbox.destroy().catch(() => {});
+      else await sandbox.fail(lostBecause);
+    }),
+  );
 }
 
 function slotOf({ record }: Found): number {
@@ -144,14 +155,14 @@ async function adopt(
   return { slot, microvm, guest: deps.connectGuest(slot.address, record.accessToken) };
 }
 
-async function toSandbox(
+/** Brings the host and the journal in line with what was found. */
+async function prepare(
   deps: SandboxDeps,
-  { record, holdings, isAsleep, lostBecause }: Found,
-  events: RecoveryEvents,
-): Promise<Sandbox | undefined> {
+  { record, holdings, isAsleep }: Found,
+): Promise<Omit<SandboxParts, keyof Roster['events']>> {
   const { cleanupStepMs } = deps.config.timeouts;
   const [cleanup, machine] = [createCleanupStack(cleanupStepMs), createCleanupStack(cleanupStepMs)];
-  const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps), ...events };
+  const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps) };
   cleanup.register('files', () => deps.journal.remove(record.id));
   registerMachine(deps, machine, record, holdings);
   await deps.journal.removeHibernations(record.id, hibernationsOf(record)).catch((err: unknown) => {
@@ -161,15 +172,9 @@ async function toSandbox(
     const asleep = { ...record, state: 'hibernated' as const, handle: null };
     if (record.state !== 'hibernated') await writeIfPossible(deps, asleep);
     deps.log.info({ sandboxId: record.id }, 'hibernates');
-    return createSandbox({ ...parts, record: asleep });
+    return { ...parts, record: asleep };
   }
-  if (holdings === undefined) {
-    const sandbox = createSandbox({ ...parts, record });
-    // Nobody could ask what became of it: told only when there is something to tell.
-    if (lostBecause === undefined) await sandbox.destroy().catch(() => {});
-    else await sandbox.fail(lostBecause);
-    return sandbox.view().state === 'failed' ? sandbox : undefined;
-  }
+  if (holdings === undefined) return { ...parts, record };
   await restoreRules(deps, record);
   const actual = await actualState(deps, record, holdings);
   const adopted = { ...record, state: actual };
@@ -177,7 +182,7 @@ async function toSandbox(
   deps.observer.adopted();
   deps.log.info({ sandboxId: record.id, state: actual }, 'adopted');
   if (actual === 'running') greet(deps, adopted, holdings);
-  return createSandbox({ ...parts, record: adopted, holdings });
+  return { ...parts, record: adopted, holdings };
 }
 
 /**

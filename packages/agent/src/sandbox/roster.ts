@@ -168,9 +168,7 @@ export function createRoster(deps: SandboxDeps, onChange: () => void): Roster {
     adopt: (found) => {
       for (const sandbox of found) {
         sandboxes.set(sandbox.id, sandbox);
-        const { state } = sandbox.view();
-        if (state === 'failed') retained.add(sandbox.id);
-        else if (state !== 'hibernated') live.add(sandbox.id);
+        if (sandbox.view().state !== 'hibernated') live.add(sandbox.id);
       }
     },
     find,
