@@ -4,6 +4,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
+import type { ProcessIdentity } from '@wrenn/host';
 import { guestCommandLine, WrennError } from '@wrenn/protocol';
 import type { EnvdClient, GuestInit } from '../envd-client/client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
@@ -11,7 +12,7 @@ import { joinSignals, throwIfAborted, withDeadline } from '../signals/signals.ts
 import type { Snapshot } from '../storage/snapshots.ts';
 import type { Microvm, MicrovmHandle, MicrovmSpec, RestoreSpec } from '../vmm/driver.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
-import { CREATE_STEPS, type CreateStep, type SandboxDeps } from './deps.ts';
+import { CREATE_STEPS, type CreateStep, type SandboxDeps, type Suspect } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import type { JournalRecord, Outlives } from './journal.ts';
 import type { Phase } from './log.ts';
@@ -163,16 +164,13 @@ export function initGuest(guest: EnvdClient, init: Partial<GuestInit>, signal: A
 
 async function run(context: CreateContext, slot: NetworkSlot, guest: EnvdClient): Promise<Microvm> {
   const { deps, cleanup, record, save, signal, timed } = context;
-  const { id, uid, memoryMib, vcpus } = record();
+  const { id, memoryMib, vcpus } = record();
   cleanup.register('cgroup', () => removeCgroup(deps, id), { onlyAfterTheRest: true });
   let microvm: Microvm | undefined;
   cleanup.register('microVM', async () => {
     // PID 1 of its namespace, so that nothing else of it lives on; all of /proc need not be searched for it.
     if (microvm !== undefined) return await microvm.kill();
-    const { cleanupStepMs } = deps.config.timeouts;
-    await withDeadline('Ending the microVM', cleanupStepMs, undefined, (limited) =>
-      deps.killStrays(id, uid, processesOf(record().handle), limited),
-    );
+    await endProcesses(deps, record());
   });
 
   await timed.begin('launch', id, signal);
@@ -262,8 +260,28 @@ export function removeCgroup({ cgroups, config }: SandboxDeps, id: string): Prom
   );
 }
 
-/** The VMM and all that stands between it and the agent. */
-export function processesOf(handle: MicrovmHandle | null): { pid: number; startTime: string }[] {
+/** The VMM, all that stands between it and the agent, and what of it nobody has written down. */
+export async function endProcesses(deps: SandboxDeps, record: JournalRecord): Promise<void> {
+  const left = (await killAll(deps, [suspectOf(record)])).get(record.id);
+  if (left !== undefined) throw new WrennError('deadline_exceeded', `Sandbox ${record.id}: ${left}.`);
+}
+
+/** The same for many at once. Never rejects; tells of whom anything is left, and what. */
+export async function killAll(
+  { killStrays, config }: SandboxDeps,
+  suspects: readonly Suspect[],
+): Promise<ReadonlyMap<string, string>> {
+  const { cleanupStepMs } = config.timeouts;
+  return withDeadline('Ending microVMs', cleanupStepMs, undefined, (limited) =>
+    killStrays(suspects, limited),
+  );
+}
+
+export function suspectOf({ id, uid, handle }: JournalRecord): Suspect {
+  return { id, uid, known: processesOf(handle) };
+}
+
+function processesOf(handle: MicrovmHandle | null): ProcessIdentity[] {
   if (handle === null) return [];
   return [handle, ...handle.wrappers].map(({ pid, startTime }) => ({ pid, startTime }));
 }

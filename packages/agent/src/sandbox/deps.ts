@@ -1,4 +1,5 @@
 /** What the sandbox manager is given: everything that touches the world, as interfaces. */
+import type { ProcessIdentity } from '@wrenn/host';
 import type { Cgroups } from '../cgroups/cgroups.ts';
 import type { AgentConfig } from '../config/schema.ts';
 import type { EnvdClient } from '../envd-client/client.ts';
@@ -40,13 +41,19 @@ export interface BootOptions {
 /** Starts a microVM and waits until it is up; tries again as the configuration says. Leaves nothing on failure. */
 export type BootMicrovm = (driver: VmmDriver, spec: MicrovmSpec, options: BootOptions) => Promise<Microvm>;
 
-/** Ends the given processes, and those of the sandbox that nobody has written down; see strays.ts. */
+/** A sandbox whose processes are to end: those that are known, and those that nobody has written down. */
+export interface Suspect {
+  readonly id: string;
+  /** Undefined where none can be but those known. */
+  readonly uid: number | undefined;
+  readonly known: readonly ProcessIdentity[];
+}
+
+/** Ends them all. Never rejects: of whom anything is left when the signal aborts is told by id, with what it is. See strays.ts. */
 export type KillStrays = (
-  id: string,
-  uid: number | undefined,
-  known: readonly { readonly pid: number; readonly startTime: string }[],
+  suspects: readonly Suspect[],
   signal: AbortSignal,
-) => Promise<void>;
+) => Promise<ReadonlyMap<string, string>>;
 
 export interface SandboxDeps {
   readonly config: AgentConfig;

@@ -5,7 +5,7 @@
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
-import { createStopwatch, initGuest, processesOf, removeCgroup } from './create.ts';
+import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import { endReason } from './end-reason.ts';
@@ -275,11 +275,8 @@ function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdin
 
 async function endCorrupt(deps: SandboxDeps, { id, uid, problem }: CorruptJournal): Promise<void> {
   deps.log.error({ sandboxId: id, problem }, 'a journal is corrupt; what is known of its sandbox is removed');
-  try {
-    await endProcesses(deps, { id, uid, handle: null });
-  } catch (err) {
-    deps.log.error({ sandboxId: id, err }, 'processes of a sandbox with a corrupt journal remain');
-  }
+  for (const problem of (await killAll(deps, [{ id, uid, known: [] }])).values())
+    deps.log.error({ sandboxId: id, problem }, 'processes of a sandbox with a corrupt journal remain');
 }
 
 async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {
@@ -289,14 +286,4 @@ async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {
   } catch (err) {
     deps.log.error({ sandboxId: id, err }, 'files of a sandbox with a corrupt journal remain');
   }
-}
-
-/** Whatever runs must be gone before its network and files are. */
-async function endProcesses(
-  deps: SandboxDeps,
-  { id, uid, handle }: Pick<JournalRecord, 'id' | 'handle'> & { readonly uid: number | undefined },
-): Promise<void> {
-  await withDeadline('Ending the microVM', deps.config.timeouts.cleanupStepMs, undefined, (signal) =>
-    deps.killStrays(id, uid, processesOf(handle), signal),
-  );
 }

@@ -1,64 +1,87 @@
 /** VMMs whose agent died before it could write their pid down: found by their uid and their sandbox's id. */
 import { readdir, readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { identify, isAlive, killProcess, type ProcessIdentity, waitUntilGone } from '@wrenn/host';
-import type { KillStrays } from './deps.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { hasErrno, identify, isAlive, killProcess, type ProcessIdentity } from '@wrenn/host';
+import { mapAtOnce } from './at-once.ts';
+import type { KillStrays, Suspect } from './deps.ts';
 
-const POLL_MS = 10;
+/** Most end within milliseconds; what has not by then hangs, or is not seen to end. */
+const FIRST_POLL_MS = 10;
+const LONGEST_POLL_MS = 500;
+const FILES_AT_ONCE = 32;
 
 /** What stands around a VMM, or is about to become one; these run as root. The jailer may have any name. */
 const WRAPPERS = ['prlimit', 'nsenter', 'bwrap', 'setpriv'];
-/** A process that is looked at before it forks leaves a child for the next look. */
-const MAX_LOOKS = 5;
 
 /**
- * Kills every process that has `id` in its command line and runs as `uid` or is a wrapper, and the given ones. Both
- * must fit, so that another agent's VMM with the same uid is never hit. Resolves when all are gone.
+ * Kills the known processes, and every one that has a suspect's id in its command line and runs as its uid or is a
+ * wrapper. Both must fit, so that another agent's VMM with the same uid is never hit. One look at all processes for all
+ * suspects; then again for those of whom there was anything, until there is nothing more of them: a process that is
+ * looked at before it forks leaves a child for the next look.
  */
-export const killStrays: KillStrays = async (id, uid, known, signal) => {
-  await end(known, signal);
-  if (uid === undefined) return;
-  for (let look = 0; look < MAX_LOOKS; look++) {
-    const found = await findProcesses(id, uid);
-    if (found.length === 0) return;
-    await end(found, signal);
+export const killStrays: KillStrays = async (suspects, signal) => {
+  let left = suspects;
+  for (let pauseMs = FIRST_POLL_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_POLL_MS)) {
+    let why: ReadonlyMap<string, string>;
+    try {
+      why = await killOnce(left);
+    } catch (error) {
+      // For want of descriptors, say: who cannot be looked for may be there.
+      why = new Map(left.map(({ id }) => [id, `its processes cannot be looked for: ${String(error)}`]));
+    }
+    if (why.size === 0 || signal.aborted) return why;
+    left = left.filter(({ id }) => why.has(id));
+    await sleep(pauseMs, undefined, { signal }).catch(() => {});
   }
 };
 
-async function end(processes: readonly ProcessIdentity[], signal: AbortSignal): Promise<void> {
-  await Promise.all(
-    processes.map(async (identity) => {
-      await killProcess(identity, 'SIGKILL');
-      if (await isAlive(identity)) await waitUntilGone(identity, { signal, pollMs: POLL_MS });
-    }),
-  );
+/** Of whom there was anything, and what. */
+async function killOnce(suspects: readonly Suspect[]): Promise<Map<string, string>> {
+  const known = suspects.flatMap(({ id, known: all }) => all.map((identity) => ({ id, identity })));
+  const found = [...known, ...(await findProcesses(suspects))];
+  const left = new Map<string, string>();
+  await mapAtOnce(FILES_AT_ONCE, found, async ({ id, identity }) => {
+    if (await killProcess(identity, 'SIGKILL')) left.set(id, `its process ${identity.pid} does not end`);
+  });
+  return left;
 }
 
-async function findProcesses(id: string, uid: number): Promise<ProcessIdentity[]> {
+interface FoundProcess {
+  readonly id: string;
+  readonly identity: ProcessIdentity;
+}
+
+async function findProcesses(suspects: readonly Suspect[]): Promise<FoundProcess[]> {
+  const wanted = suspects.filter(({ uid }) => uid !== undefined);
+  if (wanted.length === 0) return [];
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
-  const identities = await Promise.all(
-    pids.map(async (pid) => {
-      // Identified first: if the pid changes hands afterwards, the identity is of a process that is gone.
-      const identity = await identify(pid);
-      if (identity === undefined) return undefined;
-      const words = await commandLineOf(pid);
-      if (!words.some((word) => word.includes(id)) || !(await isAlive(identity))) return undefined;
-      const isWrapper =
-        WRAPPERS.includes(basename(words[0] ?? '')) || words[words.indexOf('--id') + 1] === id;
-      return isWrapper || (await realUid(pid)) === uid ? identity : undefined;
-    }),
-  );
-  return identities.filter((identity) => identity !== undefined);
+  const found = await mapAtOnce(FILES_AT_ONCE, pids, (pid) => suspectedOf(pid, wanted));
+  return found.filter((one) => one !== undefined);
+}
+
+async function suspectedOf(pid: number, suspects: readonly Suspect[]): Promise<FoundProcess | undefined> {
+  // Identified first: if the pid changes hands afterwards, the identity is of a process that is gone.
+  const identity = await identify(pid);
+  if (identity === undefined) return undefined;
+  const line = await commandLineOf(pid);
+  const suspect = suspects.find(({ id }) => line.includes(id));
+  if (suspect === undefined || !(await isAlive(identity))) return undefined;
+  const { id, uid } = suspect;
+  const words = line.split('\0');
+  const isWrapper = WRAPPERS.includes(basename(words[0] ?? '')) || words[words.indexOf('--id') + 1] === id;
+  return isWrapper || (await realUid(pid)) === uid ? { id, identity } : undefined;
 }
 
 /** Of any thread: a process that has lost its first one shows none of its own. */
-async function commandLineOf(pid: number): Promise<string[]> {
-  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
-  for (const place of ['', ...threads.map((thread) => `task/${thread}/`)]) {
-    const text = await readProc(pid, `${place}cmdline`);
-    if (text !== '') return text.split('\0');
+async function commandLineOf(pid: number): Promise<string> {
+  const own = await readProc(pid, 'cmdline');
+  if (own !== '') return own;
+  for (const thread of await orNothing(readdir(`/proc/${pid}/task`), [])) {
+    const text = await readProc(pid, `task/${thread}/cmdline`);
+    if (text !== '') return text;
   }
-  return [];
+  return '';
 }
 
 async function realUid(pid: number): Promise<number | undefined> {
@@ -67,10 +90,16 @@ async function realUid(pid: number): Promise<number | undefined> {
 }
 
 /** Empty once the process is gone. */
-async function readProc(pid: number, name: string): Promise<string> {
+function readProc(pid: number, name: string): Promise<string> {
+  return orNothing(readFile(`/proc/${pid}/${name}`, 'utf8'), '');
+}
+
+/** A process that is gone has nothing; any other failure says nothing about it. */
+async function orNothing<T>(reading: Promise<T>, nothing: T): Promise<T> {
   try {
-    return await readFile(`/proc/${pid}/${name}`, 'utf8');
-  } catch {
-    return '';
+    return await reading;
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ESRCH')) return nothing;
+    throw error;
   }
 }

@@ -70,9 +70,12 @@ export function createFakeWorld(options: FakeWorldOptions = {}): FakeWorld {
     driver,
     driverNamed: () => driver,
     bootMicrovm,
-    killStrays: async (id, _uid, known) => {
-      for (const { pid } of known) world.vms.get(pid)?.die('killed');
-      for (const vm of world.aliveVms()) if (vm.handle.runDir.includes(id)) vm.die('killed');
+    killStrays: async (suspects) => {
+      for (const { id, known } of suspects) {
+        for (const { pid } of known) world.vms.get(pid)?.die('killed');
+        for (const vm of world.aliveVms()) if (vm.handle.runDir.includes(id)) vm.die('killed');
+      }
+      return new Map();
     },
     cgroups: fakeCgroups(world),
     network: fakeNetwork(world),
