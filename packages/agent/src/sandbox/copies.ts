@@ -8,6 +8,7 @@ import { assertRestorable, describeSnapshot, toldIfFull } from './hibernation.ts
 import { orderOf, type Roster, withoutIdentity } from './roster.ts';
 import type { Sandbox } from './sandbox.ts';
 import { type CreateRequest, checkRequest, type SandboxSpec } from './spec.ts';
+import { isInUse } from './view.ts';
 
 export interface ForkRequest {
   readonly count: number;
@@ -52,7 +53,7 @@ export function createCopies(
     roster
       .all()
       .map((sandbox) => sandbox.view())
-      .filter((view) => view.snapshotId === snapshotId && view.state !== 'failed').length;
+      .filter((view) => view.snapshotId === snapshotId && isInUse(view)).length;
 
   const planFrom = (request: CreateRequest, snapshot: Snapshot): Plan => {
     assertRestorable(deps, `The snapshot ${snapshot.id}`, snapshot.vmm);

@@ -1,89 +1,138 @@
 /**
  * What an agent before this one has left. The journal says what there should be, the processes say what there
- * is: what runs is adopted, everything else is taken away, and nothing is guessed at.
+ * is: what runs is adopted, what is sure to be lost is taken away, and what may be well is kept as it is.
  */
-import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
+import { mapAtOnce } from './at-once.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
-import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup } from './create.ts';
+import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup, suspectOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
-import { endReason } from './end-reason.ts';
+import { type Found, findFates, sleeps } from './fates.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { hibernationsOf } from './memory.ts';
 import type { Roster } from './roster.ts';
 import { createSandbox, type Holdings, type SandboxParts } from './sandbox.ts';
 
-interface Found {
-  readonly record: JournalRecord;
-  /** Undefined for one that hibernates, or is only to be taken away. */
-  readonly holdings: Holdings | undefined;
-  readonly isAsleep?: true;
-  /** Why it is lost; undefined for one whose destruction was under way. */
-  readonly lostBecause: string | undefined;
+/** The same with what the host may still have of it. */
+interface Remnant extends Found {
+  /** Its processes may run, in its slot. */
+  readonly mayRun: boolean;
+  readonly hasSlot: boolean;
 }
 
+type Entry = Pick<Roster, 'events' | 'adopt'>;
+
+const AT_ONCE = 16;
+
 /** Puts into the roster all that there is; those that were lost end there, and stay for their reason. */
-export async function recover(
-  deps: SandboxDeps,
-  roster: Pick<Roster, 'events' | 'adopt'>,
-  signal: AbortSignal,
-): Promise<void> {
+export async function recover(deps: SandboxDeps, roster: Entry, signal: AbortSignal): Promise<void> {
   const { records, corrupt } = await deps.journal.readAll();
   const doubtful = withoutClashes(records);
-  const examined = await Promise.allSettled(doubtful.records.map((record) => examine(deps, record, signal)));
-  const found = examined.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+  const found = await findFates(deps, doubtful.records, signal);
   try {
-    for (const outcome of examined) if (outcome.status === 'rejected') throw outcome.reason;
+    // An agent that is told to go while it starts has learnt nothing about its sandboxes.
+    throwIfAborted(signal);
     await settle(deps, roster, found, [...corrupt, ...doubtful.clashing], signal);
   } catch (error) {
-    for (const { holdings } of found) {
-      holdings?.microvm.detach();
-      holdings?.guest.close();
+    for (const { fate } of found) {
+      if (fate.kind !== 'adopted') continue;
+      fate.holdings.microvm.detach();
+      fate.holdings.guest.close();
     }
     throw error;
   }
 }
 
-/** Takes away what is not adopted, first from the kernel and then from the disk. */
+/** Takes away what is neither adopted nor kept, first from the kernel and then from the disk. */
 async function settle(
   deps: SandboxDeps,
-  { events, adopt }: Pick<Roster, 'events' | 'adopt'>,
+  roster: Entry,
   found: readonly Found[],
   corrupt: readonly CorruptJournal[],
   signal: AbortSignal,
 ): Promise<void> {
-  for (const journal of corrupt) await endCorrupt(deps, journal);
-  const inUse = new Set(found.filter(({ holdings }) => holdings !== undefined).map(slotOf));
-  const removed = await deps.network.start(inUse, signal);
+  // Whatever runs must be gone before its network and files are.
+  const left = await endStrays(deps, found, corrupt);
+  const remnants = remnantsOf(deps, found, left);
+
+  const slots = remnants.filter(({ hasSlot }) => hasSlot).map(({ record }) => record.slotIndex);
+  const removed = await deps.network.start(new Set(slots), signal);
   if (removed.length > 0)
     deps.log.warn({ slots: removed }, 'slots that an earlier agent left were taken away');
 
   // The network's names are the agent's own, or its start had failed: so are the groups of the same prefix.
   // One that hibernates has none either.
-  const awake = found.filter(({ isAsleep }) => isAsleep !== true);
-  await removeStrayCgroups(deps, new Set(awake.map(({ record }) => record.id)));
+  const grouped = remnants.filter(({ fate, mayRun }) => fate.kind !== 'asleep' || mayRun);
+  await removeStrayCgroups(deps, new Set(grouped.map(({ record }) => record.id)));
 
   // Only now: what is in these directories names what was to be taken away first.
-  for (const { id } of corrupt) await removeCorrupt(deps, id);
-  const prepared = await Promise.all(found.map(async (one) => ({ ...one, parts: await prepare(deps, one) })));
-  // All of them, before any can end: whoever hears of an end asks the roster what the others use.
-  const recovered = prepared.map(({ parts, ...one }) => {
-    return { ...one, sandbox: createSandbox({ ...parts, ...events }) };
-  });
-  adopt(recovered.map(({ sandbox }) => sandbox));
-  const lost = recovered.filter(({ holdings, isAsleep }) => holdings === undefined && isAsleep !== true);
-  await Promise.all(
-    lost.map(async ({ sandbox, lostBecause }) => {
-      // Nobody could ask what became of it: told only when there is something to tell.
-      if (lostBecause === undefined) await sandbox.destroy().catch(() => {});
-      else await sandbox.fail(lostBecause);
-    }),
-  );
+  for (const { id } of corrupt) if (!left.has(id)) await removeCorrupt(deps, id);
+  await enter(deps, roster, remnants);
 }
 
-function slotOf({ record }: Found): number {
-  return record.slotIndex;
+async function enter(
+  deps: SandboxDeps,
+  { events, adopt }: Entry,
+  remnants: readonly Remnant[],
+): Promise<void> {
+  const prepared = await mapAtOnce(AT_ONCE, remnants, async (one) => ({
+    one,
+    parts: await prepare(deps, one),
+  }));
+  // All of them, before any can end: whoever hears of an end asks the roster what the others use.
+  const recovered = prepared.map(({ one, parts }) => ({
+    ...one,
+    sandbox: createSandbox({ ...parts, ...events }),
+  }));
+  for (const { sandbox, fate, mayRun } of recovered) adopt(sandbox, mayRun && fate.kind !== 'asleep');
+  await mapAtOnce(AT_ONCE, recovered, async ({ sandbox, fate }) => {
+    if (fate.kind !== 'lost') return;
+    // Nobody could ask what became of it: told only when there is something to tell.
+    if (fate.why === undefined) await sandbox.destroy().catch(() => {});
+    else await sandbox.fail(fate.why);
+  });
+}
+
+/** Of all that is not to run. Tells by id of whom anything is left, and what. */
+async function endStrays(
+  deps: SandboxDeps,
+  found: readonly Found[],
+  corrupt: readonly CorruptJournal[],
+): Promise<ReadonlyMap<string, string>> {
+  for (const { id: sandboxId, problem } of corrupt)
+    deps.log.error({ sandboxId, problem }, 'a journal is corrupt; what is known of its sandbox is removed');
+  const ended = found.filter(({ fate, record }) => {
+    return (fate.kind === 'lost' || fate.kind === 'asleep') && record.bootId === deps.host.bootId;
+  });
+  const suspects = [
+    ...ended.map(({ record }) => suspectOf(record)),
+    ...corrupt.map(({ id, uid }) => ({ id, uid, known: [] })),
+  ];
+  const left = suspects.length === 0 ? new Map<string, string>() : await killAll(deps, suspects);
+  for (const [sandboxId, what] of left)
+    deps.log.error({ sandboxId, what }, 'not all of a sandbox that is not to run could be ended');
+  return left;
+}
+
+/** What cannot be ended is kept, with its slot and its files: they must be nobody else's. */
+function remnantsOf(
+  { host }: SandboxDeps,
+  found: readonly Found[],
+  left: ReadonlyMap<string, string>,
+): Remnant[] {
+  const slots = new Set<number>();
+  return found.map(({ record, fate }) => {
+    const what = left.get(record.id);
+    const isKept = fate.kind === 'kept' && record.bootId === host.bootId && !sleeps(record);
+    const mayRun = fate.kind === 'adopted' || isKept || what !== undefined;
+    // One that sleeps names a slot that may be another's by now.
+    const hasSlot = mayRun && !slots.has(record.slotIndex);
+    if (hasSlot) slots.add(record.slotIndex);
+    if (fate.kind !== 'lost' || what === undefined) return { record, fate, mayRun, hasSlot };
+    const why = `${fate.why ?? 'It was being taken away.'} It is still there: ${what}.`;
+    return { record, fate: { kind: 'kept', why }, mayRun, hasSlot };
+  });
 }
 
 /** Two sandboxes cannot have one slot: only the journals of one can be right. */
@@ -95,9 +144,8 @@ function withoutClashes(records: readonly JournalRecord[]): {
   const clashing: CorruptJournal[] = [];
   // One that hibernates has none, whatever its record says of the last one; one that was being woken loses its own,
   // which another may have been given already when the wake had failed.
-  const isAsleep = ({ state }: JournalRecord): boolean => state === 'hibernated' || state === 'resuming';
-  const asleep = records.filter(isAsleep);
-  const holding = records.filter((record) => !isAsleep(record));
+  const asleep = records.filter(sleeps);
+  const holding = records.filter((record) => !sleeps(record));
   for (const record of holding.sort((a, b) => rank(a) - rank(b))) {
     const other = bySlot.get(record.slotIndex);
     if (other === undefined) bySlot.set(record.slotIndex, record);
@@ -111,76 +159,39 @@ function rank({ state }: JournalRecord): number {
   return state === 'running' || state === 'paused' || state === 'hibernating' ? 0 : 1;
 }
 
-async function examine(deps: SandboxDeps, record: JournalRecord, signal: AbortSignal): Promise<Found> {
-  const { id, state, handle, purpose } = record;
-  const lost = async (lostBecause: string | undefined): Promise<Found> => {
-    if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
-    return { record, holdings: undefined, lostBecause };
-  };
-  if (state === 'hibernated' || state === 'resuming') {
-    // Its guest has not run since: the journal would say so.
-    if (record.bootId === deps.host.bootId) await endProcesses(deps, record);
-    return { record, holdings: undefined, isAsleep: true, lostBecause: undefined };
-  }
-  if (purpose === 'own' && record.bootId !== deps.host.bootId) return lost(undefined);
-  if (record.bootId !== deps.host.bootId) return lost('The host was restarted.');
-  if (state === 'destroying' || purpose === 'own') return lost(undefined);
-  if (state === 'creating') return lost('The agent ended during the creation.');
-  if (record.uid !== deps.config.uidBase + record.slotIndex) return lost('The configured uids have changed.');
-  if (handle === null) return lost('Its journal names no microVM.');
-  try {
-    const holdings = await adopt(deps, record, handle, signal);
-    return { record, holdings, lostBecause: undefined };
-  } catch (err) {
-    // An agent that is told to go while it starts has learnt nothing about its sandboxes.
-    throwIfAborted(signal);
-    deps.log.warn({ sandboxId: id, err }, 'a sandbox of an earlier agent could not be adopted');
-    const { message } = WrennError.from(err);
-    const why = await endReason(deps, id, message);
-    return lost(`The microVM ended while no agent ran, or could not be adopted: ${why}`);
-  }
-}
-
-async function adopt(
-  deps: SandboxDeps,
-  record: JournalRecord,
-  handle: NonNullable<JournalRecord['handle']>,
-  signal: AbortSignal,
-): Promise<Holdings> {
-  const { adoptMs } = deps.config.timeouts;
-  const microvm = await withDeadline('Adopting the microVM', adoptMs, signal, (limited) =>
-    deps.driverNamed(handle.driver).adopt(handle, limited),
-  );
-  const slot = deps.network.describe(record.slotIndex);
-  return { slot, microvm, guest: deps.connectGuest(slot.address, record.accessToken) };
-}
-
 /** Brings the host and the journal in line with what was found. */
 async function prepare(
   deps: SandboxDeps,
-  { record, holdings, isAsleep }: Found,
+  remnant: Remnant,
 ): Promise<Omit<SandboxParts, keyof Roster['events']>> {
+  const { record, fate } = remnant;
+  const { id } = record;
   const { cleanupStepMs } = deps.config.timeouts;
   const [cleanup, machine] = [createCleanupStack(cleanupStepMs), createCleanupStack(cleanupStepMs)];
   const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps) };
-  cleanup.register('files', () => deps.journal.remove(record.id));
-  registerMachine(deps, machine, record, holdings);
-  await deps.journal.removeHibernations(record.id, hibernationsOf(record)).catch((err: unknown) => {
-    deps.log.warn({ sandboxId: record.id, err }, 'an earlier hibernation remains');
+  cleanup.register('files', () => deps.journal.remove(id));
+  registerMachine(deps, machine, remnant);
+  if (fate.kind === 'kept') {
+    deps.log.error({ sandboxId: id, why: fate.why }, 'is kept as it is, and listed as failed');
+    return { ...parts, record, keptBecause: fate.why };
+  }
+  await deps.journal.removeHibernations(id, hibernationsOf(record)).catch((err: unknown) => {
+    deps.log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
   });
-  if (isAsleep) {
+  if (fate.kind === 'lost') return { ...parts, record };
+  if (fate.kind === 'asleep') {
     const asleep = { ...record, state: 'hibernated' as const, handle: null };
     if (record.state !== 'hibernated') await writeIfPossible(deps, asleep);
-    deps.log.info({ sandboxId: record.id }, 'hibernates');
+    deps.log.info({ sandboxId: id }, 'hibernates');
     return { ...parts, record: asleep };
   }
-  if (holdings === undefined) return { ...parts, record };
+  const { holdings } = fate;
   await restoreRules(deps, record);
   const actual = await actualState(deps, record, holdings);
   const adopted = { ...record, state: actual };
   if (actual !== record.state) await writeIfPossible(deps, adopted);
   deps.observer.adopted();
-  deps.log.info({ sandboxId: record.id, state: actual }, 'adopted');
+  deps.log.info({ sandboxId: id, state: actual }, 'adopted');
   if (actual === 'running') greet(deps, adopted, holdings);
   return { ...parts, record: adopted, holdings };
 }
@@ -199,18 +210,19 @@ async function writeIfPossible({ journal, log }: SandboxDeps, record: JournalRec
 function registerMachine(
   deps: SandboxDeps,
   cleanup: SandboxParts['machine'],
-  record: JournalRecord,
-  holdings: Holdings | undefined,
+  { record, fate, mayRun, hasSlot }: Remnant,
 ): void {
   const { id, slotIndex } = record;
   // A slot that is not in use was taken away by the network's start, and may be another sandbox's by now.
-  if (holdings !== undefined) {
-    cleanup.register('slot', () => deps.network.release(slotIndex), { onlyAfterTheRest: true });
-  }
+  if (hasSlot) cleanup.register('slot', () => deps.network.release(slotIndex), { onlyAfterTheRest: true });
   cleanup.register('cgroup', () => removeCgroup(deps, id), { onlyAfterTheRest: true });
-  if (holdings === undefined) return;
-  cleanup.register('guest connections', async () => holdings.guest.close());
-  cleanup.register('microVM', () => holdings.microvm.kill());
+  if (fate.kind === 'adopted') {
+    const { guest, microvm } = fate.holdings;
+    cleanup.register('guest connections', async () => guest.close());
+    cleanup.register('microVM', () => microvm.kill());
+  } else if (mayRun) {
+    cleanup.register('microVM', () => endProcesses(deps, record));
+  }
 }
 
 /** Their sandboxes are in no journal, so they are empty; else somebody has to look. */
@@ -271,12 +283,6 @@ function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdin
   ).catch((err: unknown) =>
     deps.log.warn({ sandboxId: id, err }, 'the guest of an adopted sandbox does not answer'),
   );
-}
-
-async function endCorrupt(deps: SandboxDeps, { id, uid, problem }: CorruptJournal): Promise<void> {
-  deps.log.error({ sandboxId: id, problem }, 'a journal is corrupt; what is known of its sandbox is removed');
-  for (const problem of (await killAll(deps, [{ id, uid, known: [] }])).values())
-    deps.log.error({ sandboxId: id, problem }, 'processes of a sandbox with a corrupt journal remain');
 }
 
 async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {

@@ -30,8 +30,8 @@ export interface Order {
 
 export interface Roster {
   readonly events: Pick<SandboxParts, 'onGone' | 'onFailed' | 'onHibernated' | 'onWaking'>;
-  /** Those that an earlier agent has left. */
-  adopt(sandboxes: readonly Sandbox[]): void;
+  /** One that an earlier agent has left; `isLive` where it may hold more than files. */
+  adopt(sandbox: Sandbox, isLive: boolean): void;
   /** Throws `sandbox_not_found`. */
   find(id: string): Sandbox;
   /** Newest first; with those that are the agent's own. */
@@ -165,11 +165,9 @@ export function createRoster(deps: SandboxDeps, onChange: () => void): Roster {
 
   return {
     events,
-    adopt: (found) => {
-      for (const sandbox of found) {
-        sandboxes.set(sandbox.id, sandbox);
-        if (sandbox.view().state !== 'hibernated') live.add(sandbox.id);
-      }
+    adopt: (sandbox, isLive) => {
+      sandboxes.set(sandbox.id, sandbox);
+      if (isLive) live.add(sandbox.id);
     },
     find,
     all: () => [...sandboxes.values()].sort((a, b) => compare(a.view(), b.view())),

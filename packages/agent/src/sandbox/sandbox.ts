@@ -95,6 +95,8 @@ export interface SandboxParts {
   readonly timed: Stopwatch;
   /** For one found at the agent's start. */
   readonly holdings?: Holdings;
+  /** For one found that may be well, but not for this agent: failed, with this reason, until it is destroyed. */
+  readonly keptBecause?: string;
   /** Nothing of it is left. */
   readonly onGone: (id: string) => void;
   /** It stays for its reason alone. */
@@ -115,8 +117,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   let { record, journalled } = parts;
   const belongings = createBelongings(deps, id, parts.cleanup, parts.machine);
-  let state: SandboxState = record.state;
-  let reason: string | undefined;
+  let state: SandboxState = parts.keptBecause === undefined ? record.state : 'failed';
+  let reason = parts.keptBecause;
   let holdings: Holdings | undefined;
   let ending: Promise<void> | undefined;
   /** What those are told whom the end has interrupted. */
@@ -154,7 +156,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   const view = (): SandboxView => {
     const { slot } = holdings ?? {};
-    return viewOf(record, { state, reason, address: slot?.address, driver: deps.driver.name });
+    const isKept = parts.keptBecause !== undefined && ending === undefined;
+    return viewOf(record, { state, reason, isKept, address: slot?.address, driver: deps.driver.name });
   };
 
   const become = (next: SandboxState): void => {
@@ -221,7 +224,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   };
 
   const destroy = async (): Promise<void> => {
-    if (state === 'failed') {
+    if (state === 'failed' && ending !== undefined) {
       // What could not be taken away the first time may be now.
       leftovers = await belongings.releaseAll();
     } else {

@@ -15,7 +15,8 @@
  * `resuming`    is being restored from its files; hibernated again if that fails
  * `destroying`  what it holds is being taken away, asked for or because the VMM died
  * `failed`      it ended by itself; all it held is released, or the reason says what could not be.
- *               Kept for a while so that the reason can be asked for
+ *               Kept for a while so that the reason can be asked for. Or it was left by an earlier agent,
+ *               and this one cannot adopt it: all of it stays as it is until it is destroyed
  */
 import { WrennError } from '@wrenn/protocol';
 

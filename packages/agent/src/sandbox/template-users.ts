@@ -2,6 +2,7 @@
 import { WrennError } from '@wrenn/protocol';
 import type { SandboxDeps } from './deps.ts';
 import type { Roster } from './roster.ts';
+import { isInUse } from './view.ts';
 
 export interface TemplateUsers {
   /** Until it is released the template is not removed. Throws `template_not_found` while it is being. */
@@ -23,7 +24,7 @@ export function createTemplateUsers(deps: SandboxDeps, roster: Roster): Template
     const sandboxes = roster
       .all()
       .map((sandbox) => sandbox.view())
-      .filter(({ template, state }) => template === name && state !== 'failed');
+      .filter((view) => view.template === name && isInUse(view));
     const copies = snapshots.list().filter(({ kind, template }) => kind !== 'warm' && template.name === name);
     const isPooled = config.pool.entries.some(({ template = config.defaults.template }) => template === name);
     return [

@@ -12,6 +12,8 @@ export interface SandboxView {
   readonly state: SandboxState;
   /** Why it failed. */
   readonly reason: string | undefined;
+  /** It has failed for this agent alone: all of it may be there, and what it was made from is still in use. */
+  readonly isKept: boolean;
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
@@ -33,14 +35,18 @@ export interface SandboxView {
 }
 
 /** What the journal does not know; `driver` is that of what has none yet. */
-type Present = Pick<SandboxView, 'state' | 'reason' | 'address' | 'driver'>;
+type Present = Pick<SandboxView, 'state' | 'reason' | 'isKept' | 'address' | 'driver'>;
 
-export function viewOf(record: JournalRecord, { state, reason, address, driver }: Present): SandboxView {
+export function viewOf(
+  record: JournalRecord,
+  { state, reason, isKept, address, driver }: Present,
+): SandboxView {
   return {
     id: record.id,
     template: record.template,
     state,
     reason,
+    isKept,
     vcpus: record.vcpus,
     memoryMib: record.memoryMib,
     diskMib: record.diskMib,
@@ -51,10 +57,15 @@ export function viewOf(record: JournalRecord, { state, reason, address, driver }
     onTimeout: record.onTimeout,
     egress: record.egress,
     address,
-    vmmPid: state === 'failed' ? undefined : record.handle?.pid,
+    vmmPid: state === 'failed' && !isKept ? undefined : record.handle?.pid,
     driver: record.handle?.driver ?? driver,
     snapshotId: record.snapshotId ?? undefined,
     isOwn: record.purpose === 'own',
     phases: record.phases,
   };
+}
+
+/** Whether what it was made from may not go. */
+export function isInUse({ state, isKept }: SandboxView): boolean {
+  return state !== 'failed' || isKept;
 }

@@ -1,0 +1,107 @@
+/**
+ * What becomes of each sandbox that an earlier agent has left. It is looked at here, and adopted where it can be; nothing
+ * is taken away. Lost is only what is sure to be: what may be well is kept, for an agent that comes later.
+ */
+import { WrennError } from '@wrenn/protocol';
+import { withDeadline } from '../signals/signals.ts';
+import { mapAtOnce } from './at-once.ts';
+import type { SandboxDeps } from './deps.ts';
+import { endReason } from './end-reason.ts';
+import type { JournalRecord } from './journal.ts';
+import type { Holdings } from './sandbox.ts';
+
+export type Fate =
+  | { readonly kind: 'adopted'; readonly holdings: Holdings }
+  /** Its files are all that it needs. */
+  | { readonly kind: 'asleep' }
+  /** To be taken away; `why` is undefined where nobody could ask what became of it. */
+  | { readonly kind: 'lost'; readonly why: string | undefined }
+  /** Listed as failed, and not touched unless it is destroyed. */
+  | { readonly kind: 'kept'; readonly why: string };
+
+export interface Found {
+  readonly record: JournalRecord;
+  readonly fate: Fate;
+}
+
+/** Each adoption opens files and connections of its own. */
+const ADOPTED_AT_ONCE = 16;
+
+/** Never rejects. When the signal aborts nothing more is adopted, and the rest is kept. */
+export async function findFates(
+  deps: SandboxDeps,
+  records: readonly JournalRecord[],
+  signal: AbortSignal,
+): Promise<Found[]> {
+  const { adoptMs } = deps.config.timeouts;
+  const found = await mapAtOnce(ADOPTED_AT_ONCE, records, async (record) => {
+    return { record, fate: await fateOf(deps, record, adoptMs, signal) };
+  });
+  // What was too much at once may not be so one by one. All together have the time of one more.
+  const endMs = performance.now() + adoptMs;
+  const settled: Found[] = [];
+  for (const { record, fate } of found) {
+    const leftMs = endMs - performance.now();
+    const isOver = fate.kind !== 'kept' || leftMs <= 0 || signal.aborted;
+    settled.push({ record, fate: isOver ? fate : await fateOf(deps, record, leftMs, signal) });
+  }
+  return settled;
+}
+
+export function sleeps({ state }: JournalRecord): boolean {
+  return state === 'hibernated' || state === 'resuming';
+}
+
+async function fateOf(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Fate> {
+  const { state, handle, purpose, bootId, uid, slotIndex } = record;
+  // Where it was being woken its guest has not run since: the journal would say so.
+  if (sleeps(record)) return { kind: 'asleep' };
+  if (purpose === 'own') return lost(undefined);
+  if (bootId !== deps.host.bootId) return lost('The host was restarted.');
+  if (state === 'destroying') return lost(undefined);
+  if (state === 'creating') return lost('The agent ended during the creation.');
+  if (uid !== deps.config.uidBase + slotIndex) return lost('The configured uids have changed.');
+  if (handle === null) return lost('Its journal names no microVM.');
+  try {
+    return { kind: 'adopted', holdings: await adopt(deps, record, handle, timeoutMs, signal) };
+  } catch (err) {
+    deps.log.warn({ sandboxId: record.id, err }, 'a sandbox of an earlier agent could not be adopted');
+    return afterFailure(deps, record, WrennError.from(err));
+  }
+}
+
+async function afterFailure(
+  deps: SandboxDeps,
+  { id }: JournalRecord,
+  { code, message }: WrennError,
+): Promise<Fate> {
+  if (code === 'vmm_died') {
+    return lost(`The microVM ended while no agent ran: ${await endReason(deps, id, message)}`);
+  }
+  // A busy host, no descriptors, a VMM that stands still: none of it says that the guest is not well.
+  const hope = 'It is left as it is; the next start of the agent tries again.';
+  return { kind: 'kept', why: `It could not be adopted: ${message} ${hope}` };
+}
+
+async function adopt(
+  deps: SandboxDeps,
+  record: JournalRecord,
+  handle: NonNullable<JournalRecord['handle']>,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Holdings> {
+  const microvm = await withDeadline('Adopting the microVM', timeoutMs, signal, (limited) =>
+    deps.driverNamed(handle.driver).adopt(handle, limited),
+  );
+  const slot = deps.network.describe(record.slotIndex);
+  return { slot, microvm, guest: deps.connectGuest(slot.address, record.accessToken) };
+}
+
+function lost(why: string | undefined): Fate {
+  return { kind: 'lost', why };
+}
