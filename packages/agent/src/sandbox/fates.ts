@@ -26,16 +26,24 @@ export interface Found {
 
 /** Each adoption opens files and connections of its own. */
 const ADOPTED_AT_ONCE = 16;
+/** So many keys are told. */
+const NAMED_MAX = 5;
 
 /** Never rejects. When the signal aborts nothing more is adopted, and the rest is kept. */
 export async function findFates(
   deps: SandboxDeps,
   records: readonly JournalRecord[],
+  unknownKeys: ReadonlyMap<string, readonly string[]>,
   signal: AbortSignal,
 ): Promise<Found[]> {
   const { adoptMs } = deps.config.timeouts;
+  const find = async (record: JournalRecord, timeoutMs: number): Promise<Fate> => {
+    const unknown = unknownKeys.get(record.id);
+    if (unknown !== undefined && record.purpose !== 'own') return newer(unknown);
+    return fateOf(deps, record, timeoutMs, signal);
+  };
   const found = await mapAtOnce(ADOPTED_AT_ONCE, records, async (record) => {
-    return { record, fate: await fateOf(deps, record, adoptMs, signal) };
+    return { record, fate: await find(record, adoptMs) };
   });
   // What was too much at once may not be so one by one. All together have the time of one more.
   const endMs = performance.now() + adoptMs;
@@ -43,7 +51,7 @@ export async function findFates(
   for (const { record, fate } of found) {
     const leftMs = endMs - performance.now();
     const isOver = fate.kind !== 'kept' || leftMs <= 0 || signal.aborted;
-    settled.push({ record, fate: isOver ? fate : await fateOf(deps, record, leftMs, signal) });
+    settled.push({ record, fate: isOver ? fate : await find(record, leftMs) });
   }
   return settled;
 }
@@ -104,4 +112,11 @@ async function adopt(
 
 function lost(why: string | undefined): Fate {
   return { kind: 'lost', why };
+}
+
+/** To go on with it would be to forget what its own agent knows of it. */
+function newer(unknown: readonly string[]): Fate {
+  const keys = unknown.slice(0, NAMED_MAX).join(', ');
+  const why = `Its journal has what this agent does not know (${keys}): a newer one wrote it.`;
+  return { kind: 'kept', why: `${why} It is left as it is, for that agent to go on with.` };
 }

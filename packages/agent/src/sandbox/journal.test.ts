@@ -86,7 +86,11 @@ describe('a journal', () => {
     await journal.makeDirectories(id, uid);
     await journal.write(record);
     await journal.write({ ...record, state: 'paused' });
-    expect(await journal.readAll()).toEqual({ records: [{ ...record, state: 'paused' }], corrupt: [] });
+    expect(await journal.readAll()).toEqual({
+      records: [{ ...record, state: 'paused' }],
+      unknownKeys: new Map(),
+      corrupt: [],
+    });
     expect((await stat(join(dir, 'sandboxes', id, 'sandbox.json'))).mode & 0o777).toBe(0o600);
     expect((await stat(join(dir, 'sandboxes', id))).mode & 0o077).toBe(0);
     expect(await readdir(join(dir, 'sandboxes', id))).toEqual(['run', 'sandbox.json']);
@@ -96,7 +100,7 @@ describe('a journal', () => {
     await journal.makeDirectories(id, uid);
     await journal.write(record);
     await writeFile(join(dir, 'sandboxes', id, 'sandbox.json.0af3.tmp'), '{"half":');
-    expect(await journal.readAll()).toEqual({ records: [record], corrupt: [] });
+    expect(await journal.readAll()).toEqual({ records: [record], unknownKeys: new Map(), corrupt: [] });
     expect((await readdir(join(dir, 'sandboxes', id))).sort()).toEqual(['run', 'sandbox.json']);
   });
 
@@ -138,7 +142,26 @@ describe('a journal', () => {
     await journal.makeDirectories(id, uid);
     const large = { ...record, envs: { a: most }, metadata: { a: most } };
     await journal.write(large);
-    expect(await journal.readAll()).toEqual({ records: [large], corrupt: [] });
+    expect(await journal.readAll()).toEqual({ records: [large], unknownKeys: new Map(), corrupt: [] });
+  });
+
+  it('that an agent wrote which knows more is read as far as it is known, and told', async () => {
+    await journal.makeDirectories(id, uid);
+    const more = { ...record, later: 1, egress: { ...record.egress, ports: [1] } };
+    await writeFile(join(dir, 'sandboxes', id, 'sandbox.json'), JSON.stringify(more));
+    const unknownKeys = new Map([[id, ['egress.ports', 'later']]]);
+    expect(await journal.readAll()).toEqual({ records: [record], unknownKeys, corrupt: [] });
+  });
+
+  it('is not taken for corrupt when it cannot be read, or is of another version', async () => {
+    await journal.makeDirectories(id, uid);
+    const path = join(dir, 'sandboxes', id, 'sandbox.json');
+    await mkdir(path);
+    await expect(journal.readAll()).rejects.toThrow(/cannot be read: EISDIR/);
+    await rm(path, { recursive: true });
+    await writeFile(path, JSON.stringify({ ...record, version: 2 }));
+    await expect(journal.readAll()).rejects.toMatchObject({ message: expect.stringContaining('version 2') });
+    expect(await readdir(join(dir, 'sandboxes', id))).toEqual(['run', 'sandbox.json']);
   });
 
   it('never names a path outside', () => {
@@ -147,9 +170,8 @@ describe('a journal', () => {
 });
 
 describe('parsing', () => {
-  it('refuses what it does not know, and another sandbox', () => {
+  it('refuses what is not valid, and another sandbox', () => {
     const codes = [
-      JSON.stringify({ ...record, extra: 1 }),
       JSON.stringify({ ...record, version: 2 }),
       JSON.stringify({ ...record, state: 'failed' }),
       JSON.stringify({ ...record, id: 'z'.repeat(20) }),
@@ -162,7 +184,7 @@ describe('parsing', () => {
 
   it('takes a record from before there were rate limits', () => {
     const { rateLimits: _, ...old } = record;
-    expect(parseRecord(JSON.stringify(old), id)).toEqual({ ...record, rateLimits: {} });
+    expect(parseRecord(JSON.stringify(old), id).record).toEqual({ ...record, rateLimits: {} });
   });
 
   it('never throws anything but journal_corrupt', () => {

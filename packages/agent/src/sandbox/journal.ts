@@ -43,8 +43,14 @@ const egressSchema = z
   })
   .default({ allowInternetAccess: true, allowOut: [], denyOut: [] });
 
+/**
+ * Another one where an agent that does not know it would misread the rest. A key more is no reason: what has one that an
+ * agent does not know is kept as it is.
+ */
+const VERSION = 1;
+
 export const journalSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(VERSION),
   id: z.string().regex(/^[a-z0-9]{20}$/),
   /** `own`: the agent's, and nobody's to ask for; nothing of it outlives the agent. */
   purpose: z.enum(['user', 'own']).default('user'),
@@ -110,6 +116,13 @@ export interface CorruptJournal {
   readonly uid: number | undefined;
 }
 
+export interface JournalsRead {
+  readonly records: JournalRecord[];
+  /** By id, what of the record this agent does not know: one that knows more has written it. */
+  readonly unknownKeys: ReadonlyMap<string, readonly string[]>;
+  readonly corrupt: CorruptJournal[];
+}
+
 /**
  * What a record that was written is sure to survive. With `agent` the one before may be there after a power cut, as whole as
  * this one: for what is said of processes, which no power cut leaves.
@@ -156,8 +169,11 @@ export interface Journal {
   prepare(record: JournalRecord): Promise<() => Promise<void>>;
   /** Removes all files of the sandbox. Idempotent. */
   remove(id: string): Promise<void>;
-  /** To be called before anything is written: what an earlier agent was writing when it was killed is removed. */
-  readAll(): Promise<{ readonly records: JournalRecord[]; readonly corrupt: CorruptJournal[] }>;
+  /**
+   * To be called before anything is written: what an earlier agent was writing when it was killed is removed. Throws where
+   * a journal cannot be read, or is of another version: nothing is known of that sandbox, not even what it holds.
+   */
+  readAll(): Promise<JournalsRead>;
   /** Keeps what cannot be read for people to look at, so that the rest can be removed. */
   setAside(id: string): Promise<void>;
 }
@@ -238,17 +254,21 @@ export function createJournal(sandboxesDir: string, corruptDir: string): Journal
     },
     readAll: async () => {
       const records: JournalRecord[] = [];
+      const unknownKeys = new Map<string, readonly string[]>();
       const corrupt: CorruptJournal[] = [];
       for (const id of await namesIn(sandboxesDir)) {
         if (!isSandboxId(id)) continue;
         try {
           await removeUnfinished(files(id).dir);
-          records.push(await readRecord(fileOf(id), id));
+          const { record, unknown } = await readRecord(fileOf(id), id);
+          records.push(record);
+          if (unknown.length > 0) unknownKeys.set(id, unknown);
         } catch (error) {
+          if (!isCorrupt(error)) throw unreadable(id, files(id).dir, error);
           corrupt.push({ id, problem: String(error), uid: await ownerOf(files(id).layer) });
         }
       }
-      return { records, corrupt };
+      return { records, unknownKeys, corrupt };
     },
     setAside: async (id) => {
       await mkdir(corruptDir, { recursive: true, mode: 0o700 });
@@ -265,25 +285,71 @@ function textOf(record: JournalRecord): string {
   return `${JSON.stringify(record)}\n`;
 }
 
-/** Throws `journal_corrupt`. */
-export function parseRecord(text: string, id: string): JournalRecord {
+export interface ParsedRecord {
+  readonly record: JournalRecord;
+  /** Keys that are not in it, because this agent does not know them. */
+  readonly unknown: readonly string[];
+}
+
+/** Throws `journal_corrupt`, and another error for another version. */
+export function parseRecord(text: string, id: string): ParsedRecord {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
     throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is not JSON.`, { cause });
   }
-  const parsed = journalSchema.safeParse(value);
+  assertVersion(value, id);
+  const whole = journalSchema.safeParse(value);
+  const unknown = takeOutUnknown(value, whole.error?.issues ?? []);
+  const parsed = unknown.length === 0 ? whole : journalSchema.safeParse(value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
     const what = `${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`;
     throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is not valid (${what}).`);
   }
-  if (parsed.data.id === id) return parsed.data;
+  if (parsed.data.id === id) return { record: parsed.data, unknown };
   throw new WrennError('journal_corrupt', `The journal of sandbox ${id} is that of ${parsed.data.id}.`);
 }
 
-async function readRecord(path: string, id: string): Promise<JournalRecord> {
+/** A higher one is of a form that this agent would misread. */
+function assertVersion(value: unknown, id: string): void {
+  const { data } = z.looseObject({ version: z.int().min(VERSION + 1) }).safeParse(value);
+  if (data === undefined) return;
+  throw new WrennError('internal', `The journal of sandbox ${id} is of version ${data.version}.`);
+}
+
+/** Of the value itself, at any depth. Returns their paths. */
+function takeOutUnknown(value: unknown, issues: readonly z.core.$ZodIssue[]): string[] {
+  return issues.flatMap((issue) => {
+    if (issue.code !== 'unrecognized_keys') return [];
+    const owner = issue.path.reduce<unknown>(
+      (object, key) => (isObject(object) ? object[key] : undefined),
+      value,
+    );
+    if (isObject(owner)) for (const key of issue.keys) delete owner[key];
+    return issue.keys.map((key) => [...issue.path, key].join('.'));
+  });
+}
+
+function isObject(value: unknown): value is Record<PropertyKey, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+/** It was read, and is no journal; or there is none, as its agent died before it could write one. */
+function isCorrupt(error: unknown): boolean {
+  return hasErrno(error, 'ENOENT') || (error instanceof WrennError && error.code === 'journal_corrupt');
+}
+
+function unreadable(id: string, dir: string, cause: unknown): WrennError {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new WrennError('internal', `The journal of sandbox ${id} cannot be read: ${why}`, {
+    hint: `Nothing was touched. Start the agent that wrote it, mend the disk, or move ${dir} away.`,
+    cause,
+  });
+}
+
+async function readRecord(path: string, id: string): Promise<ParsedRecord> {
   const file = await open(path, 'r');
   try {
     const { size } = await file.stat();

@@ -91,6 +91,47 @@ describe('a sandbox that cannot be adopted', () => {
   });
 });
 
+describe('a sandbox of an agent that knows more', () => {
+  it.each(['running', 'hibernated'])('is kept as it is when it is %s', async (state) => {
+    const { world: first, manager } = await start();
+    const { id } = await manager.create(request);
+    if (state === 'hibernated') await manager.hibernate(id);
+    const record = JSON.parse(first.journals.get(id) ?? '');
+    const journal = JSON.stringify({ ...record, fieldOfTomorrow: 1 });
+    first.journals.set(id, journal);
+    const memory = [...first.snapshots];
+    const { world: second, manager: older } = await restart(first, () => ({}));
+    expect(older.get(id)).toMatchObject({
+      state: 'failed',
+      reason: expect.stringContaining('fieldOfTomorrow'),
+    });
+    expect(older.liveCount()).toBe(state === 'running' ? 1 : 0);
+    expect(second.journals.get(id)).toBe(journal);
+    expect([...second.snapshots]).toEqual(memory);
+    // As it is for the agent that wrote it.
+    first.journals.set(id, JSON.stringify(record));
+    const { world: third, manager: newer } = await restart(second, () => ({}));
+    expect(newer.get(id).state).toBe(state);
+    if (state === 'hibernated') await newer.resume(id);
+    await newer.destroy(id);
+    expectNothingLeft(third);
+  });
+
+  it('can be destroyed', async () => {
+    const { world: first, manager } = await start();
+    const ids = [(await manager.create(request)).id, (await manager.create(request)).id];
+    await manager.hibernate(ids[0] ?? '');
+    for (const id of ids) {
+      const record = JSON.parse(first.journals.get(id) ?? '');
+      first.journals.set(id, JSON.stringify({ ...record, fieldOfTomorrow: 1 }));
+    }
+    const { world, manager: older } = await restart(first, () => ({}));
+    for (const id of ids) await older.destroy(id);
+    expect(older.list()).toEqual([]);
+    expectNothingLeft(world);
+  });
+});
+
 describe('a process that does not end', () => {
   /** Of these sandboxes' nothing can be ended, until they are taken out. */
   const withStuck =

@@ -27,9 +27,9 @@ const AT_ONCE = 16;
 
 /** Puts into the roster all that there is; those that were lost end there, and stay for their reason. */
 export async function recover(deps: SandboxDeps, roster: Entry, signal: AbortSignal): Promise<void> {
-  const { records, corrupt } = await deps.journal.readAll();
+  const { records, unknownKeys, corrupt } = await deps.journal.readAll();
   const doubtful = withoutClashes(records);
-  const found = await findFates(deps, doubtful.records, signal);
+  const found = await findFates(deps, doubtful.records, unknownKeys, signal);
   try {
     // An agent that is told to go while it starts has learnt nothing about its sandboxes.
     throwIfAborted(signal);

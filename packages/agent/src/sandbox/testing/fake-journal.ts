@@ -52,15 +52,18 @@ export function fakeJournal(world: Ledger): Journal {
     },
     readAll: async () => {
       const records: JournalRecord[] = [];
+      const unknownKeys = new Map<string, readonly string[]>();
       const corrupt: { id: string; problem: string; uid: undefined }[] = [];
       for (const [id, text] of world.journals) {
         try {
-          records.push(parseRecord(text, id));
+          const { record, unknown } = parseRecord(text, id);
+          records.push(record);
+          if (unknown.length > 0) unknownKeys.set(id, unknown);
         } catch (error) {
           corrupt.push({ id, problem: String(error), uid: undefined });
         }
       }
-      return { records, corrupt };
+      return { records, unknownKeys, corrupt };
     },
     setAside: async () => {},
   };
