@@ -60,6 +60,14 @@ export function sleeps({ state }: JournalRecord): boolean {
   return state === 'hibernated' || state === 'resuming';
 }
 
+/**
+ * One that hibernates has none, whatever its record says of the last one; one that was being woken loses its own, which
+ * another may have been given already when the wake had failed. And none outlives the host's boot.
+ */
+export function mayHaveSlot({ host }: SandboxDeps, record: JournalRecord): boolean {
+  return !sleeps(record) && record.bootId === host.bootId;
+}
+
 async function fateOf(
   deps: SandboxDeps,
   record: JournalRecord,

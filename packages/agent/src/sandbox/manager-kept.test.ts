@@ -117,6 +117,24 @@ describe('a sandbox of an agent that knows more', () => {
     expectNothingLeft(third);
   });
 
+  it('takes no slot from another, and loses nothing to it, after the host was restarted', async () => {
+    const { world: first, manager } = await start();
+    const { id } = await manager.create(request);
+    const record = JSON.parse(first.journals.get(id) ?? '');
+    first.journals.set(id, JSON.stringify({ ...record, bootId: 'boot-0', fieldOfTomorrow: 1 }));
+    for (const vm of first.aliveVms()) vm.die('power');
+    first.slots.clear();
+    const { world: second, manager: older } = await restart(first, () => ({}));
+    const other = await older.create(request);
+    expect(JSON.parse(second.journals.get(other.id) ?? '').slotIndex).toBe(record.slotIndex);
+    const { world: third, manager: next } = await restart(second, () => ({}));
+    expect(next.get(other.id).state).toBe('running');
+    expect(next.get(id).state).toBe('failed');
+    await next.destroy(id);
+    await next.destroy(other.id);
+    expectNothingLeft(third);
+  });
+
   it('can be destroyed', async () => {
     const { world: first, manager } = await start();
     const ids = [(await manager.create(request)).id, (await manager.create(request)).id];

@@ -8,7 +8,7 @@ import { createCleanupStack } from './cleanup-stack.ts';
 import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup, suspectOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
-import { type Found, findFates, sleeps } from './fates.ts';
+import { type Found, findFates, mayHaveSlot } from './fates.ts';
 import type { CorruptJournal, JournalRecord } from './journal.ts';
 import { hibernationsOf } from './memory.ts';
 import type { Roster } from './roster.ts';
@@ -28,7 +28,7 @@ const AT_ONCE = 16;
 /** Puts into the roster all that there is; those that were lost end there, and stay for their reason. */
 export async function recover(deps: SandboxDeps, roster: Entry, signal: AbortSignal): Promise<void> {
   const { records, unknownKeys, corrupt } = await deps.journal.readAll();
-  const doubtful = withoutClashes(records);
+  const doubtful = withoutClashes(deps, records);
   const found = await findFates(deps, doubtful.records, unknownKeys, signal);
   try {
     // An agent that is told to go while it starts has learnt nothing about its sandboxes.
@@ -117,16 +117,16 @@ async function endStrays(
 
 /** What cannot be ended is kept, with its slot and its files: they must be nobody else's. */
 function remnantsOf(
-  { host }: SandboxDeps,
+  deps: SandboxDeps,
   found: readonly Found[],
   left: ReadonlyMap<string, string>,
 ): Remnant[] {
   const slots = new Set<number>();
   return found.map(({ record, fate }) => {
     const what = left.get(record.id);
-    const isKept = fate.kind === 'kept' && record.bootId === host.bootId && !sleeps(record);
-    const mayRun = fate.kind === 'adopted' || isKept || what !== undefined;
-    // One that sleeps names a slot that may be another's by now.
+    const isUntouched = fate.kind === 'adopted' || fate.kind === 'kept';
+    const mayRun = (isUntouched && mayHaveSlot(deps, record)) || what !== undefined;
+    // One that sleeps may name a slot that is another's by now.
     const hasSlot = mayRun && !slots.has(record.slotIndex);
     if (hasSlot) slots.add(record.slotIndex);
     if (fate.kind !== 'lost' || what === undefined) return { record, fate, mayRun, hasSlot };
@@ -136,27 +136,24 @@ function remnantsOf(
 }
 
 /** Two sandboxes cannot have one slot: only the journals of one can be right. */
-function withoutClashes(records: readonly JournalRecord[]): {
-  records: JournalRecord[];
-  clashing: CorruptJournal[];
-} {
+function withoutClashes(
+  deps: SandboxDeps,
+  all: readonly JournalRecord[],
+): { records: JournalRecord[]; clashing: CorruptJournal[] } {
   const bySlot = new Map<number, JournalRecord>();
   const clashing: CorruptJournal[] = [];
-  // One that hibernates has none, whatever its record says of the last one; one that was being woken loses its own,
-  // which another may have been given already when the wake had failed.
-  const asleep = records.filter(sleeps);
-  const holding = records.filter((record) => !sleeps(record));
+  const holding = all.filter((record) => mayHaveSlot(deps, record));
   for (const record of holding.sort((a, b) => rank(a) - rank(b))) {
     const other = bySlot.get(record.slotIndex);
     if (other === undefined) bySlot.set(record.slotIndex, record);
     else clashing.push({ id: record.id, uid: record.uid, problem: `its slot is that of ${other.id}` });
   }
-  return { records: [...bySlot.values(), ...asleep], clashing };
+  return { records: [...bySlot.values(), ...all.filter((record) => !mayHaveSlot(deps, record))], clashing };
 }
 
 /** Those that may be adopted come first. */
-function rank({ state }: JournalRecord): number {
-  return state === 'running' || state === 'paused' || state === 'hibernating' ? 0 : 1;
+function rank({ state, purpose }: JournalRecord): number {
+  return purpose === 'user' && ['running', 'paused', 'hibernating'].includes(state) ? 0 : 1;
 }
 
 /** Brings the host and the journal in line with what was found. */
