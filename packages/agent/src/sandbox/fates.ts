@@ -42,14 +42,14 @@ export async function findFates(
     if (unknown !== undefined && record.purpose !== 'own') return newer(unknown);
     return fateOf(deps, record, timeoutMs, signal);
   };
+  const endMs = performance.now() + adoptMs;
   const found = await mapAtOnce(ADOPTED_AT_ONCE, records, async (record) => {
     return { record, fate: await find(record, adoptMs) };
   });
-  // What was too much at once may not be so one by one. All together have the time of one more.
-  const endMs = performance.now() + adoptMs;
+  // What was too much at once may not be so one by one. What has taken all the time by then stands still.
   const settled: Found[] = [];
   for (const { record, fate } of found) {
-    const leftMs = endMs - performance.now();
+    const leftMs = Math.floor(endMs - performance.now());
     const isOver = fate.kind !== 'kept' || leftMs <= 0 || signal.aborted;
     settled.push({ record, fate: isOver ? fate : await find(record, leftMs) });
   }

@@ -91,6 +91,34 @@ describe('a sandbox that cannot be adopted', () => {
   });
 });
 
+describe('a VMM that stands still', () => {
+  it('is waited for once, and kept', async () => {
+    const { world: first, manager } = await start();
+    const { id } = await manager.create(request);
+    let tries = 0;
+    const { world, manager: kept } = await restart(first, ({ driver, config }) => ({
+      config: { ...config, timeouts: { ...config.timeouts, adoptMs: 100 } },
+      driverNamed: () => ({
+        ...driver,
+        adopt: (_handle, signal) => {
+          tries++;
+          return new Promise((_resolve, reject) => {
+            signal.addEventListener('abort', () => reject(signal.reason));
+          });
+        },
+      }),
+    }));
+    expect(tries).toBe(1);
+    expect(kept.get(id)).toMatchObject({
+      state: 'failed',
+      reason: expect.stringContaining('longer than 100 ms'),
+    });
+    expect(world.aliveVms()).toHaveLength(1);
+    await kept.destroy(id);
+    expectNothingLeft(world);
+  });
+});
+
 describe('a sandbox of an agent that knows more', () => {
   it.each(['running', 'hibernated'])('is kept as it is when it is %s', async (state) => {
     const { world: first, manager } = await start();
