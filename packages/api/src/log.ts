@@ -1,11 +1,15 @@
 /** The part of pino that the API uses, so that tests can give something smaller. */
 
+import { createStderrSink } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { type Logger as PinoLogger, pino, stdSerializers } from 'pino';
 
 export type Logger = Pick<PinoLogger, 'debug' | 'info' | 'warn' | 'error'>;
 
-/** JSON lines to standard error. Nobody logs these on purpose; should somebody, they stay secret all the same. */
+/**
+ * JSON lines to standard error. Requests do not wait for whoever reads them, nor for a disk that is full. Nobody logs
+ * what is secret on purpose; should somebody, it stays secret all the same.
+ */
 export function createApiLogger(level: 'debug' | 'info' | 'warn' | 'error' | 'silent'): PinoLogger {
   return pino(
     {
@@ -15,7 +19,7 @@ export function createApiLogger(level: 'debug' | 'info' | 'warn' | 'error' | 'si
       serializers: { err: serializeError },
       redact: { paths: SECRET_PATHS, censor: '[secret]' },
     },
-    pino.destination({ dest: 2, sync: true }),
+    { write: createStderrSink() },
   );
 }
 

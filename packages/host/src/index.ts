@@ -8,6 +8,7 @@ export * from './host-name.ts';
 export * from './ip.ts';
 export * from './ip-command.ts';
 export * from './ipv4.ts';
+export * from './line-sink.ts';
 export * from './machine.ts';
 export * from './nft.ts';
 export * as nftRule from './nft-rule.ts';

@@ -1,5 +1,6 @@
 /** The agent's log: JSON lines to stderr, or to a file of bounded size. */
 import { closeSync, fstatSync, openSync, renameSync, writeSync } from 'node:fs';
+import { createStderrSink } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { pino, stdSerializers } from 'pino';
 import type { AgentConfig } from '../config/schema.ts';
@@ -9,7 +10,7 @@ import type { Logger } from '../sandbox/log.ts';
 const LINE_MAX_CHARS = 32 * 1024;
 
 export function createLogger({ level, file, maxFileBytes }: AgentConfig['log']): Logger {
-  const sink = file === undefined ? stderrSink() : fileSink(file, maxFileBytes);
+  const sink = file === undefined ? createStderrSink() : fileSink(file, maxFileBytes);
   return pino(
     {
       level,
@@ -34,17 +35,6 @@ function serializeError(error: unknown): unknown {
 
 function shortened(line: string): string {
   return `${JSON.stringify({ level: 'warn', msg: 'a log line was too long', begin: line.slice(0, 1024) })}\n`;
-}
-
-/** Synchronous, so that the last words before an exit arrive. A reader that has left is no reason to end. */
-function stderrSink(): (line: string) => void {
-  return (line) => {
-    try {
-      writeSync(2, line);
-    } catch {
-      // EPIPE, or EAGAIN of a full pipe: there is nobody to tell.
-    }
-  };
 }
 
 /** One older file is kept beside it, so the two together take at most twice the size. */

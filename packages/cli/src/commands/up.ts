@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type AgentConfig, agentPaths, agentSocketPath, loadConfig } from '@wrenn/agent';
+import { createStderrSink } from '@wrenn/host';
 import { findBootFiles, listTemplates, missingSystemPackages } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
@@ -78,11 +79,12 @@ export async function runUp(options: UpOptions): Promise<void> {
 type Log = (source: string, line: string) => void;
 
 function createLog(asJson: boolean): Log {
+  const write = createStderrSink();
   return (source, line) => {
     const isEvent = line.startsWith('{');
     const event = JSON.stringify({ level: 'info', time: new Date().toISOString(), msg: line });
     const whole = isEvent || source !== 'up' ? line : event;
-    process.stderr.write(`${asJson ? whole : readableLine(source, whole)}\n`);
+    write(`${asJson ? whole : readableLine(source, whole)}\n`);
   };
 }
 
