@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,6 +25,29 @@ describe('wrenn run', () => {
     child.kill('SIGTERM');
     const code = await new Promise((resolve) => child.once('close', resolve));
     expect(code).toBe(143);
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+
+  it('destroys its sandbox where its output cannot be written, and says so in a line', async () => {
+    const full = openSync('/dev/full', 'w');
+    const child = spawn(process.execPath, [CLI, 'run', '--', 'yes'], {
+      env: wrenn.env,
+      stdio: ['ignore', full, 'pipe'],
+    });
+    closeSync(full);
+    let said = '';
+    child.stderr?.on('data', (chunk: Buffer) => {
+      said += chunk.toString();
+    });
+    expect(await new Promise((resolve) => child.once('close', resolve))).toBe(125);
+    expect(said).toBe('wrenn: The output cannot be written: its disk is full.\n');
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+
+  it('destroys its sandbox when its reader leaves', async () => {
+    const child = wrenn.start(['run', '--', 'yes']);
+    child.stdout.once('data', () => child.stdout.destroy());
+    expect(await new Promise((resolve) => child.once('exit', resolve))).toBe(141);
     expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
   });
 });

@@ -16,6 +16,7 @@ import {
   TerminalSizeSchema,
 } from '@wrenn/protocol/agent';
 import type { Interrupts } from './interrupts.ts';
+import { lostOutput } from './lost-output.ts';
 
 export interface ExecSession {
   readonly sandboxId: string;
@@ -59,6 +60,8 @@ export async function runExecSession(client: AgentClient, session: ExecSession):
       else if (message.case === 'exited') return message.value.exitCode;
     }
     throw new WrennError('guest_unreachable', 'The connection ended before the command did.');
+  } catch (error) {
+    throw interrupts.signal.aborted ? interrupts.signal.reason : error;
   } finally {
     feeding.stop();
     input.end();
@@ -150,5 +153,8 @@ function feedStdin(input: Input, signal: AbortSignal): { stop(): void } {
 }
 
 async function write(stream: NodeJS.WriteStream, bytes: Uint8Array): Promise<void> {
-  if (!stream.write(bytes)) await once(stream, 'drain');
+  if (stream.write(bytes)) return;
+  await once(stream, 'drain').catch((error: unknown) => {
+    throw error instanceof Error ? lostOutput(error) : error;
+  });
 }

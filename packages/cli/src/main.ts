@@ -1,7 +1,9 @@
 /** The command line: what there is, and how its failures are told. Commands are loaded when they are used. */
+import { constants } from 'node:os';
 import { WrennError } from '@wrenn/protocol';
 import { Command, CommanderError, Option } from 'commander';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
+import { hasReaderLeft, lostOutput, watchOutputs } from './lost-output.ts';
 import { gather, withMachineOptions, withNetworkOptions } from './options.ts';
 import { printError } from './output.ts';
 import { usageError, withoutOwnErrors } from './usage.ts';
@@ -233,20 +235,21 @@ async function main(): Promise<void> {
       process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
       return;
     }
-    const known = WrennError.from(error);
-    printError(known, wantsJson(process.argv));
-    if (known.code === 'internal' && process.env.WRENN_DEBUG !== undefined) console.error(error);
-    const code = exitCodeOf(known.kind);
-    process.exitCode = passesExitCodeOn && code !== EXIT.timeout ? EXIT.wrennFailed : code;
+    tell(WrennError.from(error));
   }
 }
 
-// A reader that has left (`wrenn … | head`) is no error of ours. What is told on stderr alone can do without its reader.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(EXIT.signalBase + 13);
-  throw error;
-});
-process.stderr.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
+/** The error, by a line and the exit code. */
+function tell(error: WrennError): void {
+  printError(error, wantsJson(process.argv));
+  if (error.code === 'internal' && process.env.WRENN_DEBUG !== undefined) console.error(error);
+  const code = exitCodeOf(error.kind);
+  process.exitCode = passesExitCodeOn && code !== EXIT.timeout ? EXIT.wrennFailed : code;
+}
+
+watchOutputs(process, (error) => {
+  if (hasReaderLeft(error)) process.exit(EXIT.signalBase + constants.signals.SIGPIPE);
+  tell(lostOutput(error));
+  process.exit();
 });
 await main();

@@ -44,6 +44,10 @@ export async function runDemo(options: { readonly template?: string }): Promise<
       ? partOf(after, (item) => item === slot || item.includes(id))
       : partOf(after, (item, kind) => !before[kind].includes(item));
     return tellWhatIsLeft(left, before.files.length > 0);
+  } catch (error) {
+    const exitCode = interrupts.exitCode();
+    if (exitCode !== undefined) return exitCode;
+    throw error;
   } finally {
     interrupts.release();
   }
