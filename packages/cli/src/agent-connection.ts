@@ -15,6 +15,7 @@ import {
 } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import { letApiIn } from './api-user.ts';
+import { EXIT } from './exit-codes.ts';
 import { isServiceUp } from './systemd/service.ts';
 import { AGENT_UNIT } from './systemd/units.ts';
 
@@ -25,6 +26,10 @@ export const ON_DEMAND_OPTION = '--idle-timeout';
 const START_DEADLINE_MS = 60_000;
 const POLL_MS = 25;
 const SERVICE_POLL_MS = 250;
+/** Another one has the directory: it starts, or it ends. */
+const REFUSED_PAUSE_MS = 2_000;
+/** After the end of one that was not refused. */
+const LAST_LOOK_MS = 500;
 const LAST_WORDS_BYTES = 4096;
 
 /** Calls `use` with a client, and closes it. Errors of the agent come out as WrennErrors. */
@@ -58,6 +63,15 @@ export async function agentAnswers(socketPath: string): Promise<boolean> {
   });
 }
 
+/** False where it is over before. */
+export async function untilAgentAnswers(socketPath: string, isOver: () => boolean): Promise<boolean> {
+  while (!isOver()) {
+    if (await agentAnswers(socketPath)) return true;
+    await sleep(POLL_MS);
+  }
+  return false;
+}
+
 async function ensureAgent(config: AgentConfig): Promise<void> {
   const socketPath = agentSocketPath(config);
   if (await agentAnswers(socketPath)) return;
@@ -79,37 +93,67 @@ async function untilServiceAnswers(socketPath: string): Promise<void> {
 }
 
 async function startInBackground(config: AgentConfig, socketPath: string): Promise<void> {
-  mkdirSync(config.wrennDir, { recursive: true, mode: 0o755 });
-  const logPath = join(config.wrennDir, 'agent.log');
-  // The agent bounds this file itself; here it is only made for what it says before that.
-  const log = openSync(logPath, 'a', 0o600);
-  const saidBefore = fstatSync(log).size;
   const [program] = process.argv.slice(1);
   if (program === undefined) throw new WrennError('internal', 'This program does not know its own path.');
-  const args = [program, 'agent', ON_DEMAND_OPTION, `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
-  const child = spawn(process.execPath, args, {
+  mkdirSync(config.wrennDir, { recursive: true, mode: 0o755 });
+  // The agent bounds this file itself; here it is only made for what it says before that.
+  const logPath = join(config.wrennDir, 'agent.log');
+  const words = [program, 'agent', ON_DEMAND_OPTION, `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
+  await startAndWait({ words, env: letApiIn(config), logPath, socketPath });
+}
+
+export interface BackgroundStart {
+  /** Node's. */
+  readonly words: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly logPath: string;
+  readonly socketPath: string;
+}
+
+/**
+ * Until an agent answers, whoever has started it: another one may have been started at the same moment and have won, or may
+ * be about to end. This one is refused then, and started once more should the other one not answer.
+ */
+export async function startAndWait(start: BackgroundStart, timeoutMs = START_DEADLINE_MS): Promise<void> {
+  const { logPath, socketPath } = start;
+  const deadline = performance.now() + timeoutMs;
+  const isLate = () => performance.now() > deadline;
+  for (;;) {
+    const agent = launch(start);
+    if (await untilAgentAnswers(socketPath, () => isLate() || agent.exitCode() !== undefined)) return;
+    const isRefused = agent.exitCode() === EXIT.conflict;
+    const nextAt = performance.now() + (isRefused ? REFUSED_PAUSE_MS : LAST_LOOK_MS);
+    if (await untilAgentAnswers(socketPath, () => isLate() || performance.now() > nextAt)) return;
+    if (!isRefused || isLate()) throw didNotStart(await lastWords(logPath, agent.saidBefore), logPath);
+  }
+}
+
+interface Launched {
+  /** Of the log, in bytes. */
+  readonly saidBefore: number;
+  /** Once it has ended. */
+  exitCode(): number | undefined;
+}
+
+function launch({ words, env, logPath }: BackgroundStart): Launched {
+  const log = openSync(logPath, 'a', 0o600);
+  const saidBefore = fstatSync(log).size;
+  const child = spawn(process.execPath, words, {
     detached: true,
     stdio: ['ignore', log, log],
     cwd: '/',
-    env: { ...process.env, ...letApiIn(config) },
+    env: { ...process.env, ...env },
   });
   closeSync(log);
-  let ended: number | undefined;
+  let exitCode: number | undefined;
   child.once('exit', (code) => {
-    ended = code ?? 1;
+    exitCode = code ?? EXIT.failure;
   });
   child.once('error', () => {
-    ended = 1;
+    exitCode = EXIT.failure;
   });
   child.unref();
-  const deadline = performance.now() + START_DEADLINE_MS;
-  while (performance.now() < deadline) {
-    if (await agentAnswers(socketPath)) return;
-    // Another one may have been started at the same moment, and have won.
-    if (ended !== undefined && !(await answersSoon(socketPath))) break;
-    await sleep(POLL_MS);
-  }
-  throw didNotStart(await lastWords(logPath, saidBefore), logPath);
+  return { saidBefore, exitCode: () => exitCode };
 }
 
 /** What the agent said on its standard error since it was started, the end of it. */
@@ -137,11 +181,6 @@ function didNotStart(said: string, logPath: string): WrennError {
       hint: hint ?? `Its log is ${logPath}; \`wrenn agent\` runs it in the foreground.`,
     },
   );
-}
-
-async function answersSoon(socketPath: string): Promise<boolean> {
-  await sleep(20 * POLL_MS);
-  return await agentAnswers(socketPath);
 }
 
 function needsRoot(cause: unknown): WrennError {
