@@ -129,3 +129,20 @@ it('tells why it cannot start', async () => {
   expect(notSetUp).toMatchObject({ code: 4, stdout: '' });
   expect(notSetUp.stderr).toMatch(/not set up[\s\S]*hint: wrenn setup/);
 });
+
+it('ends where its agent does not start, and when it is told to while that starts', async () => {
+  const more = { WRENN_API_CONFIG: join(wrenn.directory, 'api.json') };
+  const ended = async (child: ChildProcess): Promise<number | null> => {
+    const late = setTimeout(() => child.kill('SIGKILL'), START_MS);
+    const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+    clearTimeout(late);
+    return code;
+  };
+  // Nobody can listen below a file.
+  const broken = { ...more, WRENN_SOCKET: join(wrenn.directory, 'api.json/agent.sock') };
+  expect(await ended(wrenn.start(['up'], broken))).toBe(4);
+  const told = wrenn.start(['up'], more);
+  await new Promise((resolve) => told.stderr.once('data', resolve));
+  told.kill('SIGTERM');
+  expect(await ended(told)).toBe(0);
+});

@@ -5,7 +5,7 @@ import { type AgentConfig, agentPaths, agentSocketPath, loadConfig } from '@wren
 import { createStderrSink } from '@wrenn/host';
 import { findBootFiles, listTemplates, missingSystemPackages } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
-import { agentAnswers } from '../agent-connection.ts';
+import { agentAnswers, untilAgentAnswers } from '../agent-connection.ts';
 import { API_UID, letApiIn } from '../api-user.ts';
 import { readableLine } from '../log-lines.ts';
 import { type Supervised, supervise } from '../supervisor.ts';
@@ -32,6 +32,7 @@ export async function runUp(options: UpOptions): Promise<void> {
   const socketPath = agentSocketPath(config);
   const log = createLog(options.json === true);
   const children: Supervised[] = [];
+  let isOver = false;
   const told = untilTold(() => {
     for (const child of children) child.kill();
   });
@@ -41,7 +42,8 @@ export async function runUp(options: UpOptions): Promise<void> {
       log('up', 'starting the host agent');
       const agent = superviseOne('agent', ['agent', '--with-parent'], letApiIn(config), log);
       children.push(agent);
-      const answering = within(AGENT_START_MS, untilAnswers(socketPath), 'host agent');
+      const answers = untilAgentAnswers(socketPath, () => isOver);
+      const answering = within(AGENT_START_MS, answers, 'host agent');
       if ((await firstOf(told, agent.gaveUp, answering)) === 'told') return;
       agent.ready();
     }
@@ -71,6 +73,8 @@ export async function runUp(options: UpOptions): Promise<void> {
     if (process.stderr.isTTY) process.stderr.write(`\nWith these and \`npm install e2b\`:\n\n${PROGRAM}\n\n`);
     await firstOf(told, ...children.map(({ gaveUp }) => gaveUp));
   } finally {
+    // Whatever still waits for something would keep this program here.
+    isOver = true;
     // The last one first: the API needs the agent. Sandboxes stay.
     for (const child of children.toReversed()) await child.stop();
   }
@@ -147,14 +151,10 @@ async function firstOf(
   return first;
 }
 
-async function within(ms: number, work: Promise<void>, what: string): Promise<undefined> {
+async function within(ms: number, work: Promise<unknown>, what: string): Promise<undefined> {
   const late = sleep(ms, 'late' as const, { ref: false });
   if ((await Promise.race([work, late])) !== 'late') return undefined;
   throw new WrennError('agent_not_running', `The ${what} did not start within ${ms / 1000} s.`);
-}
-
-async function untilAnswers(socketPath: string): Promise<void> {
-  while (!(await agentAnswers(socketPath))) await sleep(POLL_MS);
 }
 
 /** An agent runs already: whether the API, with a user of its own, may speak to it. */
