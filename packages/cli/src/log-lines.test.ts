@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { readableLine, splitLines } from './log-lines.ts';
+import { jsonLine, readableLine, splitLines } from './log-lines.ts';
 
 describe('a log line', () => {
   it('has local time, level, who, sandbox and what', () => {
@@ -23,6 +23,18 @@ describe('a log line', () => {
     const err = { code: 'internal', message: 'It broke.', stack: 'at x' };
     const line = readableLine('api', JSON.stringify({ level: 'error', time: 'x', msg: 'failed', err }));
     expect(line).toBe('x ERROR api   failed internal: It broke.');
+  });
+
+  it('is JSON for programs, whatever it was', () => {
+    const event = JSON.stringify({ level: 'info', time: 'x', msg: 'state' });
+    expect(jsonLine('api', event)).toBe(event);
+    const said = 'wrenn: No host agent answers.';
+    expect(JSON.parse(jsonLine('api', said))).toMatchObject({ level: 'warn', source: 'api', msg: said });
+    fc.assert(
+      fc.property(fc.oneof(fc.string(), fc.json()), (text) => {
+        expect(JSON.parse(jsonLine('api', text))).toMatchObject({ source: 'api', msg: text });
+      }),
+    );
   });
 
   it('is one line whatever is in it', () => {

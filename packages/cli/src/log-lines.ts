@@ -33,6 +33,12 @@ export function readableLine(source: string, line: string): string {
   return printable(words.filter((word) => word !== '').join(' '));
 }
 
+/** An event as it came; what a program has said beside its log (why it cannot start, say) as one. */
+export function jsonLine(source: string, line: string): string {
+  if (parsed(line) !== undefined) return line;
+  return JSON.stringify({ level: 'warn', time: new Date().toISOString(), source, msg: line });
+}
+
 function parsed(line: string): Event | undefined {
   if (!line.startsWith('{')) return undefined;
   try {

@@ -69,7 +69,7 @@ export function explainListen(error: unknown, { host, port }: ApiConfig['listen'
     code === 'EADDRINUSE'
       ? [
           `Another program listens at ${at} already.`,
-          `Is it another \`wrenn up\`? Else set listen.port in ${process.env.WRENN_API_CONFIG ?? API_CONFIG_FILE}.`,
+          `Is it another \`wrenn up\`? Else set listen.port in ${namedFile() ?? API_CONFIG_FILE}.`,
         ]
       : code === 'EACCES'
         ? [
@@ -85,7 +85,7 @@ export function explainListen(error: unknown, { host, port }: ApiConfig['listen'
 
 /** Settings of the file that WRENN_API_CONFIG names, or /etc/wrenn/api.json if it is there; environment and options above. */
 export function loadApiConfig(options: ApiOptions): ApiConfig {
-  const named = process.env.WRENN_API_CONFIG;
+  const named = namedFile();
   const file = named ?? API_CONFIG_FILE;
   let settings: object = {};
   try {
@@ -106,6 +106,11 @@ export function loadApiConfig(options: ApiOptions): ApiConfig {
   const { port } = config.listen;
   const domain = config.domain ?? (port === 443 ? DEVELOPMENT_DOMAIN : `${DEVELOPMENT_DOMAIN}:${port}`);
   return { ...config, tls, domain };
+}
+
+/** An empty name is none, as everywhere. */
+function namedFile(): string | undefined {
+  return process.env.WRENN_API_CONFIG || undefined;
 }
 
 function unreadable(file: string, code: string | undefined, cause: unknown): WrennError {

@@ -7,7 +7,7 @@ import { findBootFiles, listTemplates, missingSystemPackages } from '@wrenn/imag
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, untilAgentAnswers } from '../agent-connection.ts';
 import { API_UID, letApiIn } from '../api-user.ts';
-import { readableLine } from '../log-lines.ts';
+import { jsonLine, readableLine } from '../log-lines.ts';
 import { type Supervised, supervise } from '../supervisor.ts';
 import { type ApiOptions, loadApiConfig } from './api.ts';
 
@@ -85,10 +85,9 @@ type Log = (source: string, line: string) => void;
 function createLog(asJson: boolean): Log {
   const write = createStderrSink();
   return (source, line) => {
-    const isEvent = line.startsWith('{');
-    const event = JSON.stringify({ level: 'info', time: new Date().toISOString(), msg: line });
-    const whole = isEvent || source !== 'up' ? line : event;
-    write(`${asJson ? whole : readableLine(source, whole)}\n`);
+    const event = { level: 'info', time: new Date().toISOString(), msg: line };
+    const whole = source === 'up' ? JSON.stringify(event) : line;
+    write(`${asJson ? jsonLine(source, whole) : readableLine(source, whole)}\n`);
   };
 }
 
