@@ -1,6 +1,6 @@
 /** `wrenn up` as a user has it: with a certificate made on the spot, and with its processes dying under it. */
 import { type ChildProcess, execFile, execFileSync } from 'node:child_process';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -145,4 +145,15 @@ it('ends where its agent does not start, and when it is told to while that start
   await new Promise((resolve) => told.stderr.once('data', resolve));
   told.kill('SIGTERM');
   expect(await ended(told)).toBe(0);
+});
+
+it('takes the place of an agent that a command had started, once that ends', async () => {
+  expect(await wrenn.run(['sandbox', 'ls'])).toMatchObject({ code: 0 });
+  await startUp();
+  expect(up?.log()).toContain('using the host agent that a command has started');
+  const pid = Number(readFileSync(join(wrenn.directory, 'state/agent.lock'), 'utf8'));
+  process.kill(pid, 'SIGKILL');
+  await expect.poll(() => pidOf('agent'), { timeout: START_MS }).toBeGreaterThan(0);
+  expect(await wrenn.run(['sandbox', 'ls'])).toMatchObject({ code: 0 });
+  expect(await endUp()).toBe(0);
 });

@@ -68,6 +68,37 @@ describe('a process that is looked after', () => {
     expect([restarts, said.length]).toEqual([[], 1]);
   });
 
+  it('is not started while another one does its work, and is when that has ended', async () => {
+    let isReplaced = true;
+    const process_ = start(LIVES, { isReplaced: async () => isReplaced });
+    process_.ready();
+    await sleep(200);
+    expect(said).toEqual([]);
+    isReplaced = false;
+    await expect.poll(() => said).toHaveLength(1);
+    // Another one is there when it dies.
+    isReplaced = true;
+    process.kill(Number(said[0]), 'SIGKILL');
+    await expect.poll(() => restarts).toEqual([10]);
+    await sleep(200);
+    expect(said).toHaveLength(1);
+    isReplaced = false;
+    await expect.poll(() => said).toHaveLength(2);
+  });
+
+  it('is not started when it is ended while another one does its work', async () => {
+    const process_ = start(LIVES, { isReplaced: async () => true });
+    await process_.stop();
+    await sleep(100);
+    expect(said).toEqual([]);
+  });
+
+  it('is tried again where another one that does not answer yet is in its place, if only so often', async () => {
+    const { gaveUp } = start('process.exit(5)', { refusedExitCode: 5 });
+    expect((await gaveUp).message).toBe('wrenn test ended with exit code 5.');
+    expect(restarts).toEqual([10, 20, 40, 80, 160]);
+  });
+
   it('is gone after its end, also while another one is waited for', async () => {
     const process_ = start(LIVES);
     process_.ready();

@@ -21,6 +21,10 @@ export interface SupervisedOptions {
   readonly onStderr: (line: string) => void;
   /** It died, and another one is started after that long. */
   readonly onRestart: (why: string, pauseMs: number) => void;
+  /** Whether another one, not of this program's, does the work now: for as long as that is so none is started. */
+  readonly isReplaced?: () => Promise<boolean>;
+  /** Its exit code where it finds another one in its place: no failure to start. */
+  readonly refusedExitCode?: number;
   readonly firstPauseMs?: number;
   /** Another program than this one; for tests. */
   readonly program?: readonly string[];
@@ -37,9 +41,14 @@ export interface Supervised {
   kill(): void;
 }
 
+interface End {
+  readonly why: string;
+  readonly isRefused: boolean;
+}
+
 export function supervise(options: SupervisedOptions): Supervised {
   const { words, wordsAgain = words, env, onStdout, onStderr, onRestart } = options;
-  const { firstPauseMs = FIRST_PAUSE_MS } = options;
+  const { firstPauseMs = FIRST_PAUSE_MS, isReplaced = async () => false, refusedExitCode } = options;
   const [program = process.execPath, ...before] = options.program ?? [
     process.execPath,
     process.argv[1] ?? '',
@@ -48,7 +57,7 @@ export function supervise(options: SupervisedOptions): Supervised {
   let child: ChildProcess | undefined;
   let isReady = false;
 
-  const runOnce = async (these: readonly string[]): Promise<string> => {
+  const runOnce = async (these: readonly string[]): Promise<End> => {
     const started = spawn(program, [...before, ...these], {
       env: { ...process.env, ...env },
       // Its stdin ends with this process, however that ends. Ctrl+C is for this process alone.
@@ -59,32 +68,45 @@ export function supervise(options: SupervisedOptions): Supervised {
     started.stdin.on('error', () => {});
     started.stdout.on('data', splitLines(onStdout));
     started.stderr.on('data', splitLines(onStderr));
-    return await new Promise<string>((resolve) => {
-      started.once('error', () => resolve('could not be started'));
+    return await new Promise<End>((resolve) => {
+      started.once('error', () => resolve({ why: 'could not be started', isRefused: false }));
       started.once('close', (code, signal) =>
-        resolve(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`),
+        resolve({
+          why: signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`,
+          isRefused: code !== null && code === refusedExitCode,
+        }),
       );
     });
+  };
+
+  /** Whether there was anything to wait for. */
+  const standBy = async (): Promise<boolean> => {
+    let hasWaited = false;
+    for (; !stopping.signal.aborted && (await isReplaced()); hasWaited = true) {
+      await sleep(firstPauseMs, undefined, { signal: stopping.signal }).catch(() => {});
+    }
+    return hasWaited;
   };
 
   const run = async (): Promise<WrennError> => {
     let pauseMs = firstPauseMs;
     let these = words;
     for (let failures = 0; ; these = wordsAgain) {
-      const startedAt = performance.now();
-      const why = await runOnce(these);
+      const wasReplaced = await standBy();
       if (stopping.signal.aborted) return await new Promise(() => {});
-      const wasSteady = performance.now() - startedAt > STEADY_MS;
+      const startedAt = performance.now();
+      const { why, isRefused } = await runOnce(these);
+      if (stopping.signal.aborted) return await new Promise(() => {});
+      const wasSteady = wasReplaced || performance.now() - startedAt > STEADY_MS;
       failures = wasSteady ? 1 : failures + 1;
       if (wasSteady) pauseMs = firstPauseMs;
-      if (!isReady || failures >= MAX_FAILURES_IN_A_ROW) {
+      if (!(isReady || isRefused) || failures >= MAX_FAILURES_IN_A_ROW) {
         return new WrennError('agent_not_running', `wrenn ${words[0]} ${why}.`, {
           hint: 'What it said is above.',
         });
       }
       onRestart(why, pauseMs);
       await sleep(pauseMs, undefined, { signal: stopping.signal }).catch(() => {});
-      if (stopping.signal.aborted) return await new Promise(() => {});
       pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
     }
   };

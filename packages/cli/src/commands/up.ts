@@ -7,8 +7,10 @@ import { findBootFiles, listTemplates, missingSystemPackages } from '@wrenn/imag
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, untilAgentAnswers } from '../agent-connection.ts';
 import { API_UID, letApiIn } from '../api-user.ts';
+import { EXIT } from '../exit-codes.ts';
 import { jsonLine, readableLine } from '../log-lines.ts';
-import { type Supervised, supervise } from '../supervisor.ts';
+import { type Supervised, type SupervisedOptions, supervise } from '../supervisor.ts';
+import { findOnDemandAgent } from '../systemd/make-room.ts';
 import { type ApiOptions, loadApiConfig } from './api.ts';
 
 const AGENT_START_MS = 60_000;
@@ -37,10 +39,14 @@ export async function runUp(options: UpOptions): Promise<void> {
     for (const child of children) child.kill();
   });
   try {
-    if (!(await agentAnswers(socketPath))) {
-      await checkSetUp(config);
-      log('up', 'starting the host agent');
-      const agent = superviseOne('agent', ['agent', '--with-parent'], letApiIn(config), log);
+    const isThere = await agentAnswers(socketPath);
+    if (!isThere || (await isForTaking(config))) {
+      if (!isThere) await checkSetUp(config);
+      log('up', isThere ? 'using the host agent that a command has started' : 'starting the host agent');
+      const agent = superviseOne('agent', ['agent', '--with-parent'], letApiIn(config), log, {
+        isReplaced: () => agentAnswers(socketPath),
+        refusedExitCode: EXIT.conflict,
+      });
       children.push(agent);
       const answers = untilAgentAnswers(socketPath, () => isOver);
       const answering = within(AGENT_START_MS, answers, 'host agent');
@@ -91,8 +97,7 @@ function createLog(asJson: boolean): Log {
   };
 }
 
-interface More {
-  readonly wordsAgain?: readonly string[];
+interface More extends Pick<SupervisedOptions, 'wordsAgain' | 'isReplaced' | 'refusedExitCode'> {
   readonly onStdout?: (line: string) => void;
   readonly onRestart?: () => void;
 }
@@ -102,11 +107,11 @@ function superviseOne(
   words: readonly string[],
   env: Readonly<Record<string, string>>,
   log: Log,
-  { wordsAgain = words, onStdout = () => {}, onRestart = () => {} }: More = {},
+  { onStdout = () => {}, onRestart = () => {}, ...more }: More = {},
 ): Supervised {
   return supervise({
+    ...more,
     words,
-    wordsAgain,
     env,
     onStdout,
     onStderr: (line) => log(source, line),
@@ -154,6 +159,11 @@ async function within(ms: number, work: Promise<unknown>, what: string): Promise
   const late = sleep(ms, 'late' as const, { ref: false });
   if ((await Promise.race([work, late])) !== 'late') return undefined;
   throw new WrennError('agent_not_running', `The ${what} did not start within ${ms / 1000} s.`);
+}
+
+/** Whether nobody looks after the agent that runs: a command has started it. Once it has ended, another one takes its place. */
+async function isForTaking(config: AgentConfig): Promise<boolean> {
+  return process.geteuid?.() === 0 && (await findOnDemandAgent(config)) !== undefined;
 }
 
 /** An agent runs already: whether the API, with a user of its own, may speak to it. */

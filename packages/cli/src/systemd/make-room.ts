@@ -1,7 +1,7 @@
-/** Ends an agent that a command has started, so that the service's own can have its place. */
+/** Finds an agent that a command has started, and ends it so that the service's own can have its place. */
 import { readFile } from 'node:fs/promises';
 import { type AgentConfig, agentPaths } from '@wrenn/agent';
-import { identify, killProcess, waitUntilGone } from '@wrenn/host';
+import { identify, killProcess, type ProcessIdentity, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, ON_DEMAND_OPTION } from '../agent-connection.ts';
 
@@ -13,16 +13,21 @@ const POLL_MS = 50;
  * `agent_already_running` for an agent that somebody has started by hand.
  */
 export async function makeRoomForService(config: AgentConfig): Promise<void> {
-  const { lockFile, socketPath } = agentPaths(config);
-  if (!(await agentAnswers(socketPath))) return;
-  const pid = Number(await readFile(lockFile, 'utf8').catch(() => ''));
-  const agent = Number.isInteger(pid) && pid > 1 ? await identify(pid) : undefined;
-  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
-  if (agent === undefined || !words.includes('agent') || !words.includes(ON_DEMAND_OPTION)) {
+  if (!(await agentAnswers(agentPaths(config).socketPath))) return;
+  const agent = await findOnDemandAgent(config);
+  if (agent === undefined) {
     throw new WrennError('agent_already_running', 'An agent that was started by hand runs already.', {
       hint: 'End it (`wrenn up` and `wrenn agent` by Ctrl+C), and run this once more. Its sandboxes stay.',
     });
   }
   await killProcess(agent, 'SIGTERM');
   await waitUntilGone(agent, { pollMs: POLL_MS, signal: AbortSignal.timeout(END_TIMEOUT_MS) });
+}
+
+/** The agent that has the directory, if it is one that a command has started. For root. */
+export async function findOnDemandAgent(config: AgentConfig): Promise<ProcessIdentity | undefined> {
+  const pid = Number(await readFile(agentPaths(config).lockFile, 'utf8').catch(() => ''));
+  const agent = Number.isInteger(pid) && pid > 1 ? await identify(pid) : undefined;
+  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+  return words.includes('agent') && words.includes(ON_DEMAND_OPTION) ? agent : undefined;
 }
