@@ -1,6 +1,16 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { chmodSync, closeSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -128,9 +138,10 @@ describe('wrenn sandbox', () => {
     writeFileSync(join(source, 'deep/data'), bytes);
     writeFileSync(join(source, 'tool'), '#!/bin/sh\necho it runs\n');
     chmodSync(join(source, 'tool'), 0o755);
+    symlinkSync('/etc/shadow', join(source, 'link'));
     expect(await wrenn.run(['sandbox', 'cp', source, `${id}:/home/user`])).toMatchObject({
       code: 0,
-      stderr: '',
+      stderr: `wrenn: ${source}/link was not copied: a symbolic link\n`,
     });
     expect((await wrenn.run(['sandbox', 'exec', id, '--', 'tree/tool'])).stdout).toBe('it runs\n');
     const sum = (await wrenn.run(['sandbox', 'exec', id, '--', 'sha256sum', 'tree/deep/data'])).stdout.split(
@@ -139,10 +150,18 @@ describe('wrenn sandbox', () => {
     expect(sum).toBe(createHash('sha256').update(bytes).digest('hex'));
 
     const back = join(wrenn.directory, 'back');
+    const harm = 'cd tree && ln -s / all && ln -s nowhere dangling && mkfifo pipe';
+    expect(await wrenn.run(['sandbox', 'exec', id, '--', 'sh', '-c', harm])).toMatchObject({ code: 0 });
     expect(await wrenn.run(['sandbox', 'cp', `${id}:/home/user/tree`, back])).toMatchObject({
       code: 0,
-      stderr: '',
+      stderr: [
+        'wrenn: /home/user/tree/all was not copied: a symbolic link',
+        'wrenn: /home/user/tree/dangling was not copied: a symbolic link',
+        'wrenn: /home/user/tree/pipe was not copied: neither a file nor a directory',
+        '',
+      ].join('\n'),
     });
+    expect(readdirSync(back)).toEqual(['deep', 'tool']);
     expect(readFileSync(join(back, 'deep/data')).equals(bytes)).toBe(true);
     expect(statSync(join(back, 'tool')).mode & 0o777).toBe(0o755);
     expect((await wrenn.run(['sandbox', 'cp', '-', `${id}:/tmp/in`], 'through a pipe')).code).toBe(0);

@@ -13,6 +13,11 @@ const VERSION = '0.1.0';
 /** Set by commands whose exit code is that of a command in a sandbox. */
 let passesExitCodeOn = false;
 
+const COPY_HELP = `
+What is named is followed if it is a symbolic link. Links, sockets, FIFOs and devices below it are left out, on both sides,
+with a line on stderr each. On the host a new file has the mode of its original as far as the umask lets it, and one that
+is there keeps its own.`;
+
 function withProcessOptions(command: Command): Command {
   return command
     .option('--env <name=value>', 'an environment variable; may be repeated', gather)
@@ -93,6 +98,7 @@ function buildProgram(): Command {
   withJsonErrors(sandbox.command('cp <from> <to>'))
     .description('copy files; a place in a machine is <id>:<path>, - is standard input or output')
     .option('--user <name>', 'whose files they are (default: user)')
+    .addHelpText('after', COPY_HELP)
     .action(async (from, to, options) => (await import('./commands/copy.ts')).copy(from, to, options));
   withJson(sandbox.command('pause <id...>'))
     .description('freeze it with its memory kept')
