@@ -108,6 +108,11 @@ describe('wrenn sandbox', () => {
     expect(root.stdout).toBe('0\n/tmp\n');
   });
 
+  it('gives a command no standard input where it is asked not to', async () => {
+    const child = wrenn.start(['sandbox', 'exec', '-n', id, '--', 'cat']);
+    expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0);
+  });
+
   it('tells signals and timeouts by the exit code', async () => {
     expect(await wrenn.run(['sandbox', 'exec', id, '--', 'sh', '-c', 'kill -9 $$'])).toMatchObject({
       code: 137,
@@ -234,6 +239,7 @@ describe('what is wrong gets a code and changes nothing', () => {
     [['sandbox', 'cp', 'a', 'b'], 2, 'must be in a sandbox'],
     [['sandbox', 'frobnicate'], 2, 'Unknown command'],
     [['run'], 2, 'Missing required argument'],
+    [['run', '--timeout', 'soon', 'true', '--json'], 125, 'wrenn: "soon" is not'],
     [['sandbox', 'get', '--json'], 2, '"code":"invalid_argument"'],
   ])('%j', async (args, code, told) => {
     const result = await wrenn.run(args);

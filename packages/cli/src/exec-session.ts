@@ -1,5 +1,4 @@
 /** One command in a sandbox, wired to this program's own streams: input, output, signals, terminal, exit code. */
-import { once } from 'node:events';
 import { constants } from 'node:os';
 import { create } from '@bufbuild/protobuf';
 import { durationFromMs } from '@bufbuild/protobuf/wkt';
@@ -16,7 +15,7 @@ import {
   TerminalSizeSchema,
 } from '@wrenn/protocol/agent';
 import type { Interrupts } from './interrupts.ts';
-import { lostOutput } from './lost-output.ts';
+import { writeInTurn } from './output.ts';
 
 export interface ExecSession {
   readonly sandboxId: string;
@@ -27,6 +26,8 @@ export interface ExecSession {
   /** Empty means the template's default user. */
   readonly user: string;
   readonly timeoutMs: number | undefined;
+  /** Whether this program's standard input is the command's; else it has none, and this program's is not touched. */
+  readonly stdin: boolean;
   /** Whether this program's terminal becomes the command's. */
   readonly terminal: boolean;
   readonly interrupts: Interrupts;
@@ -38,8 +39,11 @@ type Message = ExecRequest['message'];
 const MAX_WAITING = 8;
 
 /** Resolves with the command's exit code. */
-export async function runExecSession(client: AgentClient, session: ExecSession): Promise<number> {
-  const { terminal, interrupts } = session;
+export async function runExecSession(
+  client: Pick<AgentClient, 'guest'>,
+  session: ExecSession,
+): Promise<number> {
+  const { stdin, terminal, interrupts } = session;
   const input = createInput();
   input.push({ case: 'start', value: startMessage(session) });
 
@@ -50,20 +54,23 @@ export async function runExecSession(client: AgentClient, session: ExecSession):
       case: 'signal',
       value: create(ExecRequest_SignalSchema, { number: constants.signals.SIGINT }),
     });
-  const raw = terminal && process.stdin.isTTY;
+  const raw = stdin && terminal && process.stdin.isTTY;
   if (raw) process.stdin.setRawMode(true);
-  const feeding = feedStdin(input, interrupts.signal);
+  const feeding = stdin ? feedStdin(input, interrupts.signal) : undefined;
   try {
     for await (const { message } of client.guest.exec(input.messages(), { signal: interrupts.signal })) {
-      if (message.case === 'stdout' || message.case === 'pty') await write(process.stdout, message.value);
-      else if (message.case === 'stderr') await write(process.stderr, message.value);
+      // Also where the command has ended meanwhile: what was written last may be lost.
+      interrupts.signal.throwIfAborted();
+      if (message.case === 'stdout' || message.case === 'pty')
+        await writeInTurn(process.stdout, message.value);
+      else if (message.case === 'stderr') await writeInTurn(process.stderr, message.value);
       else if (message.case === 'exited') return message.value.exitCode;
     }
     throw new WrennError('guest_unreachable', 'The connection ended before the command did.');
   } catch (error) {
     throw interrupts.signal.aborted ? interrupts.signal.reason : error;
   } finally {
-    feeding.stop();
+    feeding?.stop();
     input.end();
     if (raw) process.stdin.setRawMode(false);
     process.stdout.off('resize', onResize);
@@ -82,7 +89,7 @@ function startMessage(session: ExecSession): ExecRequest_Start {
     envs: { ...envs },
     cwd,
     user,
-    stdin: true,
+    stdin: session.stdin,
   });
   if (session.terminal) start.terminal = terminalSize();
   if (session.timeoutMs !== undefined) start.timeout = durationFromMs(session.timeoutMs);
@@ -150,11 +157,4 @@ function feedStdin(input: Input, signal: AbortSignal): { stop(): void } {
   // A stdin that cannot be read (closed by the parent) is an empty one.
   feed().catch(() => input.push({ case: 'closeStdin', value: create(ExecRequest_CloseStdinSchema) }));
   return { stop: () => void stdin.destroy() };
-}
-
-async function write(stream: NodeJS.WriteStream, bytes: Uint8Array): Promise<void> {
-  if (stream.write(bytes)) return;
-  await once(stream, 'drain').catch((error: unknown) => {
-    throw error instanceof Error ? lostOutput(error) : error;
-  });
 }

@@ -12,6 +12,11 @@ const VERSION = '0.1.0';
 
 /** Set by commands whose exit code is that of a command in a sandbox. */
 let passesExitCodeOn = false;
+/** What the command that runs was told, and not what it passes on to one in a sandbox. */
+let commandWantsJson: boolean | undefined;
+
+const NO_STDIN =
+  'give the command no standard input; for jobs in the background, which a terminal stops when they read';
 
 const COPY_HELP = `
 What is named is followed if it is a symbolic link. Links, sockets, FIFOs and devices below it are left out, on both sides,
@@ -45,11 +50,15 @@ function buildProgram(): Command {
     .description('A Linux machine of its own for every program that nobody has read.')
     .version(VERSION)
     .addHelpText('after', EXIT_CODES_HELP)
-    .enablePositionalOptions();
+    .enablePositionalOptions()
+    .hook('preAction', (_program, command) => {
+      commandWantsJson = command.opts().json === true;
+    });
 
   withJsonErrors(withProcessOptions(withMachineOptions(program.command('run'))))
     .description('run a command in a throw-away machine')
     .option('-t, --tty', 'give the command a terminal')
+    .option('-n, --no-stdin', NO_STDIN)
     .argument('<command...>', 'the command and its arguments, after --')
     .passThroughOptions()
     .action(async (command: string[], options) => {
@@ -76,6 +85,7 @@ function buildProgram(): Command {
   withJsonErrors(withProcessOptions(sandbox.command('exec')))
     .description('run a command in it')
     .option('-t, --tty', 'give the command a terminal')
+    .option('-n, --no-stdin', NO_STDIN)
     .argument('<id>')
     .argument('<command...>', 'the command and its arguments, after --')
     .passThroughOptions()
@@ -223,8 +233,9 @@ function buildProgram(): Command {
   return program;
 }
 
-/** What stands behind `--` belongs to the command in the sandbox. */
+/** Of words that are no command of ours yet. What stands behind `--` belongs to the command in the sandbox. */
 function wantsJson(argv: readonly string[]): boolean {
+  if (commandWantsJson !== undefined) return commandWantsJson;
   const end = argv.indexOf('--');
   return argv.slice(0, end === -1 ? undefined : end).includes('--json');
 }

@@ -39,6 +39,8 @@ export interface ProcessOptions {
   readonly user?: string;
   readonly cwd?: string;
   readonly timeout?: string;
+  /** False with `--no-stdin`. */
+  readonly stdin?: boolean;
   readonly tty?: boolean;
 }
 

@@ -1,6 +1,7 @@
+import { Writable } from 'node:stream';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatBytes, formatDuration, formatRate, formatTable, printable } from './output.ts';
+import { formatBytes, formatDuration, formatRate, formatTable, printable, writeInTurn } from './output.ts';
 
 describe('printable', () => {
   it('shows what would drive the terminal or forge a line', () => {
@@ -57,4 +58,28 @@ it('formatRate shows a limit as what it is', () => {
     '2048 MiB/s',
     '1000001 B/s',
   ]);
+});
+
+describe('writeInTurn', () => {
+  it('waits until there is room, and no longer for a stream that has failed', async () => {
+    const written: (() => void)[] = [];
+    const stream = new Writable({
+      highWaterMark: 1,
+      write: (_chunk, _encoding, done) => void written.push(done),
+    });
+    stream.on('error', () => {});
+    let isDone = false;
+    const done = writeInTurn(stream, 'text').then(() => {
+      isDone = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(isDone).toBe(false);
+    written[0]?.();
+    await done;
+    const failed = writeInTurn(stream, 'text');
+    stream.destroy(new Error('EPIPE'));
+    await failed;
+    await writeInTurn(stream, 'text');
+    expect(stream.listenerCount('drain') + stream.listenerCount('close')).toBe(0);
+  });
 });

@@ -1,4 +1,5 @@
 /** What people and scripts read: tables, JSON, errors. Text that came from a guest is escaped. */
+import type { Writable } from 'node:stream';
 import type { WrennError } from '@wrenn/protocol';
 
 /** Control and direction characters, which could forge lines or drive the terminal, made visible. */
@@ -55,6 +56,22 @@ export function printError(error: WrennError, json: boolean): void {
   const at = error.field === undefined ? '' : ` (${printable(error.field)})`;
   process.stderr.write(`wrenn: ${printable(error.message)}${at}\n`);
   if (error.hint !== undefined && error.hint !== '') process.stderr.write(`hint: ${printable(error.hint)}\n`);
+}
+
+/**
+ * Resolves when there is room for more. Never rejects: what becomes of a stream that takes no more is decided where its
+ * errors are listened for.
+ */
+export async function writeInTurn(stream: Writable, bytes: Uint8Array | string): Promise<void> {
+  if (stream.write(bytes) || stream.destroyed) return;
+  await new Promise<void>((resolve) => {
+    const events = ['drain', 'error', 'close'] as const;
+    const done = () => {
+      for (const event of events) stream.off(event, done);
+      resolve();
+    };
+    for (const event of events) stream.on(event, done);
+  });
 }
 
 /** Lines that say what is going on, on stderr, when somebody is likely to read them. */

@@ -93,6 +93,7 @@ async function liveOneLife(
       cwd: '',
       user: '',
       timeoutMs: COMMAND_TIMEOUT_MS,
+      stdin: false,
       terminal: false,
       interrupts,
     });

@@ -19,6 +19,7 @@ export async function exec(id: string, command: readonly string[], options: Proc
         cwd: options.cwd ?? '',
         user: options.user ?? '',
         timeoutMs,
+        stdin: options.stdin !== false,
         terminal: options.tty === true,
         interrupts,
       }),

@@ -34,6 +34,7 @@ export async function run(
           cwd: options.cwd ?? '',
           user: options.user ?? '',
           timeoutMs,
+          stdin: options.stdin !== false,
           terminal: options.tty === true,
           interrupts,
         });

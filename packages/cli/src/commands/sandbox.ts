@@ -5,7 +5,7 @@ import { WrennError } from '@wrenn/protocol';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
 import { createRequest, type MachineOptions, type NetworkOptions, networkOf, timeoutOf } from '../options.ts';
-import { createProgress, formatTable, printable, printJson } from '../output.ts';
+import { createProgress, formatTable, printable, printJson, writeInTurn } from '../output.ts';
 import { detailRows, LIST_HEADER, listRow, type SandboxView, viewOf } from '../sandbox-view.ts';
 import { parseCount, parseDurationMs } from '../values.ts';
 
@@ -136,7 +136,7 @@ export async function printLogs(id: string, options: { readonly follow?: boolean
     for await (const { data } of client.sandboxes.streamLogs({ id, follow: options.follow === true })) {
       // What a guest prints on its console is for reading, not for driving this terminal.
       const text = new TextDecoder().decode(data).split('\n').map(printable).join('\n');
-      process.stdout.write(text);
+      await writeInTurn(process.stdout, text);
     }
   });
 }
