@@ -210,7 +210,8 @@ describe('wrenn sandbox', () => {
     for (const copy of [fromSnapshot, fork])
       expect(await shell(copy, 'cat /tmp/kept; hostname')).toContain('kept');
     expect(await wrenn.run(['snapshot', 'rm', snapshot])).toMatchObject({ code: 5 });
-    await run('kill', fromSnapshot, fork);
+    const killed = await wrenn.run(['sandbox', 'kill', fromSnapshot, 'a'.repeat(20), fork]);
+    expect(killed).toMatchObject({ code: 3, stdout: `${fromSnapshot}\n${fork}\n` });
     expect(await wrenn.run(['snapshot', 'rm', snapshot])).toMatchObject({ code: 0 });
     expect((await wrenn.run(['snapshot', 'ls', '--json'])).stdout.trim()).toBe('[]');
   });

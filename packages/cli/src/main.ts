@@ -112,13 +112,19 @@ function buildProgram(): Command {
     .action(async (from, to, options) => (await import('./commands/copy.ts')).copy(from, to, options));
   withJson(sandbox.command('pause <id...>'))
     .description('freeze it with its memory kept')
-    .action(async (ids, options) => (await life()).pauseSandboxes(ids, options));
+    .action(async (ids, options) => {
+      process.exitCode = await (await life()).pauseSandboxes(ids, options);
+    });
   withJson(sandbox.command('resume <id...>'))
     .description('continue it; wakes it if it hibernates')
-    .action(async (ids, options) => (await life()).resumeSandboxes(ids, options));
+    .action(async (ids, options) => {
+      process.exitCode = await (await life()).resumeSandboxes(ids, options);
+    });
   withJson(sandbox.command('hibernate <id...>'))
     .description('write it to the disk and give everything else back until it is resumed')
-    .action(async (ids, options) => (await life()).hibernateSandboxes(ids, options));
+    .action(async (ids, options) => {
+      process.exitCode = await (await life()).hibernateSandboxes(ids, options);
+    });
   withJson(withNetworkOptions(sandbox.command('network <id>')))
     .description('replace the rules of what it may reach; without options all is open again')
     .action(async (id, options) => (await life()).setNetworkOfSandbox(id, options));
@@ -132,7 +138,9 @@ function buildProgram(): Command {
     .action(async (id, options) => (await life()).forkSandbox(id, options));
   withJson(sandbox.command('kill <id...>'))
     .description('take it away with everything in it')
-    .action(async (ids, options) => (await life()).killSandboxes(ids, options));
+    .action(async (ids, options) => {
+      process.exitCode = await (await life()).killSandboxes(ids, options);
+    });
   withJson(sandbox.command('timeout <id> <duration>'))
     .description('destroy it this long from now; "never" takes the end away')
     .action(async (id, duration, options) => (await life()).setTimeoutOfSandbox(id, duration, options));
@@ -147,7 +155,9 @@ function buildProgram(): Command {
     .action(async (options) => (await snapshots()).listSnapshots(options));
   withJson(snapshot.command('rm <id...>'))
     .description('delete snapshots that no machine uses')
-    .action(async (ids, options) => (await snapshots()).removeSnapshots(ids, options));
+    .action(async (ids, options) => {
+      process.exitCode = await (await snapshots()).removeSnapshots(ids, options);
+    });
 
   const template = program.command('template').description('what machines start from');
   withJson(template.command('ls'))
@@ -155,9 +165,9 @@ function buildProgram(): Command {
     .action(async (options) => (await import('./commands/template.ts')).printTemplates(options));
   withJson(template.command('rm <name...>'))
     .description('delete templates that no machine and no snapshot uses, with all their builds')
-    .action(async (names, options) =>
-      (await import('./commands/template.ts')).removeTemplates(names, options),
-    );
+    .action(async (names, options) => {
+      process.exitCode = await (await import('./commands/template.ts')).removeTemplates(names, options);
+    });
   withJson(template.command('warm <name>'))
     .description('make what its machines start from without a boot, unless it is there')
     .option('--cpus <n>', 'virtual CPUs')

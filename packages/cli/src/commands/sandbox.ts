@@ -4,9 +4,10 @@ import type { AgentClient } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
+import { eachInTurn } from '../each-in-turn.ts';
 import { createRequest, type MachineOptions, type NetworkOptions, networkOf, timeoutOf } from '../options.ts';
 import { createProgress, formatTable, printable, printJson, writeInTurn } from '../output.ts';
-import { detailRows, LIST_HEADER, listRow, type SandboxView, viewOf } from '../sandbox-view.ts';
+import { detailRows, LIST_HEADER, listRow, viewOf } from '../sandbox-view.ts';
 import { parseCount, parseDurationMs } from '../values.ts';
 
 export interface OutputOptions {
@@ -47,41 +48,39 @@ export async function getSandbox(id: string, options: OutputOptions): Promise<vo
   });
 }
 
-export async function pauseSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
-  await eachOf(ids, options, 'pausing', (client, id) => client.sandboxes.pauseSandbox({ id }));
+/** Resolves with the exit code, as all that take several ids do. */
+export async function pauseSandboxes(ids: readonly string[], options: OutputOptions): Promise<number> {
+  return await eachOf(ids, options, 'pausing', (client, id) => client.sandboxes.pauseSandbox({ id }));
 }
 
-export async function resumeSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
-  await eachOf(ids, options, 'resuming', (client, id) => client.sandboxes.resumeSandbox({ id }));
+export async function resumeSandboxes(ids: readonly string[], options: OutputOptions): Promise<number> {
+  return await eachOf(ids, options, 'resuming', (client, id) => client.sandboxes.resumeSandbox({ id }));
 }
 
-export async function hibernateSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
-  await eachOf(ids, options, 'writing the memory of', (client, id) =>
+export async function hibernateSandboxes(ids: readonly string[], options: OutputOptions): Promise<number> {
+  return await eachOf(ids, options, 'writing the memory of', (client, id) =>
     client.sandboxes.hibernateSandbox({ id }),
   );
 }
 
-/** One after the other; what was done before the first failure is told all the same. */
 async function eachOf(
   ids: readonly string[],
   options: OutputOptions,
   doing: string,
   act: (client: AgentClient, id: string) => Promise<{ readonly sandbox?: Sandbox | undefined }>,
-): Promise<void> {
+): Promise<number> {
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
-  await withAgent(async (client) => {
-    const views: SandboxView[] = [];
-    try {
-      for (const id of ids) {
+  return await withAgent((client) =>
+    eachInTurn(
+      ids,
+      options.json === true,
+      async (id) => {
         progress(`${doing} ${printable(id)} …`);
-        const view = viewOf(existing((await act(client, id)).sandbox));
-        views.push(view);
-        if (!options.json) process.stdout.write(`${view.id}\n`);
-      }
-    } finally {
-      if (options.json) printJson(views);
-    }
-  });
+        return viewOf(existing((await act(client, id)).sandbox));
+      },
+      ({ id }) => id,
+    ),
+  );
 }
 
 export async function forkSandbox(
@@ -100,12 +99,18 @@ export async function forkSandbox(
   });
 }
 
-export async function killSandboxes(ids: readonly string[], options: OutputOptions): Promise<void> {
-  await withAgent(async (client) => {
-    for (const id of ids) await client.sandboxes.destroySandbox({ id });
-    if (options.json) printJson(ids.map((id) => ({ id })));
-    else process.stdout.write(ids.map((id) => `${printable(id)}\n`).join(''));
-  });
+export async function killSandboxes(ids: readonly string[], options: OutputOptions): Promise<number> {
+  return await withAgent((client) =>
+    eachInTurn(
+      ids,
+      options.json === true,
+      async (id) => {
+        await client.sandboxes.destroySandbox({ id });
+        return { id };
+      },
+      ({ id }) => printable(id),
+    ),
+  );
 }
 
 /** `never` takes the end away. */

@@ -3,6 +3,7 @@ import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { WrennError } from '@wrenn/protocol';
 import type { Snapshot } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
+import { eachInTurn } from '../each-in-turn.ts';
 import { createRequest, type MachineOptions } from '../options.ts';
 import { createProgress, formatDuration, formatTable, printable, printJson } from '../output.ts';
 import type { OutputOptions } from './sandbox.ts';
@@ -47,12 +48,19 @@ export async function listSnapshots(options: OutputOptions): Promise<void> {
   });
 }
 
-export async function removeSnapshots(ids: readonly string[], options: OutputOptions): Promise<void> {
-  await withAgent(async (client) => {
-    for (const id of ids) await client.sandboxes.deleteSnapshot({ id });
-    if (options.json) printJson(ids.map((id) => ({ id })));
-    else process.stdout.write(ids.map((id) => `${printable(id)}\n`).join(''));
-  });
+/** Resolves with the exit code. */
+export async function removeSnapshots(ids: readonly string[], options: OutputOptions): Promise<number> {
+  return await withAgent((client) =>
+    eachInTurn(
+      ids,
+      options.json === true,
+      async (id) => {
+        await client.sandboxes.deleteSnapshot({ id });
+        return { id };
+      },
+      ({ id }) => printable(id),
+    ),
+  );
 }
 
 function show(snapshot: Snapshot | undefined, options: OutputOptions): void {

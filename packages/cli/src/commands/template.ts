@@ -2,6 +2,7 @@
 import { agentPaths, loadConfig } from '@wrenn/agent';
 import { listTemplates } from '@wrenn/images';
 import { withAgent } from '../agent-connection.ts';
+import { eachInTurn } from '../each-in-turn.ts';
 import { formatBytes, formatTable, printable, printJson } from '../output.ts';
 
 export async function printTemplates(options: { readonly json?: boolean }): Promise<void> {
@@ -17,13 +18,20 @@ export async function printTemplates(options: { readonly json?: boolean }): Prom
   process.stdout.write(formatTable(['NAME', 'BUILD', 'SIZE', 'PACKAGES', 'BUILT'], rows));
 }
 
+/** Resolves with the exit code. */
 export async function removeTemplates(
   names: readonly string[],
   options: { readonly json?: boolean },
-): Promise<void> {
-  await withAgent(async (client) => {
-    for (const name of names) await client.sandboxes.deleteTemplate({ name });
-    if (options.json) printJson(names.map((name) => ({ name })));
-    else process.stdout.write(names.map((name) => `${printable(name)}\n`).join(''));
-  });
+): Promise<number> {
+  return await withAgent((client) =>
+    eachInTurn(
+      names,
+      options.json === true,
+      async (name) => {
+        await client.sandboxes.deleteTemplate({ name });
+        return { name };
+      },
+      ({ name }) => printable(name),
+    ),
+  );
 }
