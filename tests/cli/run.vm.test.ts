@@ -62,6 +62,35 @@ describe('wrenn run', () => {
   });
 });
 
+describe('wrenn sandbox create', () => {
+  it('leaves nothing when it is interrupted', async () => {
+    const child = wrenn.start(['sandbox', 'create']);
+    let stdout = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      stdout += chunk.toString();
+    });
+    const ended = new Promise((resolve) => child.once('close', resolve));
+    await expect
+      .poll(async () => JSON.parse((await wrenn.run(['sandbox', 'ls', '--json'])).stdout))
+      .toMatchObject([{ state: 'creating' }]);
+    child.kill('SIGINT');
+    expect(await ended).toBe(130);
+    expect(stdout).toBe('');
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+
+  it('leaves nothing where it cannot say what it has made', async () => {
+    const full = openSync('/dev/full', 'w');
+    const child = spawn(process.execPath, [CLI, 'sandbox', 'create'], {
+      env: wrenn.env,
+      stdio: ['ignore', full, 'ignore'],
+    });
+    closeSync(full);
+    expect(await new Promise((resolve) => child.once('close', resolve))).toBe(4);
+    expect(leftovers(join(wrenn.directory, 'state'))).toEqual([]);
+  });
+});
+
 describe('wrenn sandbox', () => {
   let id: string;
   beforeAll(async () => {

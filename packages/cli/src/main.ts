@@ -75,7 +75,9 @@ function buildProgram(): Command {
     .option('--env <name=value>', "a variable of every command's environment; may be repeated", gather)
     .option('--timeout <duration>', 'destroy it after this long, as 5m or 2h (default: never)')
     .option('--on-timeout <action>', 'what happens then: destroy or hibernate (default: destroy)')
-    .action(async (options) => (await life()).createSandbox(options));
+    .action(async (options) => {
+      process.exitCode = await (await life()).createSandbox(options);
+    });
   withJson(sandbox.command('ls'))
     .description('list machines, newest first')
     .action(async (options) => (await life()).listSandboxes(options));
@@ -130,12 +132,16 @@ function buildProgram(): Command {
     .action(async (id, options) => (await life()).setNetworkOfSandbox(id, options));
   withJson(sandbox.command('snapshot <id>'))
     .description("copy it as it stands, and print the snapshot's id")
-    .action(async (id, options) => (await snapshots()).takeSnapshot(id, options));
+    .action(async (id, options) => {
+      process.exitCode = await (await snapshots()).takeSnapshot(id, options);
+    });
   withJson(sandbox.command('fork <id>'))
     .description('make copies that go on by themselves, and print their ids')
     .option('--count <n>', 'how many (default: 1)')
     .option('--timeout <duration>', 'destroy each after this long, as 5m or 2h (default: never)')
-    .action(async (id, options) => (await life()).forkSandbox(id, options));
+    .action(async (id, options) => {
+      process.exitCode = await (await life()).forkSandbox(id, options);
+    });
   withJson(sandbox.command('kill <id...>'))
     .description('take it away with everything in it')
     .action(async (ids, options) => {

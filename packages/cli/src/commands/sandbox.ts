@@ -5,8 +5,9 @@ import { WrennError } from '@wrenn/protocol';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
 import { eachInTurn } from '../each-in-turn.ts';
+import { makeAndTell } from '../make-and-tell.ts';
 import { createRequest, type MachineOptions, type NetworkOptions, networkOf, timeoutOf } from '../options.ts';
-import { createProgress, formatTable, printable, printJson, writeInTurn } from '../output.ts';
+import { createProgress, formatTable, jsonText, printable, printJson, tell, writeInTurn } from '../output.ts';
 import { detailRows, LIST_HEADER, listRow, viewOf } from '../sandbox-view.ts';
 import { parseCount, parseDurationMs } from '../values.ts';
 
@@ -14,14 +15,19 @@ export interface OutputOptions {
   readonly json?: boolean;
 }
 
+/** Resolves with the exit code, as all that make something or take several ids do. */
 export async function createSandbox(
   options: MachineOptions & NetworkOptions & OutputOptions & { timeout?: string },
-): Promise<void> {
+): Promise<number> {
   const request = createRequest(options, timeoutOf(options));
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
-  await withAgent(async (client) => {
+  return await withAgent((client) => {
     progress('making a machine …');
-    show((await client.sandboxes.createSandbox(request)).sandbox, options);
+    return makeSandboxes(
+      client,
+      async () => [existing((await client.sandboxes.createSandbox(request)).sandbox)],
+      (made) => (options.json ? made.map((sandbox) => jsonText(viewOf(sandbox))).join('') : idLines(made)),
+    );
   });
 }
 
@@ -48,7 +54,6 @@ export async function getSandbox(id: string, options: OutputOptions): Promise<vo
   });
 }
 
-/** Resolves with the exit code, as all that take several ids do. */
 export async function pauseSandboxes(ids: readonly string[], options: OutputOptions): Promise<number> {
   return await eachOf(ids, options, 'pausing', (client, id) => client.sandboxes.pauseSandbox({ id }));
 }
@@ -86,16 +91,18 @@ async function eachOf(
 export async function forkSandbox(
   id: string,
   options: OutputOptions & { readonly count?: string; readonly timeout?: string },
-): Promise<void> {
+): Promise<number> {
   const count = options.count === undefined ? 1 : parseCount(options.count, '--count');
   const timeoutMs = timeoutOf(options);
   const timeout = timeoutMs === undefined ? {} : { timeout: durationFromMs(timeoutMs) };
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
-  await withAgent(async (client) => {
+  return await withAgent((client) => {
     progress('copying the machine …');
-    const { sandboxes } = await client.sandboxes.forkSandbox({ id, count, ...timeout });
-    if (options.json) printJson(sandboxes.map(viewOf));
-    else process.stdout.write(sandboxes.map((copy) => `${copy.id}\n`).join(''));
+    return makeSandboxes(
+      client,
+      async () => (await client.sandboxes.forkSandbox({ id, count, ...timeout })).sandboxes,
+      (copies) => (options.json ? jsonText(copies.map(viewOf)) : idLines(copies)),
+    );
   });
 }
 
@@ -144,6 +151,31 @@ export async function printLogs(id: string, options: { readonly follow?: boolean
       await writeInTurn(process.stdout, text);
     }
   });
+}
+
+async function makeSandboxes(
+  client: AgentClient,
+  make: () => Promise<readonly Sandbox[]>,
+  textOf: (made: readonly Sandbox[]) => string,
+): Promise<number> {
+  return await makeAndTell({
+    make,
+    tell: (made) => tell(textOf(made)),
+    takeAway: async (made) => {
+      const destroyed = made.map(({ id }) => client.sandboxes.destroySandbox({ id }));
+      for (const outcome of await Promise.allSettled(destroyed)) {
+        if (outcome.status === 'rejected') throw outcome.reason;
+      }
+    },
+    nameOf: (made) => {
+      const ids = made.map(({ id }) => id);
+      return { name: ids.join(', '), command: `wrenn sandbox kill ${ids.join(' ')}` };
+    },
+  });
+}
+
+function idLines(sandboxes: readonly Sandbox[]): string {
+  return sandboxes.map(({ id }) => `${id}\n`).join('');
 }
 
 function show(sandbox: Sandbox | undefined, options: OutputOptions): void {

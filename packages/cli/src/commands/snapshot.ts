@@ -4,15 +4,30 @@ import { WrennError } from '@wrenn/protocol';
 import type { Snapshot } from '@wrenn/protocol/agent';
 import { withAgent } from '../agent-connection.ts';
 import { eachInTurn } from '../each-in-turn.ts';
+import { makeAndTell } from '../make-and-tell.ts';
 import { createRequest, type MachineOptions } from '../options.ts';
-import { createProgress, formatDuration, formatTable, printable, printJson } from '../output.ts';
+import {
+  createProgress,
+  formatDuration,
+  formatTable,
+  jsonText,
+  printable,
+  printJson,
+  tell,
+} from '../output.ts';
 import type { OutputOptions } from './sandbox.ts';
 
-export async function takeSnapshot(sandboxId: string, options: OutputOptions): Promise<void> {
+/** Resolves with the exit code. */
+export async function takeSnapshot(sandboxId: string, options: OutputOptions): Promise<number> {
   const progress = createProgress(process.stderr.isTTY === true && options.json !== true);
-  await withAgent(async (client) => {
+  return await withAgent((client) => {
     progress('copying the machine …');
-    show((await client.sandboxes.snapshotSandbox({ id: sandboxId })).snapshot, options);
+    return makeAndTell({
+      make: async () => existing((await client.sandboxes.snapshotSandbox({ id: sandboxId })).snapshot),
+      tell: (snapshot) => tell(textOf(snapshot, options)),
+      takeAway: async ({ id }) => void (await client.sandboxes.deleteSnapshot({ id })),
+      nameOf: ({ id }) => ({ name: id, command: `wrenn snapshot rm ${id}` }),
+    });
   });
 }
 
@@ -26,7 +41,8 @@ export async function warmTemplate(
   await withAgent(async (client) => {
     progress('booting a machine and copying it …');
     const size = { ...(vcpus && { vcpus }), ...(memoryMib && { memoryMib }), ...(diskMib && { diskMib }) };
-    show((await client.sandboxes.warmTemplate({ template, ...size })).snapshot, options);
+    const { snapshot } = await client.sandboxes.warmTemplate({ template, ...size });
+    process.stdout.write(textOf(existing(snapshot), options));
   });
 }
 
@@ -63,10 +79,13 @@ export async function removeSnapshots(ids: readonly string[], options: OutputOpt
   );
 }
 
-function show(snapshot: Snapshot | undefined, options: OutputOptions): void {
+function existing(snapshot: Snapshot | undefined): Snapshot {
   if (snapshot === undefined) throw new WrennError('internal', 'The agent answered without a snapshot.');
-  if (options.json) printJson(viewOf(snapshot));
-  else process.stdout.write(`${snapshot.id}\n`);
+  return snapshot;
+}
+
+function textOf(snapshot: Snapshot, options: OutputOptions): string {
+  return options.json ? jsonText(viewOf(snapshot)) : `${snapshot.id}\n`;
 }
 
 function viewOf({ id, sandboxId, template, vcpus, memoryMib, diskMib, driver, createdAt }: Snapshot) {
