@@ -26,6 +26,8 @@ export interface OwnMachine {
 export interface OwnMachineOptions {
   /** A program and its arguments that becomes envd, inside of the namespaces. */
   readonly through?: readonly string[];
+  /** Of envd, besides `--own-machine`. */
+  readonly envdArgs?: readonly string[];
 }
 
 /** Nothing is executed unless every mount is in place. */
@@ -58,7 +60,7 @@ export async function startOwnMachine(options: OwnMachineOptions = {}): Promise<
     await script(bin, 'sync', 'exit 0');
     const envd = await startEnvd({
       defaultUser: 'root',
-      args: ['--own-machine'],
+      args: ['--own-machine', ...(options.envdArgs ?? [])],
       environment: { PATH: `${bin}:${process.env.PATH ?? ''}` },
       through: [...NAMESPACES, 'sh', '-c', ENTER, 'sh', dir, ...(options.through ?? [])],
     });

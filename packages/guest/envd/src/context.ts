@@ -3,6 +3,7 @@ import { normalize } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { Activity } from './activity.ts';
 import type { AccessToken } from './auth.ts';
+import type { Lives } from './lives.ts';
 import type { Credentials } from './sys/credentials.ts';
 import type { Libc } from './sys/libc.ts';
 import type { User, Users } from './sys/users.ts';
@@ -23,6 +24,7 @@ export interface EnvdContext {
   readonly libc: Libc;
   readonly credentials: Credentials;
   readonly activity: Activity;
+  readonly lives: Lives;
 }
 
 /**

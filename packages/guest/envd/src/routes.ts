@@ -14,6 +14,7 @@ import { errorJson } from './http/respond.ts';
 import { createShortInit } from './http/short-init.ts';
 import { createIdentity } from './identity/identity.ts';
 import { lazily } from './lazy.ts';
+import { createLives } from './lives.ts';
 import { createCredentials } from './sys/credentials.ts';
 import { createLibc } from './sys/libc.ts';
 import { protectFromOomKiller } from './sys/oom-score.ts';
@@ -37,7 +38,7 @@ export function createRoutes(flags: Flags): Routes {
   const metrics = createMetrics(context.libc);
   const files = lazily(async () => (await import('./files/handler.ts')).createFilesHandler(context));
   const expose = lazily(async () =>
-    (await import('./ports/expose.ts')).createExpose(flags.exposeHost, flags.port),
+    (await import('./ports/expose.ts')).createExpose(flags.exposeHost, flags.port, context.lives),
   );
   const rpcs = lazily(async () => (await import('./rpc-routes.ts')).createAllRpcRoutes(context));
   const parts = [rpcs, files];
@@ -93,5 +94,6 @@ function createContext(flags: Flags): EnvdContext {
     libc,
     credentials: createCredentials(libc, protectFromOomKiller()),
     activity: createActivity(),
+    lives: createLives(),
   };
 }

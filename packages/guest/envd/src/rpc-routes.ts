@@ -8,8 +8,9 @@ import { createProcessService } from './process/service.ts';
 import { createRpcRoutes, type RpcRoute } from './rpc/serve.ts';
 
 export function createAllRpcRoutes(context: EnvdContext): ReadonlyMap<string, RpcRoute> {
+  const { lives } = context;
   return new Map([
-    ...createRpcRoutes(Process, createProcessService(context), processJson),
-    ...createRpcRoutes(Filesystem, createFilesystemService(context)),
+    ...createRpcRoutes(Process, createProcessService(context), { lives, fast: processJson }),
+    ...createRpcRoutes(Filesystem, createFilesystemService(context), { lives }),
   ]);
 }

@@ -16,10 +16,12 @@ export type FilesHandler = (request: Request, connection: IdleLimiter) => Promis
 
 /** Nothing sent and nothing taken for this long: whoever is at the other end has gone. Bun's most is 255. */
 const TRANSFER_IDLE_S = 240;
+/** In a life that has begun since: nobody is there any more, unless something moves after all. */
+const FORMER_LIFE_IDLE_S = 1;
 
 /** The access token of a compose request has been looked at by the server; the others may bear a signature. */
 export function createFilesHandler(context: EnvdContext): FilesHandler {
-  const { users, settings, accessToken, libc } = context;
+  const { users, settings, accessToken, libc, lives } = context;
   const dependencies = { xattrs: createXattrs(libc), statfs: libc.statfs };
 
   function identify(username: string | undefined) {
@@ -64,12 +66,17 @@ export function createFilesHandler(context: EnvdContext): FilesHandler {
 
   return async (request, connection) => {
     connection.timeout(request, TRANSFER_IDLE_S);
+    const life = lives.current;
+    const hurry = () => connection.timeout(request, FORMER_LIFE_IDLE_S);
+    life.addEventListener('abort', hurry, { once: true });
     try {
       return await answer(request);
     } catch (error) {
       // Nobody reads this answer, and a sender who leaves is nothing for the log.
       if (request.signal.aborted) return errorJson(400, 'the request was broken off');
       return refusalResponse(error);
+    } finally {
+      life.removeEventListener('abort', hurry);
     }
   };
 }

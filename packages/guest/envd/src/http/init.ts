@@ -92,6 +92,7 @@ export function createInit(context: EnvdContext, options: InitOptions): Init {
     const failure = tryIdentity(options.identity, init.identity);
     if (failure !== undefined) throw new InitRefusal(500, failure);
     newestNs = timestampNs ?? newestNs;
+    if (beginsLife) context.lives.begin();
     changeSettings(init);
   }
 

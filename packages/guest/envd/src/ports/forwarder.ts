@@ -4,6 +4,7 @@
  * of use, because the program itself may want to listen there one day.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import type { Lives } from '../lives.ts';
 import { isListening } from './listeners.ts';
 
 export interface Forwarder {
@@ -16,6 +17,8 @@ export interface ForwarderOptions {
   readonly host: string;
   /** A port that nobody has used for so long is given up. */
   readonly idleMs: number;
+  /** A connection ends with the life in which it was made. */
+  readonly lives: Lives;
 }
 
 const PORTS_MAX = 64;
@@ -30,7 +33,7 @@ interface Exposed {
   idle: Timer | undefined;
 }
 
-export function createForwarder({ host, idleMs }: ForwarderOptions): Forwarder {
+export function createForwarder({ host, idleMs, lives }: ForwarderOptions): Forwarder {
   const exposed = new Map<number, Exposed>();
 
   const giveUp = (port: number): void => {
@@ -48,9 +51,13 @@ export function createForwarder({ host, idleMs }: ForwarderOptions): Forwarder {
 
   const pass = async (port: number, one: Exposed, client: Socket): Promise<void> => {
     client.on('error', () => client.destroy());
+    const life = lives.current;
+    const leave = (): void => void client.destroy();
+    life.addEventListener('abort', leave, { once: true });
     one.connections += 1;
     clearTimeout(one.idle);
     client.once('close', () => {
+      life.removeEventListener('abort', leave);
       one.connections -= 1;
       if (exposed.get(port) === one) giveUpWhenIdle(port, one);
     });

@@ -8,6 +8,7 @@ import {
   type MethodImplSpec,
   type ServiceImpl,
 } from '@connectrpc/connect';
+import type { Lives } from '../lives.ts';
 import { decode, encode, type FastJson, type Format } from './codec.ts';
 import { encodeEnvelope, FLAG_END, readEnvelopes, tooLarge } from './envelope.ts';
 import { toWireError } from './status.ts';
@@ -21,25 +22,33 @@ const TIMEOUT_HEADER = 'Connect-Timeout-Ms';
 /** Longer than this (24 days) no timer runs; it counts as no deadline. */
 const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 
+export interface RpcOptions {
+  /** A call ends with the life in which it came, with `unavailable` for whoever is still there. */
+  readonly lives: Lives;
+  readonly fast?: FastJson;
+}
+
 /** The service's paths and what answers there; a method without an implementation answers `unimplemented`. */
 export function createRpcRoutes<T extends DescService>(
   service: T,
   implementation: Partial<ServiceImpl<T>>,
-  fast?: FastJson,
+  options: RpcOptions,
 ): [path: string, route: RpcRoute][] {
   const { methods } = createServiceImplSpec(service, implementation);
   return Object.values(methods).map((method) => [
     `/${service.typeName}/${method.method.name}`,
-    (request) => answer(method, request, fast),
+    (request) => answer(method, request, options),
   ]);
 }
 
-async function answer(spec: MethodImplSpec, request: Request, fast: FastJson | undefined): Promise<Response> {
+async function answer(spec: MethodImplSpec, request: Request, options: RpcOptions): Promise<Response> {
   if (request.method !== 'POST') return new Response(null, { status: 405, headers: { Allow: 'POST' } });
   const isStream = spec.kind !== 'unary';
   const format = requestFormat(request.headers.get('Content-Type'), isStream);
   if (format === undefined) return new Response(null, { status: 415, headers: acceptPost(isStream) });
-  return isStream ? answerStream(spec, request, format, fast) : answerUnary(spec, request, format, fast);
+  return isStream
+    ? answerStream(spec, request, format, options)
+    : answerUnary(spec, request, format, options);
 }
 
 type Spec<K extends MethodImplSpec['kind']> = Extract<MethodImplSpec, { kind: K }>;
@@ -50,14 +59,14 @@ async function answerUnary(
   spec: Spec<'unary'>,
   request: Request,
   format: Format,
-  fast: FastJson | undefined,
+  { lives, fast }: RpcOptions,
 ): Promise<Response> {
   const { method, impl } = spec;
   let call: CallContext | undefined;
   try {
-    call = callContext(spec, request);
+    call = callContext(spec, request, lives.current);
     refuseCompression(request.headers.get('Content-Encoding'));
-    const message = decode(method.input, await readAll(request), format, fast);
+    const message = decode(method.input, await readAll(request, call.signal), format, fast);
     const body = encode(method.output, await impl(message, call), format, fast);
     call.responseHeader.set('Content-Type', `application/${format}`);
     return new Response(bodyOf(body), { headers: call.responseHeader });
@@ -73,14 +82,15 @@ function answerStream(
   spec: StreamSpec,
   request: Request,
   format: Format,
-  fast: FastJson | undefined,
+  { lives, fast }: RpcOptions,
 ): Response {
+  const life = lives.current;
   let call: CallContext | undefined;
 
   async function* run(): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-    call = callContext(spec, request);
+    call = callContext(spec, request, life);
     refuseCompression(request.headers.get('Connect-Content-Encoding'));
-    const inputs = decodeAll(spec, request, format, fast);
+    const inputs = decodeAll(spec, piecesOf(request, call.signal), format, fast);
     for await (const output of invoke(spec, inputs, call)) {
       yield encodeEnvelope(0, encode(spec.method.output, output, format, fast));
     }
@@ -112,8 +122,13 @@ function answerStream(
   return new Response(body, { headers: { 'Content-Type': `application/connect+${format}` } });
 }
 
-async function* decodeAll(spec: StreamSpec, request: Request, format: Format, fast: FastJson | undefined) {
-  for await (const bytes of readEnvelopes(request.body ?? emptyBody(), MESSAGE_MAX_BYTES)) {
+async function* decodeAll(
+  spec: StreamSpec,
+  pieces: AsyncIterable<Uint8Array>,
+  format: Format,
+  fast: FastJson | undefined,
+) {
+  for await (const bytes of readEnvelopes(pieces, MESSAGE_MAX_BYTES)) {
     yield decode(spec.method.input, bytes, format, fast);
   }
 }
@@ -135,9 +150,27 @@ async function* invoke(spec: StreamSpec, inputs: ReturnType<typeof decodeAll>, c
   }
 }
 
-async function* emptyBody(): AsyncGenerator<Uint8Array> {}
+/** The body as it comes. Throws the reason of `signal` once it aborts, also where nothing comes any more. */
+async function* piecesOf(request: Request, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const reader = request.body?.getReader();
+  if (reader === undefined) return;
+  // A read that waits ends with this; rejects with what the read has told already.
+  const giveUp = () => void reader.cancel(signal.reason).catch(() => {});
+  signal.addEventListener('abort', giveUp, { once: true });
+  try {
+    for (;;) {
+      signal.throwIfAborted();
+      const { done, value } = await reader.read();
+      signal.throwIfAborted();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    signal.removeEventListener('abort', giveUp);
+  }
+}
 
-function callContext({ method }: MethodImplSpec, request: Request): CallContext {
+function callContext({ method }: MethodImplSpec, request: Request, life: AbortSignal): CallContext {
   const timeoutMs = callTimeoutMs(request.headers);
   return createHandlerContext({
     service: method.parent,
@@ -146,6 +179,7 @@ function callContext({ method }: MethodImplSpec, request: Request): CallContext 
     requestMethod: request.method,
     url: request.url,
     requestSignal: request.signal,
+    shutdownSignal: life,
     requestHeader: request.headers,
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
   });
@@ -181,10 +215,10 @@ function refuseCompression(encoding: string | null): void {
   );
 }
 
-async function readAll(request: Request): Promise<Uint8Array> {
+async function readAll(request: Request, signal: AbortSignal): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let bytes = 0;
-  for await (const piece of request.body ?? emptyBody()) {
+  for await (const piece of piecesOf(request, signal)) {
     bytes += piece.byteLength;
     if (bytes > MESSAGE_MAX_BYTES) throw tooLarge(MESSAGE_MAX_BYTES);
     pieces.push(piece);
