@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { FileNotFoundError, FileType, type Sandbox } from 'e2b';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { unary } from './connect.ts';
@@ -249,6 +250,22 @@ describe('Remove', () => {
     expect(existsSync(join(root, 'link'))).toBe(false);
     expect(existsSync(join(root, 'keep'))).toBe(true);
   });
+
+  it('takes the whole tree away, also while something else removes parts of it', async () => {
+    const made = `import os, sys
+for d in range(40):
+    os.makedirs(f'{sys.argv[1]}/d{d}/e')
+    for i in range(60): open(f'{sys.argv[1]}/d{d}/e/f{i}', 'w').close()`;
+    for (let round = 0; round < 4; round++) {
+      const tree = join(root, `tree${round}`);
+      execFileSync('python3', ['-c', made, tree]);
+      const parts = Array.from({ length: 20 }, (_, i) => join(tree, `d${2 * i}`));
+      const other = promisify(execFile)('rm', ['-rf', ...parts]).catch(() => {});
+      expect(await call('Remove', { path: tree })).toEqual({ status: 200, body: {} });
+      expect(existsSync(tree)).toBe(false);
+      await other;
+    }
+  }, 30_000);
 
   it('goes deeper than a path can be long, and takes names that are no text', async () => {
     execFileSync('python3', [

@@ -1,5 +1,5 @@
 /** The RPCs of filesystem.Filesystem. What each does is in the files beside this one. */
-import { lstat, realpath, rm, stat } from 'node:fs/promises';
+import { lstat, realpath, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
@@ -18,6 +18,7 @@ import { isMissing, rpcError } from './fs-errors.ts';
 import { createInotify } from './inotify.ts';
 import { listDirectory } from './list-dir.ts';
 import { movePath } from './move.ts';
+import { removeTree } from './remove.ts';
 import { createWatchers, type ToldEvent, type WatchOptions } from './watchers.ts';
 import { createXattrs } from './xattrs.ts';
 
@@ -87,9 +88,7 @@ export function createFilesystemService(context: EnvdContext): ServiceImpl<typeo
     remove: (request, call) => {
       const path = pathOf(request.path, call);
       return attempt(`cannot remove ${path}`, async () => {
-        await rm(path, { recursive: true, force: true }).catch((error: unknown) => {
-          if (!isMissing(error)) throw error;
-        });
+        await removeTree(path, call.signal);
         return {};
       });
     },
