@@ -12,7 +12,7 @@ import { type Dirent, type DirentSource, readDirents } from './dirents.ts';
 import { isOutOfReach, rpcError } from './fs-errors.ts';
 import type { Inotify, InotifySubscriber } from './inotify.ts';
 import { eventTypes, IN, type InotifyEvent } from './inotify-event.ts';
-import { createWatchedTree } from './watched-tree.ts';
+import { type Branch, createWatchedTree } from './watched-tree.ts';
 
 export interface WatchRequest {
   /** A directory, links resolved. */
@@ -48,7 +48,10 @@ export async function watchDirectory(
   /** Names in new directories that were found by looking, whose CREATE may yet come; by watch. */
   const told = new Map<number, Set<string>>();
   /** Directories that have left their place, by cookie: the other half says where to, or never comes. */
-  const leaving = new Map<number, string>();
+  const leaving = new Map<number, Branch>();
+  /** Watches whose place another directory has taken. */
+  const displaced = new Set<number>();
+  let isSettling = false;
   let closed = false;
 
   const subscriber: InotifySubscriber = {
@@ -81,22 +84,24 @@ export async function watchDirectory(
   function handleRoot(mask: number): void {
     tell('.', mask);
     // It now has another name, which nobody asked about.
-    if (mask & IN.MOVE_SELF) release(tree.cut(''));
+    if (mask & IN.MOVE_SELF) release(tree.clear());
   }
 
   function followDirectory(path: string, { mask, cookie }: InotifyEvent): void {
     if (mask & IN.CREATE) {
       adoptNew(path);
     } else if (mask & IN.MOVED_FROM) {
-      leaving.set(cookie, path);
-      // Both halves of a rename within the tree come together; after that it has left the tree.
+      const branch = tree.detach(path);
+      leaving.set(cookie, branch);
+      // Both halves of a rename within the tree come together; after that it has left the tree. Its name may long be
+      // another directory's.
       void inotify.settled().then(() => {
-        if (leaving.delete(cookie)) release(tree.cut(path));
+        if (leaving.delete(cookie)) release(detachedOf(branch.map(({ wd }) => wd)));
       }, fail);
     } else if (mask & IN.MOVED_TO) {
-      const from = leaving.get(cookie);
+      const branch = leaving.get(cookie);
       leaving.delete(cookie);
-      if (from !== undefined) tree.move(from, path);
+      if (branch !== undefined) displace(tree.attach(branch, path));
       // Also after a move within: a walk under way may have lost its way there.
       walk(path).catch(fail);
     }
@@ -112,8 +117,9 @@ export async function watchDirectory(
     }
     try {
       const wd = inotify.add(join(request.root, path), subscriber);
-      if (tree.pathOf(wd) === path) return undefined;
-      tree.set(wd, path);
+      if (tree.watchOf(path) === wd) return undefined;
+      const former = tree.set(wd, path);
+      if (former !== undefined) displace([former]);
       return wd;
     } catch (error) {
       if (path !== '' && isOutOfReach(error)) return undefined;
@@ -166,6 +172,31 @@ export async function watchDirectory(
     }
   }
 
+  /** They stand for nothing now: mostly they were removed, and the event that says so is on its way. */
+  function displace(watches: readonly number[]): void {
+    for (const wd of watches) displaced.add(wd);
+    if (isSettling || displaced.size === 0) return;
+    isSettling = true;
+    settleDisplaced().catch(fail);
+  }
+
+  async function settleDisplaced(): Promise<void> {
+    while (displaced.size > 0 && !closed) {
+      const watches = [...displaced];
+      displaced.clear();
+      await inotify.settled();
+      // What is still there is somewhere in the tree, where events did not suffice to find it: two directories that were
+      // exchanged, say. What is nowhere has left.
+      if (detachedOf(watches).length > 0) await walk('');
+      release(detachedOf(watches));
+    }
+    isSettling = false;
+  }
+
+  function detachedOf(watches: readonly number[]): number[] {
+    return watches.filter(tree.isDetached);
+  }
+
   /** Some file systems do not say in the directory of what kind an entry is. */
   function isDirectory(dirent: Dirent, path: string): boolean {
     if (dirent.kind !== 'unknown') return dirent.kind === 'directory';
@@ -194,6 +225,7 @@ export async function watchDirectory(
 
   function release(watches: readonly number[]): void {
     for (const wd of watches) {
+      tree.forget(wd);
       told.delete(wd);
       inotify.remove(wd, subscriber);
     }
@@ -201,7 +233,7 @@ export async function watchDirectory(
 
   function close(): void {
     closed = true;
-    release(tree.cut(''));
+    release(tree.clear());
   }
 
   function fail(error: unknown): void {
