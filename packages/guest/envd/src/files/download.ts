@@ -10,6 +10,7 @@ import { acceptedEncoding } from './encoding.ts';
 import { streamFile } from './file-stream.ts';
 import { parseRange, WHOLE } from './range.ts';
 import { refusal } from './refusal.ts';
+import type { WriteDependencies } from './write-file.ts';
 
 const PROBE_BYTES = 64 * 1024;
 
@@ -18,7 +19,11 @@ const PROBE_BYTES = 64 * 1024;
  * any stream, and only so can an answer have a Content-Length. Its price: if the file becomes shorter
  * meanwhile, Bun goes silent (as of 1.4.5) and it takes the reader's patience to end the transfer.
  */
-export async function download(path: string, request: Request): Promise<Response> {
+export async function download(
+  path: string,
+  request: Request,
+  { statfs }: Pick<WriteDependencies, 'statfs'>,
+): Promise<Response> {
   const { headers } = request;
   const encoding = acceptedEncoding(headers.get('Accept-Encoding'));
   const handle = await openRegularFile(path);
@@ -40,8 +45,8 @@ export async function download(path: string, request: Request): Promise<Response
       Vary: 'Accept-Encoding',
     };
     if (notModifiedSince(headers, mtime)) return new Response(null, { status: 304, headers: common });
-    if (sizeBytes === 0) {
-      // Files of the kernel (/proc) have contents but no size.
+    // Files of the kernel have a size that says nothing: none in /proc, a whole page in /sys.
+    if (sizeBytes === 0 || statfs(path).totalBytes === 0) {
       if (!(await isEmpty(handle)))
         return new Response(stream(Number.POSITIVE_INFINITY), { headers: common });
       return new Response('', { headers: common });

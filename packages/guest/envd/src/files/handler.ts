@@ -46,7 +46,7 @@ export function createFilesHandler(context: EnvdContext): FilesHandler {
       case 'GET /files': {
         authorize(request, query, 'read');
         const { resolve } = identify(query.get('username') ?? undefined);
-        return download(resolve(query.get('path') ?? ''), request);
+        return download(resolve(query.get('path') ?? ''), request, dependencies);
       }
       case 'POST /files': {
         authorize(request, query, 'write');
