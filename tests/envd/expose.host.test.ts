@@ -109,6 +109,27 @@ it('are refused again when their program is gone, and belong to whoever listens 
   next.close();
 });
 
+it('are free for their program when it is started again, on all addresses', async () => {
+  expect(await expose({ port })).toBe(204);
+  const client = await reached();
+  const ended = text(client);
+  client.end('served');
+  expect(await ended).toBe('served');
+  // It is looked up when a connection ends, and has not ended yet.
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  program.close();
+  await once(program, 'close');
+  const next = createServer((socket) => socket.on('error', () => {}).end('again'));
+  const again = () =>
+    new Promise((resolve) => {
+      next.once('error', (error) => resolve('code' in error ? error.code : error));
+      next.listen(port, '0.0.0.0', () => resolve('listening'));
+    });
+  await expect.poll(again, { timeout: 10_000, interval: 200 }).toBe('listening');
+  expect(await text(await reached())).toBe('again');
+  next.close();
+});
+
 it('are no others, and nothing else', async () => {
   for (const body of [{}, { port: 0 }, { port: 65_536 }, { port: 1.5 }, { port: '80' }, [], 'x', null]) {
     expect(await expose(body), JSON.stringify(body)).toBe(400);

@@ -1,11 +1,11 @@
 /**
  * Makes a port that a program has opened for this machine alone reachable from outside, at the same number: it listens
  * where the world comes in, and passes every connection on to the loopback. Only when asked, and only as long as it is
- * of use, because the program itself may want to listen there one day.
+ * of use and the program listens, because that may want to listen there itself one day, or when it is started again.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import type { Lives } from '../lives.ts';
-import { isListening } from './listeners.ts';
+import { isListening, listeningPorts } from './listeners.ts';
 
 export interface Forwarder {
   /** Whether something listens on the loopback, and is reachable from outside from now on. */
@@ -24,6 +24,8 @@ export interface ForwarderOptions {
 const PORTS_MAX = 64;
 const CONNECTIONS_MAX = 256;
 const CONNECT_TIMEOUT_MS = 2_000;
+/** How long after its program's end a port may be taken. */
+const LOOK_AGAIN_MS = 1_000;
 const LOOPBACKS = ['127.0.0.1', '::1'];
 
 interface Exposed {
@@ -35,12 +37,23 @@ interface Exposed {
 
 export function createForwarder({ host, idleMs, lives }: ForwarderOptions): Forwarder {
   const exposed = new Map<number, Exposed>();
+  let looking: Timer | undefined;
 
   const giveUp = (port: number): void => {
     const one = exposed.get(port);
     exposed.delete(port);
     clearTimeout(one?.idle);
     one?.server.close();
+    if (exposed.size > 0) return;
+    clearInterval(looking);
+    looking = undefined;
+  };
+  const giveUpWhatHasEnded = async (): Promise<void> => {
+    const asked = [...exposed];
+    const listening = await listeningPorts();
+    for (const [port, one] of asked) {
+      if (!listening.has(port) && exposed.get(port) === one) giveUp(port);
+    }
   };
   const giveUpWhenIdle = (port: number, one: Exposed): void => {
     clearTimeout(one.idle);
@@ -59,7 +72,9 @@ export function createForwarder({ host, idleMs, lives }: ForwarderOptions): Forw
     client.once('close', () => {
       life.removeEventListener('abort', leave);
       one.connections -= 1;
-      if (exposed.get(port) === one) giveUpWhenIdle(port, one);
+      if (exposed.get(port) !== one) return;
+      giveUpWhenIdle(port, one);
+      void giveUpWhatHasEnded();
     });
     const program = await dial(port);
     if (program === undefined) {
@@ -86,6 +101,7 @@ export function createForwarder({ host, idleMs, lives }: ForwarderOptions): Forw
     });
     const one: Exposed = { server, ready, connections: 0, idle: undefined };
     exposed.set(port, one);
+    looking ??= setInterval(() => void giveUpWhatHasEnded(), LOOK_AGAIN_MS);
     return one;
   };
 

@@ -16,19 +16,23 @@ const EVERYWHERE = /^0+$/;
 
 /** Whether a connection to this port of the loopback would be taken. */
 export async function isListening(port: number): Promise<boolean> {
-  for (const table of TABLES) {
-    // Not there without IPv6.
-    const text = await readFile(table, 'latin1').catch(() => '');
-    if (listensIn(text, port)) return true;
-  }
-  return false;
+  return (await listeningPorts()).has(port);
 }
 
-export function listensIn(table: string, port: number): boolean {
-  const wanted = port.toString(16).toUpperCase().padStart(4, '0');
-  return table.split('\n').some((line) => {
+/** All of which that is so. */
+export async function listeningPorts(): Promise<ReadonlySet<number>> {
+  // Not there without IPv6.
+  const texts = await Promise.all(TABLES.map((table) => readFile(table, 'latin1').catch(() => '')));
+  return new Set(texts.flatMap(portsIn));
+}
+
+export function portsIn(table: string): number[] {
+  const ports: number[] = [];
+  for (const line of table.split('\n')) {
     const [, local = '', , state] = line.trim().split(/\s+/);
-    const [address = '', number] = local.split(':');
-    return state === LISTEN && number === wanted && (LOOPBACKS.has(address) || EVERYWHERE.test(address));
-  });
+    const [address = '', number = ''] = local.split(':');
+    if (state !== LISTEN || !(LOOPBACKS.has(address) || EVERYWHERE.test(address))) continue;
+    ports.push(Number.parseInt(number, 16));
+  }
+  return ports;
 }
