@@ -171,3 +171,49 @@ describe('GET /logs', () => {
     expect(await read()).toEqual({ entries: [] });
   });
 });
+
+describe('pages of other origins', () => {
+  const from = { Origin: 'https://example.com' };
+  const allowed = (response: Response) => response.headers.get('Access-Control-Allow-Origin');
+
+  it('are told before a request that it is allowed, without the token', async () => {
+    await envd.init({ accessToken: 'secret' });
+    for (const path of ['/files?path=x', '/process.Process/Start', '/health', '/nothing']) {
+      const wanted = 'authorization,connect-protocol-version,content-type,x-access-token';
+      const response = await fetch(`${envd.url}${path}`, {
+        method: 'OPTIONS',
+        headers: {
+          ...from,
+          'Access-Control-Request-Method': 'POST',
+          'Access-Control-Request-Headers': wanted,
+        },
+      });
+      expect([response.status, allowed(response)]).toEqual([204, '*']);
+      expect(response.headers.get('Access-Control-Allow-Methods')).toContain('POST');
+      expect(response.headers.get('Access-Control-Allow-Headers')).toBe(wanted);
+      expect(response.headers.get('Access-Control-Max-Age')).toBe('7200');
+    }
+  });
+
+  it('may read answers of all kinds, errors and streams too', async () => {
+    const start = { process: { cmd: '/bin/true' }, stdin: false };
+    const list = { method: 'POST', headers: { ...from, 'Content-Type': 'application/json' }, body: '{}' };
+    const answers = [
+      await get('/health', from),
+      await get('/files?path=/etc/hostname', from),
+      await get('/files?path=/etc/hostname', { ...from, Range: 'bytes=0-0' }),
+      await get('/files?path=/etc/nothing', from),
+      await fetch(`${envd.url}/process.Process/List`, list),
+      await stream(envd.url, 'process.Process/Start', start, { headers: from }),
+      await envd.init({ accessToken: 'secret' }, from),
+      await get('/files?path=/etc/hostname', from),
+      await fetch(`${envd.url}/process.Process/List`, list),
+    ];
+    expect(answers.map(({ status }) => status)).toEqual([204, 200, 206, 404, 200, 200, 204, 401, 401]);
+    expect(answers.map(allowed)).toEqual(answers.map(() => '*'));
+    for (const answer of answers) {
+      expect(answer.headers.get('Access-Control-Expose-Headers')).toBe('*');
+      await answer.body?.cancel();
+    }
+  });
+});

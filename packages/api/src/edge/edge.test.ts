@@ -107,6 +107,8 @@ describe('a request', () => {
     });
     const page = await answerOf(ask('/', { to: 1, headers: { accept: 'text/html' } }));
     expect(page.headers['content-type']).toContain('text/html');
+    // A page of another origin is told as well.
+    expect(page.headers['access-control-allow-origin']).toBe('*');
     scene.target = undefined;
     const dead = await answerOf(ask('/', { method: 'POST' }), 'a body that nobody reads');
     expect(dead.status).toBe(502);

@@ -5,6 +5,7 @@
  * somebody waits for the sandbox: nothing is loaded in their way. No other import here may cost start-up time.
  */
 import type { Flags } from './flags.ts';
+import { forPages, preflight } from './http/cors.ts';
 import { type Inbox, openInbox } from './http/inbox.ts';
 import { errorJson, noContent } from './http/respond.ts';
 import { lazily } from './lazy.ts';
@@ -47,20 +48,22 @@ export function startServer(flags: Flags): { readonly port: number } {
       '/health': {
         GET: () => {
           later(afterHealth);
-          return noContent();
+          return forPages(noContent());
         },
       },
     },
     fetch: async (request, self) => {
+      // Asked by browsers, which send no token with it.
+      if (request.method === 'OPTIONS') return forPages(preflight(request));
       try {
-        return await (await routes()).answer(request, self);
+        return forPages(await (await routes()).answer(request, self));
       } finally {
         later(parts);
       }
     },
     error: (error) => {
       logError('a request failed', error);
-      return errorJson(500, 'internal error');
+      return forPages(errorJson(500, 'internal error'));
     },
   });
   const port = server.port ?? flags.port;
