@@ -20,7 +20,11 @@ export type NftStatement =
   | { readonly match: { readonly op: '==' | '!=' | 'in'; readonly left: NftLeft; readonly right: NftValue } }
   | { readonly accept: null }
   | { readonly drop: null }
-  | { readonly reject: { readonly type: 'icmp'; readonly expr: 'admin-prohibited' } }
+  | {
+      readonly reject:
+        | { readonly type: 'icmp'; readonly expr: 'admin-prohibited' }
+        | { readonly type: 'tcp reset' };
+    }
   | { readonly masquerade: null }
   | { readonly snat: { readonly family: 'ip'; readonly addr: string } }
   | { readonly dnat: { readonly family: 'ip'; readonly addr: string } }
@@ -43,6 +47,8 @@ export const accept: NftStatement = { accept: null };
 export const drop: NftStatement = { drop: null };
 /** The sender learns at once that this is not allowed, in place of waiting. */
 export const reject: NftStatement = { reject: { type: 'icmp', expr: 'admin-prohibited' } };
+/** For packets of TCP: the sender learns that there is no such connection, and ends its own half of it. */
+export const reset: NftStatement = { reject: { type: 'tcp reset' } };
 export const masquerade: NftStatement = { masquerade: null };
 
 export function snatTo(address: Ipv4): NftStatement {
@@ -187,6 +193,12 @@ export const isForwarded: NftStatement = isNot({ fib: { result: 'type', flags: [
 
 /** Not to another machine: to an address of this one, a broadcast, a multicast. */
 export const isNotUnicast: NftStatement = isNot({ fib: { result: 'type', flags: ['daddr'] } }, 'unicast');
+
+/** Of TCP, in the middle of a connection. */
+export const continuesTcp: NftStatement = is(
+  { '&': [{ payload: { protocol: 'tcp', field: 'flags' } }, ['syn', 'rst']] },
+  0,
+);
 
 /** In connections that begin, tells both sides how large a packet the route can carry. */
 export const clampMaxSegment: readonly NftStatement[] = [

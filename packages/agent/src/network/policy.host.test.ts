@@ -127,6 +127,19 @@ describe('from a guest', () => {
   });
 });
 
+it('a guest that wakes up in another namespace learns at once that its connections are gone', async () => {
+  const former = await network.setUp(network.reserve(), OWNER, signal);
+  const woken = await lab.plugGuest(former);
+  const held = await lab.hold(woken, former.address, PORT);
+  await network.release(former.index);
+  const next = await network.setUp(network.reserve(), OWNER, signal);
+  await lab.plugGuest(next, woken);
+  expect(await held.ended).toBe('ECONNRESET');
+  // Those that it begins are still not answered there.
+  await expectUnreachable(woken, both('169.254.0.22'));
+  await network.release(next.index);
+});
+
 describe('with rules of its own, a guest', () => {
   const everywhere = parseIpv4Range('0.0.0.0/0');
   const world10 = rangeAround(parseIpv4(WORLD.internet), 32);

@@ -106,30 +106,12 @@ export function slotTables(
           [rule.goesTo(GUEST_TAP_NAME), rule.snatTo(GATEWAY)],
         ]),
         // The namespace itself talks to nobody: only errors about the guest's own packets leave it.
-        chain(
-          'input',
-          'filter',
-          'input',
-          filter,
-          'drop',
-          named === undefined
-            ? []
-            : [
-                [
-                  fromGuest,
-                  rule.beginsConnection,
-                  rule.moreOftenThan(GATEWAY_CONNECTIONS_PER_SECOND, GATEWAY_CONNECTIONS_BURST),
-                  rule.drop,
-                ],
-                [
-                  fromGuest,
-                  rule.beginsConnection,
-                  rule.moreConnectionsThan(MAX_GATEWAY_CONNECTIONS),
-                  rule.reject,
-                ],
-                [fromGuest, ...rule.toTcpPorts(NAMED_PORTS), rule.wasDnatted, rule.accept],
-              ],
-        ),
+        chain('input', 'filter', 'input', filter, 'drop', [
+          ...(named === undefined ? [] : gatewayRules(fromGuest)),
+          // Of a connection that the guest had in another namespace, before it slept or was copied: else it would send again
+          // for a quarter of an hour, and what it sends of would wait for as long.
+          [fromGuest, rule.continuesTcp, rule.reset],
+        ]),
         chain('output', 'filter', 'output', filter, 'drop', [[rule.belongsToConnection, rule.accept]]),
       ],
     },
@@ -146,6 +128,18 @@ export function slotTables(
     },
   ];
 }
+
+/** To the gateway, which listens in the namespace where names are allowed. */
+const gatewayRules = (fromGuest: rule.NftStatement): Statements[] => [
+  [
+    fromGuest,
+    rule.beginsConnection,
+    rule.moreOftenThan(GATEWAY_CONNECTIONS_PER_SECOND, GATEWAY_CONNECTIONS_BURST),
+    rule.drop,
+  ],
+  [fromGuest, rule.beginsConnection, rule.moreConnectionsThan(MAX_GATEWAY_CONNECTIONS), rule.reject],
+  [fromGuest, ...rule.toTcpPorts(NAMED_PORTS), rule.wasDnatted, rule.accept],
+];
 
 const isRefused: Statements = [rule.toSet(REFUSED_SET), rule.notToSet(ALLOWED_SET)];
 

@@ -29,7 +29,15 @@ import { WrennError } from '@wrenn/protocol';
 import { GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, type NetworkConfig } from '../config.ts';
 import type { NetworkHost } from '../host.ts';
 import type { NetworkSlot } from '../slot.ts';
-import { type Listener, listenIn, type Probe, type ProbeResult, probeIn } from './traffic.ts';
+import {
+  type Held,
+  holdFrom,
+  type Listener,
+  listenIn,
+  type Probe,
+  type ProbeResult,
+  probeIn,
+} from './traffic.ts';
 
 export type Run = (
   program: string,
@@ -62,9 +70,14 @@ export interface Lab {
   readonly run: Run;
   /** The dependencies of the network under test; `wrap` may change how its programs run. */
   networkHost(wrap?: (run: Run) => Run): NetworkHost;
-  /** Puts a namespace in the guest's place, with a link that has the TAP's name and addresses. Returns its name. */
-  plugGuest(slot: NetworkSlot): Promise<string>;
+  /**
+   * Puts a namespace in the guest's place, with a link that has the TAP's name and addresses. Returns its name. One whose
+   * slot is gone can be put in another, as a guest that wakes up.
+   */
+  plugGuest(slot: NetworkSlot, woken?: string): Promise<string>;
   listen(netns: string, port: number): Promise<Listener>;
+  /** A connection from the lab's host to a guest, which sends now and then. */
+  hold(guest: string, address: string, port: number): Promise<Held>;
   probe(netns: string, probes: readonly Probe[]): Promise<ProbeResult[]>;
   ip(netns: string, commands: readonly IpCommand[]): Promise<void>;
   /** Everything of the prefix that there is: namespaces, links, tables, routes, and the uplinks' switches. */
@@ -76,7 +89,7 @@ export async function createLab(): Promise<Lab> {
   const id = randomBytes(2).toString('hex');
   const prefix = `t${id}`;
   const [hostNetns, worldNetns, lanNetns] = [`wrlab${id}host`, `wrlab${id}world`, `wrlab${id}lan`];
-  const listeners: Listener[] = [];
+  const listeners: { close(): Promise<void> }[] = [];
   const guests: string[] = [];
   const run = runIn(hostNetns);
   const ip = createIp();
@@ -126,10 +139,12 @@ export async function createLab(): Promise<Lab> {
     config: { owner: `/nowhere/${id}`, range: '10.117.0.0/16', prefix, holdOffMs: 0 },
     run,
     networkHost: (wrap = (inner) => inner) => networkHostIn(wrap(run)),
-    plugGuest: async (slot) => {
-      const netns = `${hostNetns}g${slot.index}`;
-      guests.push(netns);
-      await ip.batch([addNetns(netns)]);
+    plugGuest: async (slot, woken) => {
+      const netns = woken ?? `${hostNetns}g${slot.index}`;
+      if (woken === undefined) {
+        guests.push(netns);
+        await ip.batch([addNetns(netns)]);
+      }
       await ip.batch(
         [
           deleteLink(slot.tap),
@@ -157,6 +172,11 @@ export async function createLab(): Promise<Lab> {
       const listener = await listenIn(netns, port);
       listeners.push(listener);
       return listener;
+    },
+    hold: async (guest, address, port) => {
+      const held = await holdFrom(hostNetns, guest, address, port);
+      listeners.push(held);
+      return held;
     },
     probe: probeIn,
     ip: (netns, commands) => ip.batch(commands, { netns }),

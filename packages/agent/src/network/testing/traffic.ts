@@ -71,6 +71,20 @@ const one = (p) => new Promise((resolve) => {
 Promise.all(probes.map(one)).then((r) => { console.log(JSON.stringify(r)); process.exit(0); });
 `;
 
+const TALKER = `
+const net = require('node:net');
+net.createServer((s) => {
+  console.log('connected');
+  s.on('error', (e) => { console.log(e.code); process.exit(0); });
+  setInterval(() => s.write('.'), 100);
+}).listen(Number(process.argv[1]), () => console.log('ready'));
+`;
+
+const HEARER = `
+const net = require('node:net');
+net.connect({ host: process.argv[1], port: Number(process.argv[2]) }).on('error', () => {}).resume();
+`;
+
 const SINK = `
 const net = require('node:net');
 const [port, sizeBytes] = process.argv.slice(1).map(Number);
@@ -150,6 +164,47 @@ export async function listenIn(netns: string, port: number): Promise<Listener> {
       const gone = once(child, 'exit');
       child.kill('SIGKILL');
       await gone;
+    },
+  };
+}
+
+export interface Held {
+  /** Resolves with the error by which the one in the guest ends. */
+  readonly ended: Promise<string>;
+  close(): Promise<void>;
+}
+
+/** Resolves once there is a connection from the one namespace to the other, which sends on it now and then. */
+export async function holdFrom(from: string, to: string, address: string, port: number): Promise<Held> {
+  const stopping = new AbortController();
+  const stop = { timeoutMs: TRANSFER_TIMEOUT_MS, signal: stopping.signal };
+  const node = (netns: string, program: string, ...args: string[]) => [
+    `--net=/run/netns/${netns}`,
+    ...[process.execPath, '-e', program, ...args],
+  ];
+  let hearer: Promise<unknown> = Promise.resolve();
+  let connected = () => {};
+  const isConnected = new Promise<void>((resolve) => {
+    connected = resolve;
+  });
+  const talker = runCommand('nsenter', node(to, TALKER, String(port)), {
+    ...stop,
+    onLine: (line) => {
+      if (line === 'connected') connected();
+      if (line === 'ready') {
+        hearer = runCommand('nsenter', node(from, HEARER, address, String(port)), stop).catch(() => {});
+      }
+    },
+  });
+  const ended = talker.then(({ stdout }) => stdout.trim().split('\n').at(-1) ?? '');
+  // Whoever waits for it is told.
+  ended.catch(() => {});
+  await Promise.race([isConnected, ended]);
+  return {
+    ended,
+    close: async () => {
+      stopping.abort();
+      await Promise.all([hearer, talker.catch(() => {})]);
     },
   };
 }
