@@ -33,7 +33,7 @@ export interface OpenWatch {
 
 export interface Watchers {
   open(options: WatchOptions): Promise<OpenWatch>;
-  /** Kept until it is removed. */
+  /** Kept until it is removed, or nobody has fetched from it for an hour: its client is gone. */
   create(options: WatchOptions): Promise<string>;
   /** What has happened since the last call, up to this call. */
   fetch(id: string): Promise<ToldEvent[]>;
@@ -47,12 +47,18 @@ export interface WatcherDependencies extends WatchDependencies {
 
 const WATCHES_MAX = 256;
 const WAITING_EVENTS_MAX = 8192;
+const POLLED_IDLE_MS = 60 * 60_000;
 
 /** What has been removed or renamed is told without an entry: something else may have its name by now. */
 const WITH_ENTRY: ReadonlySet<EventType> = new Set([EventType.CREATE, EventType.WRITE, EventType.CHMOD]);
 
+interface Polled {
+  readonly watch: OpenWatch;
+  readonly idle: ReturnType<typeof setTimeout>;
+}
+
 export function createWatchers(dependencies: WatcherDependencies): Watchers {
-  const polled = new Map<string, OpenWatch>();
+  const polled = new Map<string, Polled>();
   let openWatches = 0;
 
   async function open(options: WatchOptions): Promise<OpenWatch> {
@@ -101,10 +107,17 @@ export function createWatchers(dependencies: WatcherDependencies): Watchers {
     return readEntry(join(options.path, name), dependencies.entries).catch(() => undefined);
   }
 
-  function find(id: string): OpenWatch {
-    const watch = polled.get(id);
-    if (watch === undefined) throw new ConnectError(`watcher with id ${id} not found`, Code.NotFound);
-    return watch;
+  function find(id: string): Polled {
+    const found = polled.get(id);
+    if (found === undefined) throw new ConnectError(`watcher with id ${id} not found`, Code.NotFound);
+    return found;
+  }
+
+  function remove(id: string): void {
+    const { watch, idle } = find(id);
+    polled.delete(id);
+    clearTimeout(idle);
+    watch.close();
   }
 
   return {
@@ -112,18 +125,18 @@ export function createWatchers(dependencies: WatcherDependencies): Watchers {
     create: async (options) => {
       const watch = await open(options);
       const id = `w${randomHex(16)}`;
-      polled.set(id, watch);
+      const idle = setTimeout(() => remove(id), POLLED_IDLE_MS);
+      idle.unref();
+      polled.set(id, { watch, idle });
       return id;
     },
     fetch: async (id) => {
-      const { events } = find(id);
+      const { watch, idle } = find(id);
+      idle.refresh();
       await dependencies.inotify.settled();
-      return events.drain();
+      return watch.events.drain();
     },
-    remove: (id) => {
-      find(id).close();
-      polled.delete(id);
-    },
+    remove,
   };
 }
 
