@@ -237,6 +237,16 @@ describe('Move', () => {
   });
 });
 
+it('a link that cannot be read hides nothing else', async () => {
+  // Some of another program's are closed even to root, where the machine is a container.
+  for (const path of ['/proc/1', '/proc/self']) {
+    const { status, body } = await call('ListDir', { path });
+    expect([path, status]).toEqual([path, 200]);
+    const all = (body.entries ?? []) as { name: string }[];
+    expect(all.map(({ name }) => name)).toEqual(expect.arrayContaining(['cwd', 'status']));
+  }
+});
+
 describe('Remove', () => {
   it('takes trees away, links without their targets, and nothing without complaint', async () => {
     mkdirSync(join(root, 'keep'));

@@ -35,13 +35,16 @@ export function rememberOwners(sources: EntrySources): EntrySources {
   };
 }
 
-/** Links that lead nowhere, in a circle, or somewhere unreadable are all told by their text. */
+/**
+ * Links that lead nowhere, in a circle, or somewhere unreadable are all told by their text, and those without a readable
+ * text (some of /proc) by none: one of them must not hide all the others of a listing.
+ */
 async function followLink(path: string): Promise<SymlinkFacts> {
   try {
     const target = await realpath(path);
     return { target, targetMode: (await stat(target)).mode };
   } catch {
-    return { target: await readlink(path), targetMode: undefined };
+    return { target: await readlink(path).catch(() => ''), targetMode: undefined };
   }
 }
 
