@@ -1,4 +1,5 @@
-import { FileType } from '@wrenn/protocol/filesystem';
+import { toJson } from '@bufbuild/protobuf';
+import { EntryInfoSchema, FileType } from '@wrenn/protocol/filesystem';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { permissionString, toEntryInfo } from './entry-info.ts';
@@ -63,6 +64,17 @@ describe('toEntryInfo', () => {
 
   it('names the root', () => {
     expect(toEntryInfo({ ...facts, path: '/' }).name).toBe('/');
+  });
+
+  it.each([
+    [253_402_300_800n, '9999-12-31T23:59:59.999999999Z'],
+    [2n ** 62n, '9999-12-31T23:59:59.999999999Z'],
+    [-62_135_596_801n, '0001-01-01T00:00:00Z'],
+    [253_402_300_799n, '9999-12-31T23:59:59Z'],
+    [-62_135_596_800n, '0001-01-01T00:00:00Z'],
+  ])('tells a time of %d s as one that JSON has', (seconds, text) => {
+    const stats = { ...facts.stats, modifiedNs: seconds * 1_000_000_000n };
+    expect(toJson(EntryInfoSchema, toEntryInfo({ ...facts, stats }))).toMatchObject({ modifiedTime: text });
   });
 
   it('splits every time, also before 1970, into seconds and nanoseconds that count forward', () => {

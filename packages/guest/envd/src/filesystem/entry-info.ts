@@ -103,13 +103,20 @@ export function toEntryInfo(facts: EntryFacts): EntryInfo {
   };
 }
 
+const SECOND_NS = 1_000_000_000n;
+/** A Timestamp has the years 1 to 9999; a file may have any. Nearest to what it has is better than no answer. */
+const TIMESTAMP_MIN_S = -62_135_596_800n;
+const TIMESTAMP_MAX_S = 253_402_300_799n;
+
 /** The nanoseconds of a Timestamp count forward, also before 1970. */
 function timestamp(ns: bigint): Timestamp {
-  const second = 1_000_000_000n;
-  const nanos = ((ns % second) + second) % second;
-  return {
-    $typeName: 'google.protobuf.Timestamp',
-    seconds: (ns - nanos) / second,
-    nanos: Number(nanos),
-  };
+  const nanos = ((ns % SECOND_NS) + SECOND_NS) % SECOND_NS;
+  const seconds = (ns - nanos) / SECOND_NS;
+  if (seconds < TIMESTAMP_MIN_S) return toTimestamp(TIMESTAMP_MIN_S, 0n);
+  if (seconds > TIMESTAMP_MAX_S) return toTimestamp(TIMESTAMP_MAX_S, SECOND_NS - 1n);
+  return toTimestamp(seconds, nanos);
+}
+
+function toTimestamp(seconds: bigint, nanos: bigint): Timestamp {
+  return { $typeName: 'google.protobuf.Timestamp', seconds, nanos: Number(nanos) };
 }
