@@ -1,7 +1,8 @@
 /** Which request below /files does what, as whom, and whether it may. */
 import { type EnvdContext, resolvePath } from '../context.ts';
-import { createXattrs } from '../filesystem/xattrs.ts';
+import { createXattrs, type XattrCalls } from '../filesystem/xattrs.ts';
 import { errorJson, json } from '../http/respond.ts';
+import type { Libc } from '../sys/libc.ts';
 import { compose, parseComposeRequest } from './compose.ts';
 import { download } from './download.ts';
 import { refusal, refusalResponse } from './refusal.ts';
@@ -12,6 +13,10 @@ export interface IdleLimiter {
   timeout(request: Request, seconds: number): void;
 }
 
+export interface FilesContext extends Pick<EnvdContext, 'users' | 'settings' | 'accessToken' | 'lives'> {
+  readonly libc: XattrCalls & Pick<Libc, 'statfs'>;
+}
+
 export type FilesHandler = (request: Request, connection: IdleLimiter) => Promise<Response>;
 
 /** Nothing sent and nothing taken for this long: whoever is at the other end has gone. Bun's most is 255. */
@@ -20,7 +25,7 @@ const TRANSFER_IDLE_S = 240;
 const FORMER_LIFE_IDLE_S = 1;
 
 /** The access token of a compose request has been looked at by the server; the others may bear a signature. */
-export function createFilesHandler(context: EnvdContext): FilesHandler {
+export function createFilesHandler(context: FilesContext): FilesHandler {
   const { users, settings, accessToken, libc, lives } = context;
   const dependencies = { xattrs: createXattrs(libc), statfs: libc.statfs };
 
@@ -40,7 +45,7 @@ export function createFilesHandler(context: EnvdContext): FilesHandler {
     if (complaint !== undefined) throw refusal(401, complaint);
   }
 
-  async function answer(request: Request): Promise<Response> {
+  async function answer(request: Request, connection: IdleLimiter): Promise<Response> {
     const { pathname, searchParams: query } = new URL(request.url);
     switch (`${request.method} ${pathname}`) {
       case 'GET /files': {
@@ -55,6 +60,8 @@ export function createFilesHandler(context: EnvdContext): FilesHandler {
       }
       case 'POST /files/compose': {
         const wanted = await parseComposeRequest(request.body);
+        // All is here, and nothing is sent before the work is done, however long it takes.
+        connection.timeout(request, 0);
         const { user, resolve } = identify(wanted.username);
         const sources = wanted.sourcePaths.map(resolve);
         return json(await compose(sources, resolve(wanted.destination), user, dependencies));
@@ -70,7 +77,7 @@ export function createFilesHandler(context: EnvdContext): FilesHandler {
     const hurry = () => connection.timeout(request, FORMER_LIFE_IDLE_S);
     life.addEventListener('abort', hurry, { once: true });
     try {
-      return await answer(request);
+      return await answer(request, connection);
     } catch (error) {
       // Nobody reads this answer, and a sender who leaves is nothing for the log.
       if (request.signal.aborted) return errorJson(400, 'the request was broken off');

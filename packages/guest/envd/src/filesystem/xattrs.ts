@@ -4,7 +4,10 @@ import type { Xattrs } from './metadata.ts';
 
 const BUFFER_BYTES = 64 * 1024;
 
-export function createXattrs(libc: Libc): Xattrs {
+/** The system calls that this needs. */
+export type XattrCalls = Pick<Libc, 'call' | 'setxattr' | 'removexattr'>;
+
+export function createXattrs(libc: XattrCalls): Xattrs {
   const buffer = new Uint8Array(BUFFER_BYTES);
   return {
     list: (path) => buffer.slice(0, libc.call('listxattr', path, path, buffer, buffer.length)),
