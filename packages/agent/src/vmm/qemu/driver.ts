@@ -27,8 +27,9 @@ import {
   restoreArguments,
 } from './arguments.ts';
 import { connectTo } from './connect.ts';
-import { announcedEnd, describeExit } from './exit-reason.ts';
+import { announcedEnd } from './exit-reason.ts';
 import { hostTscKhz } from './host-tsc.ts';
+import { tellOfDeath } from './last-words.ts';
 import { createMicrovm, queryStatus, removeFiles } from './microvm.ts';
 import { openQmp, type QmpClient } from './qmp.ts';
 import { type Limits, memoryAddress, placeOf } from './snapshot.ts';
@@ -70,10 +71,6 @@ export const DEFAULT_TIMEOUTS: QemuTimeouts = { socketMs: 30_000, commandMs: 10_
 
 const VERSION_TIMEOUT_MS = 10_000;
 const LOAD_POLL_MS = 2;
-const LOG_LINES_IN_ERROR = 3;
-const DEATH_NOTICE_MS = 200;
-/** In the log it is of use, in a sentence not. */
-const TIMESTAMP = /^\d{4}-\d\d-\d\dT[\d:.]+Z /;
 
 /** The driver also starts microVMs without a network, which only the boot probe wants. */
 export interface QemuDriver extends VmmDriver {
@@ -156,6 +153,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
     let log: AppendedLog | undefined;
     let handle: MicrovmHandle | undefined;
     let exit: ExitStatus | undefined;
+    let isConnected = () => false;
     try {
       releases.push(() => takeBackRunDir(spec.runDir));
       releases.push(() => removeFiles(spec.runDir, 'not the logs'));
@@ -196,6 +194,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
         exit = status;
       });
       const { qmp, console, announced } = await connect(spawned, () => exit !== undefined, signal);
+      isConnected = qmp.isOpen;
       releases.push(
         () => qmp.close(),
         () => console.close(),
@@ -213,7 +212,7 @@ export function createQemuDriver(options: QemuOptions): QemuDriver {
       });
       return withWatchdog(microvm, watchdog, warn);
     } catch (error) {
-      const told = await tellOfDeath(error, log, () => exit, signal);
+      const told = await tellOfDeath(error, { log, exit: () => exit, isConnected, signal });
       await releaseAll(releases, warn);
       throw told;
     }
@@ -349,29 +348,4 @@ function handleOf({ pid, startTime, wrappers }: ConfinedProcess, runDir: string)
 
 function gone(): WrennError {
   return new WrennError('vmm_died', 'QEMU is gone.');
-}
-
-/** If the process died, that is the error, with its last words, and not the broken connection that follows. */
-async function tellOfDeath(
-  failure: unknown,
-  log: AppendedLog | undefined,
-  exit: () => ExitStatus | undefined,
-  signal: AbortSignal,
-): Promise<unknown> {
-  if (signal.aborted || !(failure instanceof WrennError)) return failure;
-  if (failure.code !== 'vmm_died' && failure.code !== 'vmm_api_error') return failure;
-  const deadline = performance.now() + DEATH_NOTICE_MS;
-  while (exit() === undefined && failure.code !== 'vmm_died' && performance.now() < deadline) {
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  const status = exit();
-  if (status === undefined && failure.code !== 'vmm_died') return failure;
-  const lines = (await log?.tail(LOG_LINES_IN_ERROR).catch(() => [])) ?? [];
-  const words = lines.map((line) => line.replace(TIMESTAMP, ''));
-  const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
-  const what = status === undefined ? failure.message : describeExit(status, undefined);
-  return new WrennError('vmm_died', `${what} ${said}`, {
-    hint: '`wrenn doctor` checks what QEMU needs.',
-    cause: failure,
-  });
 }

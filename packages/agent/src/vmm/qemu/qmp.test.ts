@@ -99,6 +99,7 @@ describe('the QMP client', () => {
       code: 'vmm_api_error',
       message: 'QEMU refused query-status: no\\x1b[2J\\x0away',
     });
+    expect(client.isOpen()).toBe(true);
     client.close();
   });
 
@@ -150,7 +151,9 @@ describe('the QMP client', () => {
 
   it('tells of a connection that is lost', async () => {
     const client = await open((_, peer) => void peer.destroy());
-    await expect(ask(client)).rejects.toMatchObject({ message: 'The connection to QEMU was lost.' });
+    const failure = await ask(client).catch((error: unknown) => ({ error, isOpen: client.isOpen() }));
+    // Known by the time that anybody hears of it.
+    expect(failure).toMatchObject({ error: { message: 'The connection to QEMU was lost.' }, isOpen: false });
     await client.closed;
   });
 

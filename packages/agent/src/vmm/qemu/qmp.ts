@@ -34,6 +34,8 @@ export interface QmpClient {
     args: Readonly<Record<string, unknown>>,
     options: CommandOptions,
   ): Promise<unknown>;
+  /** Whether commands can still be answered. */
+  isOpen(): boolean;
   /** Resolves when the connection is gone, for whatever reason; never rejects. */
   readonly closed: Promise<void>;
   /** Idempotent. */
@@ -132,6 +134,7 @@ export async function openQmp(
 
   const client: QmpClient = {
     execute,
+    isOpen: () => failure === undefined,
     closed,
     close: () => end(new WrennError('cancelled', 'The connection to QEMU was closed.')),
   };
