@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { findBootFiles, wrennDirFromEnv } from '@wrenn/images';
@@ -21,6 +21,12 @@ beforeAll(async () => {
 });
 afterAll(() => rm(directory, { recursive: true }));
 
+/** When the verdict was written; undefined where there is none, since KVM cannot even be opened. */
+async function keptAt(): Promise<bigint | undefined> {
+  const stats = await stat(join(directory, VERDICT_FILE), { bigint: true }).catch(() => undefined);
+  return stats?.mtimeNs;
+}
+
 it('finds something that runs guests, says why, and remembers it', async () => {
   const first = await selectDriver(options);
   expect(first.driver.name).toBe('qemu');
@@ -32,10 +38,10 @@ it('finds something that runs guests, says why, and remembers it', async () => {
   // Nothing of the probe's microVM is left.
   expect((await readdir(directory)).filter((name) => name !== VERDICT_FILE)).toEqual([]);
 
-  const start = performance.now();
+  const before = await keptAt();
   const second = await selectDriver(options);
   expect(second.reason).toBe(first.reason);
-  expect(performance.now() - start).toBeLessThan(2_000);
+  expect(await keptAt()).toBe(before);
 }, 60_000);
 
 it('asks anew when what it depends on has changed', async () => {

@@ -10,6 +10,7 @@ describeDriverContract('qemu', {
   bootTimeoutMs: 60_000,
 });
 
+const never = new AbortController().signal;
 let bench: Workbench;
 beforeAll(async () => {
   bench = await createWorkbench(2);
@@ -24,8 +25,11 @@ it('tells a guest that shut down from one that fell over, also once adopted', as
   for (const task of ['poweroff', 'reboot'] as const) {
     const driver = createQemuDriver({ accelerator: 'tcg' });
     const first = await driver.launch(bench.spec({ task }), bench.options());
+    // It ends soon, and must not before it is adopted.
+    await first.pause(never);
     first.detach();
-    const microvm = await driver.adopt(first.handle, new AbortController().signal);
+    const microvm = await driver.adopt(first.handle, never);
+    await microvm.resume(never);
     expect((await microvm.exited).message).toBe(expected[task]);
     await microvm.kill();
   }

@@ -13,6 +13,10 @@ export type GuestTask = 'count' | 'flood' | 'shout' | 'poweroff' | 'reboot' | 'p
 
 const FIRST_UID = 1_900_080_000;
 const POLL_MS = 20;
+/** Several in a row: that one of them finds nothing new may be the reader's fault. */
+const SETTLED_LOOKS = 6;
+const SETTLE_LOOKS = 100;
+const SETTLE_INTERVAL_MS = 100;
 
 /** An init of busybox alone; `task` comes from the kernel's command line. */
 const GUEST_INIT = `#!/bin/busybox sh
@@ -157,6 +161,19 @@ export async function waitForLine(microvm: Microvm, pattern: RegExp, timeoutMs: 
     }
     await sleep(POLL_MS);
   }
+}
+
+/** Of a guest that is paused: its counter, once all that it had printed has been read. */
+export async function settledTick(microvm: Microvm): Promise<number> {
+  let tick = await lastTick(microvm);
+  for (let look = 0, same = 0; look < SETTLE_LOOKS; look++) {
+    await sleep(SETTLE_INTERVAL_MS);
+    const now = await lastTick(microvm);
+    same = now === tick ? same + 1 : 0;
+    if (same === SETTLED_LOOKS) return tick;
+    tick = now;
+  }
+  throw new Error(`The guest does not stand still: it counts ${tick}.`);
 }
 
 /** The guest's counter, as far as it has come. */
