@@ -133,7 +133,7 @@ async function processesOf({ dir, config }: TestAgentFiles): Promise<number[]> {
 }
 
 async function run(program: string, args: string[]): Promise<string> {
-  const { stdout } = await runCommand(program, args, { timeoutMs: 5000 * PATIENCE });
+  const { stdout } = await runCommand(program, args, { timeoutMs: 30_000 * PATIENCE });
   return stdout;
 }
 
@@ -231,7 +231,7 @@ async function untilAnswering(client: AgentClient, pid: number, ended: Promise<u
   void ended.then(() => {
     gone = true;
   });
-  const deadline = Date.now() + 20_000 * PATIENCE;
+  const deadline = Date.now() + 60_000 * PATIENCE;
   for (;;) {
     const info = await client.agent.getInfo({}, { timeoutMs: 2000 * PATIENCE }).catch(() => undefined);
     if (info?.pid === pid) return;
@@ -302,16 +302,23 @@ export async function codeOf(work: Promise<unknown>): Promise<string> {
   }
 }
 
+/** Looks once more when the time is over: who stood still until then has not seen what came about meanwhile. */
 export async function until(
   what: string,
   deadlineMs: number,
   condition: () => Promise<boolean>,
 ): Promise<number> {
   const startedAt = performance.now();
-  while (!(await condition())) {
-    const tookMs = performance.now() - startedAt;
-    if (tookMs > deadlineMs * PATIENCE) throw new Error(`${what}: not within ${deadlineMs * PATIENCE} ms`);
+  for (;;) {
+    const isLate = performance.now() - startedAt > deadlineMs * PATIENCE;
+    if (await condition()) return performance.now() - startedAt;
+    if (isLate) throw new Error(`${what}: not within ${deadlineMs * PATIENCE} ms`);
     await sleep(10);
   }
-  return performance.now() - startedAt;
+}
+
+/** Throws where there is none: 0 would be this process and its kin. */
+export function killVmm(pid: number): void {
+  if (pid <= 0) throw new Error('there is no VMM to kill');
+  process.kill(pid, 'SIGKILL');
 }

@@ -8,6 +8,7 @@ import {
   createSandbox,
   exec,
   hasRules,
+  killVmm,
   PATIENCE,
   prepareAgent,
   REQUEST,
@@ -56,7 +57,7 @@ it('loses no sandbox when it is killed, and finds again what was half made', asy
   agent = await startAgentProcess(files);
   const startedAt = performance.now();
   expect((await exec(agent.client, id, ['cat', '/tmp/mark'])).stdout).toBe('before\n');
-  expect(performance.now() - startedAt).toBeLessThan(1000 * PATIENCE);
+  expect(performance.now() - startedAt).toBeLessThan(10_000 * PATIENCE);
   const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
   expect(sandboxes.map(({ state, metadata }) => ({ state, kept: metadata.kept }))).toEqual([
     { state: SandboxState.FAILED, kept: undefined },
@@ -89,20 +90,21 @@ it('is alone in its directory', async () => {
 it('notices that a VMM died while it was away, and takes away what it had ready for others', async () => {
   const { sandboxes } = await agent.client.sandboxes.listSandboxes({});
   const sandbox = sandboxes.find(({ state }) => state === SandboxState.RUNNING);
+  if (sandbox === undefined) throw new Error('no sandbox runs');
   await until('ready slots', 10_000, async () => (await slotsOf(files)).length === 1 + READY_SLOTS);
   await agent.kill('SIGKILL');
-  process.kill(sandbox?.vmmPid ?? 0, 'SIGKILL');
+  killVmm(sandbox.vmmPid);
   // Wants none, and finds those of its predecessor.
   files = { ...files, config: { ...files.config, network: { ...files.config.network, readySlots: 0 } } };
   agent = await startAgentProcess(files);
-  const { sandbox: now } = await agent.client.sandboxes.getSandbox({ id: sandbox?.id ?? '' });
+  const { sandbox: now } = await agent.client.sandboxes.getSandbox({ id: sandbox.id });
   expect(now?.state).toBe(SandboxState.FAILED);
   expect(await remains(files)).toEqual([]);
 });
 
 it('leaves by itself when it was started on demand and has nothing to do', async () => {
   await agent.kill('SIGTERM');
-  const config = { ...files.config, idleTimeoutMs: 500 };
+  const config = { ...files.config, idleTimeoutMs: 5_000 * PATIENCE };
   agent = await startAgentProcess({ ...files, config });
   expect(await hasRules(files)).toBe(true);
   agent.client.close();

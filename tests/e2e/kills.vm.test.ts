@@ -12,6 +12,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import {
   codeOf,
   createSandbox,
+  killVmm,
   PATIENCE,
   prepareAgent,
   REQUEST,
@@ -51,7 +52,7 @@ describe('a VMM that is killed', () => {
     agent = await startAgent({
       config: parseConfig(files.config),
       checkpoint: async (step, moment) => {
-        if (`${moment} ${step}` === killAt) process.kill(await vmmPid(), 'SIGKILL');
+        if (`${moment} ${step}` === killAt) killVmm(await vmmPid());
       },
     });
     client = createAgentClient({ socketPath: agent.socketPath });
@@ -72,7 +73,7 @@ describe('a VMM that is killed', () => {
     const outcome = await codeOf(client.sandboxes.createSandbox(REQUEST));
     // At the very end the creation may be quicker than the news.
     expect(outcome).toMatch(moment === 'after init' ? /^(vmm_died|no error)$/ : /^vmm_died$/);
-    await until('it has failed', 1000, async () => {
+    await until('it has failed', 20_000, async () => {
       const { sandboxes } = await client.sandboxes.listSandboxes({});
       return sandboxes.every(({ state }) => state === SandboxState.FAILED);
     });
@@ -87,7 +88,7 @@ describe('a VMM that is killed', () => {
       let pid = 0;
       while (pid === 0) pid = await vmmPid();
       await sleep(ms * PATIENCE);
-      process.kill(pid, 'SIGKILL');
+      killVmm(pid);
       expect(await creating).toBe('vmm_died');
       expect(await remains(files)).toEqual([]);
     },

@@ -3,6 +3,7 @@
  * the middle. Either it is whole, or it is not there and the error says why.
  */
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { open, readdir, rm, statfs, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -21,6 +22,7 @@ import {
   codeOf,
   createSandbox,
   exec,
+  killVmm,
   PATIENCE,
   prepareAgent,
   remains,
@@ -173,11 +175,10 @@ describe('on a disk that is full', () => {
     const path = join(files.dir, 'greedy');
     const next = join(files.dir, 'sandboxes', id, 'hibernation-1');
     await fill(2 * MIB);
-    const greedy = spawn(
-      'sh',
-      ['-c', 'until test -e "$1"; do :; done; while :; do cat /dev/zero >> "$0"; done', path, next],
-      { stdio: 'ignore' },
-    );
+    // By nothing but what is built into the shell: no child of it can write on when it has been killed.
+    const writes = 'until test -e "$1"; do :; done; while :; do printf %065536d 0 >> "$0"; done';
+    const greedy = spawn('sh', ['-c', writes, path, next], { stdio: 'ignore' });
+    const ended = once(greedy, 'exit');
     try {
       for (let i = 0; i < 3; i++) {
         expect(await codeOf(client.sandboxes.hibernateSandbox({ id }))).toBe('disk_full');
@@ -186,7 +187,7 @@ describe('on a disk that is full', () => {
       }
     } finally {
       greedy.kill('SIGKILL');
-      await sleep(200);
+      await ended;
       for (const name of ['full', 'greedy']) await rm(join(files.dir, name), { force: true });
     }
   });
@@ -236,7 +237,7 @@ describe('of a VMM that is killed in the middle', () => {
     return performance.now() - startedAt;
   };
   const failed = (id: string): Promise<unknown> =>
-    until('it has failed', 5000, async () => (await stateOf(id)) === FAILED);
+    until('it has failed', 30_000, async () => (await stateOf(id)) === FAILED);
 
   it.each([RUNNING, PAUSED])(
     'a hibernation is whole or told to have failed (from state %i)',
@@ -252,7 +253,7 @@ describe('of a VMM that is killed in the middle', () => {
         } else {
           await sleep(when * tookMs);
           try {
-            process.kill(vmmPid, 'SIGKILL');
+            killVmm(vmmPid);
           } catch {
             // It was quicker.
           }
@@ -285,7 +286,7 @@ describe('of a VMM that is killed in the middle', () => {
         tookMs = await timeOf(() => copying);
       } else {
         await sleep(when * tookMs);
-        process.kill(vmmPid, 'SIGKILL');
+        killVmm(vmmPid);
       }
       const outcome = await copying;
       if (when !== undefined) await failed(id);
