@@ -12,7 +12,6 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CLI, createFixture, type Fixture, leftovers } from './wrenn.ts';
 
@@ -247,8 +246,9 @@ describe('wrenn sandbox', () => {
 
   it('ends at its time', async () => {
     const short = (await wrenn.run(['sandbox', 'create', '--timeout', '1s'])).stdout.trim();
-    await sleep(2_500);
-    expect(await wrenn.run(['sandbox', 'get', short])).toMatchObject({ code: 3 });
+    await expect
+      .poll(() => wrenn.run(['sandbox', 'get', short]), { timeout: 30_000 })
+      .toMatchObject({ code: 3 });
   });
 });
 

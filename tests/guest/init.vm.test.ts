@@ -47,7 +47,7 @@ describe('a guest', () => {
   const lines = async (script: string) => (await whole.sh(script)).stdout.trimEnd().split('\n');
 
   it('has no failed step to tell of', async () => {
-    expect(await whole.console()).not.toContain('failed');
+    expect(await whole.console()).not.toContain('wrenn-init: failed');
   });
 
   it('lets the kernel rest while nothing runs', async () => {
@@ -98,7 +98,7 @@ describe('a guest', () => {
   it('leaves no zombies', async () => {
     await whole.sh('for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.2 &); done');
     await sleep(1_000);
-    expect(await lines('ps -e -o stat= | grep -c ^Z')).toEqual(['0']);
+    await expect.poll(() => lines('ps -e -o stat= | grep -c ^Z')).toEqual(['0']);
   });
 
   it('starts envd again when it is killed', async () => {
@@ -120,7 +120,7 @@ if os.fork() > 0: os._exit(0)
 os.setsid()
 set_limit("20")
 os.kill(envd, signal.SIGKILL)
-time.sleep(4)
+time.sleep(8)
 set_limit(usual)
 `;
     await whole.sh(`python3 -c '${script}'`).catch(() => {});
@@ -229,7 +229,8 @@ describe('a broken guest', () => {
     await makeExt4(layerPath(), LAYER_MIB);
     const broken = await start({ rootfsPath });
     const ended = 'envd ended with status 127';
-    await expect.poll(async () => (await broken.console()).split(ended).length, { timeout: 60_000 }).toBe(3);
+    const ends = async () => (await broken.console()).split(ended).length - 1;
+    await expect.poll(ends, { timeout: 60_000 }).toBeGreaterThanOrEqual(2);
     const console = await broken.console();
     expect(console).toContain('wrenn-init: failed: write /etc/resolv.conf: ');
     expect(console).not.toContain('panic');

@@ -14,7 +14,7 @@ export function refusalCases(context: Context): void {
       expect(await network()).toMatchObject({ denyOut: ['198.51.100.0/24'], allowOut: ['198.51.100.7'] });
     }
     await sdk.Sandbox.updateNetwork(sandbox.sandboxId, { allowInternetAccess: false });
-    const { stdout } = await sandbox.commands.run('curl -s -m 5 http://198.51.100.7/ ; echo $?');
+    const { stdout } = await sandbox.commands.run('curl -s -m 30 http://198.51.100.7/ ; echo $?');
     // Refused at once, and not lost on the way.
     expect(stdout).toBe('7\n');
     await sdk.Sandbox.updateNetwork(sandbox.sandboxId, {});
