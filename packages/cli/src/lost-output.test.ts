@@ -36,4 +36,14 @@ describe('an output that is lost', () => {
     outputs.stdout.emit('error', failure(code));
     expect(told).toEqual([code]);
   });
+
+  it('is told to all who have something to take away, until each has done so', () => {
+    interrupts = catchInterrupts();
+    const inner = catchInterrupts();
+    inner.release();
+    outputs.stdout.emit('error', failure('EPIPE'));
+    expect(inner.signal.aborted).toBe(false);
+    expect(interrupts.exitCode()).toBe(141);
+    expect(told).toEqual([]);
+  });
 });

@@ -1,4 +1,5 @@
 /** What becomes of the program where its stdout takes no more: the reader has left, or the disk is full. */
+import { EventEmitter } from 'node:events';
 import { WrennError } from '@wrenn/protocol';
 
 type Action = (error: NodeJS.ErrnoException) => void;
@@ -8,20 +9,21 @@ interface Outputs {
   readonly stderr: NodeJS.EventEmitter;
 }
 
-let inTheMiddle: Action | undefined;
+/** As with errors of Node's own: who listens decides, and where nobody does the program ends. */
+const lost = new EventEmitter<{ output: [NodeJS.ErrnoException] }>();
 
 /** For the start of the program. What is told on stderr alone can do without its reader, and without a place on the disk. */
 export function watchOutputs({ stdout, stderr }: Outputs, otherwise: Action): void {
-  stdout.on('error', (error: NodeJS.ErrnoException) => (inTheMiddle ?? otherwise)(error));
+  stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (!lost.emit('output', error)) otherwise(error);
+  });
   stderr.on('error', () => {});
 }
 
 /** For whoever has something to take away first. Returns what makes it as it was. */
 export function onLostOutput(action: Action): () => void {
-  inTheMiddle = action;
-  return () => {
-    inTheMiddle = undefined;
-  };
+  lost.on('output', action);
+  return () => lost.off('output', action);
 }
 
 /** The reader has left (`wrenn … | head`): a program ends by SIGPIPE then, and says nothing. */
