@@ -20,8 +20,8 @@ const NO_STDIN =
 
 const COPY_HELP = `
 What is named is followed if it is a symbolic link. Links, sockets, FIFOs and devices below it are left out, on both sides,
-with a line on stderr each. On the host a new file has the mode of its original as far as the umask lets it, and one that
-is there keeps its own.`;
+with a line on stderr each, the first 20, and a count of the rest. On the host a new file has the mode of its original as
+far as the umask lets it, and one that is there keeps its own.`;
 
 function withProcessOptions(command: Command): Command {
   return command
