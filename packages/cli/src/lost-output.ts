@@ -1,6 +1,11 @@
 /** What becomes of the program where its stdout takes no more: the reader has left, or the disk is full. */
 import { EventEmitter } from 'node:events';
+import { constants } from 'node:os';
 import { WrennError } from '@wrenn/protocol';
+import { EXIT } from './exit-codes.ts';
+
+/** The exit code for it. */
+export const READER_LEFT = EXIT.signalBase + constants.signals.SIGPIPE;
 
 type Action = (error: NodeJS.ErrnoException) => void;
 

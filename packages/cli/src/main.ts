@@ -1,9 +1,8 @@
 /** The command line: what there is, and how its failures are told. Commands are loaded when they are used. */
-import { constants } from 'node:os';
 import { WrennError } from '@wrenn/protocol';
 import { Command, CommanderError, Option } from 'commander';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf } from './exit-codes.ts';
-import { hasReaderLeft, lostOutput, watchOutputs } from './lost-output.ts';
+import { hasReaderLeft, lostOutput, READER_LEFT, watchOutputs } from './lost-output.ts';
 import { gather, withMachineOptions, withNetworkOptions } from './options.ts';
 import { printError } from './output.ts';
 import { usageError, withoutOwnErrors } from './usage.ts';
@@ -184,7 +183,9 @@ function buildProgram(): Command {
   withJson(program.command('setup'))
     .description('install and build what is missing: system packages, kernel, images')
     .option('--template <name>', 'a template to build; may be repeated (default: base)', gather)
-    .action(async (options) => (await import('./commands/setup.ts')).setUp(options));
+    .action(async (options) => {
+      process.exitCode = await (await import('./commands/setup.ts')).setUp(options);
+    });
   withJson(program.command('doctor'))
     .description('say what this machine can do, and what mends it; changes nothing')
     .option('--probe', 'boot a guest with KVM to see whether it works')
@@ -281,7 +282,7 @@ function tell(error: WrennError): void {
 }
 
 watchOutputs(process, (error) => {
-  if (hasReaderLeft(error)) process.exit(EXIT.signalBase + constants.signals.SIGPIPE);
+  if (hasReaderLeft(error)) process.exit(READER_LEFT);
   tell(lostOutput(error));
   process.exit();
 });

@@ -9,7 +9,9 @@ import {
   type TemplateName,
 } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
+import { EXIT } from '../exit-codes.ts';
 import { catchInterrupts } from '../interrupts.ts';
+import { READER_LEFT } from '../lost-output.ts';
 import { formatDuration, printable } from '../output.ts';
 
 export interface SetupOptions {
@@ -19,7 +21,8 @@ export interface SetupOptions {
 
 const LONG_MS = 1_000;
 
-export async function setUp(options: SetupOptions): Promise<void> {
+/** Resolves with the exit code. */
+export async function setUp(options: SetupOptions): Promise<number> {
   const templates = (options.template ?? ['base']).map(parseTemplate);
   const { imagesDir } = agentPaths(loadConfig());
   const onProgress = options.json ? printEvent : createReporter();
@@ -28,6 +31,13 @@ export async function setUp(options: SetupOptions): Promise<void> {
   try {
     await ensureSystemPackages({ onProgress, signal: interrupts.signal });
     await ensureArtifacts({ wrennDir: imagesDir, templates, onProgress, signal: interrupts.signal });
+    interrupts.signal.throwIfAborted();
+    return EXIT.ok;
+  } catch (error) {
+    const exitCode = interrupts.exitCode();
+    if (exitCode === READER_LEFT) return exitCode;
+    // Whoever a signal ended tells more than the signal: packages may have been installed all the same.
+    throw interrupts.signal.aborted && exitCode === undefined ? interrupts.signal.reason : error;
   } finally {
     interrupts.release();
   }
