@@ -97,28 +97,55 @@ it('is told to stop while it waits', async () => {
   await expect(running).rejects.toMatchObject({ name: 'AbortError' });
 });
 
+it('is told to stop while dpkg is locked, and has installed nothing', async () => {
+  // As apt: it waits for that lock for as long as it is told to, and nothing breaks it off.
+  const lock = '/var/lib/dpkg/lock-frontend';
+  fakeApt(
+    `case "$*" in *--no-download*) sleep "$seconds"; ${says(lock, 'Unable to acquire the dpkg frontend lock')} ;; esac`,
+  );
+  const controller = new AbortController();
+  const startedAt = performance.now();
+  const running = install({
+    signal: controller.signal,
+    othersPollMs: 60_000,
+    onProgress: (message) => {
+      said.push(message);
+      if (message.startsWith('waiting')) setTimeout(() => controller.abort(), 50);
+    },
+  });
+  await expect(running).rejects.toMatchObject({ name: 'AbortError' });
+  expect(performance.now() - startedAt).toBeLessThan(30_000);
+  expect(said.at(-1)).toBe(`waiting for another apt, which has ${lock}`);
+}, 90_000);
+
 const apt = spawnSync('apt-get', ['--version'], { encoding: 'utf8' });
 
-it.runIf(apt.status === 0)('knows how apt tells of a lock', () => {
+it.runIf(apt.status === 0).each([
+  ['lists/lock', ['update']],
+  ['dpkg/lock-frontend', ['-o', 'DPkg::Lock::Timeout=0', 'install', '--no-download']],
+])('knows how apt tells of a lock: %s', (name, words) => {
   // The system's own apt, on directories of ours that somebody has locked.
-  const lists = join(place, 'lists');
-  mkdirSync(join(lists, 'partial'), { recursive: true });
+  for (const directory of ['lists/partial', 'archives/partial', 'dpkg'])
+    mkdirSync(join(place, directory), { recursive: true });
+  writeFileSync(join(place, 'dpkg/status'), '');
+  const lock = join(place, name);
   const script =
-    'open my $f, ">", "$ARGV[0]/lock" or die; require Fcntl; ' +
+    'open my $f, ">", shift or die; require Fcntl; ' +
     'fcntl($f, Fcntl::F_SETLK(), pack("s s x![q] q q i x![q]", Fcntl::F_WRLCK(), 0, 0, 0, 0)) or die "$!"; ' +
-    'my @options = map { ("-o", $_) } @ARGV[1 .. $#ARGV]; $^F = 0; system("apt-get", @options, "update");';
+    '$^F = 0; system("apt-get", @ARGV);';
   const settings = [
     `Dir::State=${place}`,
+    `Dir::State::status=${place}/dpkg/status`,
     `Dir::Cache=${place}`,
     'Dir::Etc::sourcelist=/dev/null',
     'Dir::Etc::sourceparts=/dev/null',
     `APT::Sandbox::User=root`,
-  ];
-  const { stderr } = spawnSync('perl', ['-e', script, lists, ...settings], {
+  ].flatMap((setting) => ['-o', setting]);
+  const { stderr } = spawnSync('perl', ['-e', script, lock, ...settings, ...words], {
     encoding: 'utf8',
     env: { ...process.env, LC_ALL: 'C.UTF-8' },
   });
-  expect(stderr).toContain(`E: Could not get lock ${lists}/lock. `);
+  expect(stderr).toContain(`E: Could not get lock ${lock}. `);
 });
 
 async function install(options: Partial<PackageOptions>): Promise<void> {
@@ -133,22 +160,26 @@ async function install(options: Partial<PackageOptions>): Promise<void> {
   });
 }
 
-/** Writes its arguments down, but for the options that all calls have. */
+/** Writes its arguments down, but for the options that all calls have; `seconds` are those it is to wait for dpkg's lock. */
 function fakeApt(script: string): void {
   mkdirSync(join(place, 'bin'), { recursive: true });
   const path = join(place, 'bin/apt-get');
-  writeFileSync(path, `#!/bin/sh\nshift 4\necho "$*" >> ${place}/calls\n${script}\n`);
+  writeFileSync(path, `#!/bin/sh\nseconds="\${4#*=}"\nshift 4\necho "$*" >> ${place}/calls\n${script}\n`);
   chmodSync(path, 0o755);
 }
 
 function locked(phase: string, condition: string): string {
-  const says = [
-    'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 4711 (apt-get)',
+  const failure = says('/var/lib/apt/lists/lock', 'Unable to lock directory /var/lib/apt/lists/');
+  return `case "$*" in *${phase}*) if ${condition}; then ${failure}; fi ;; esac\ntrue`;
+}
+
+function says(lock: string, consequence: string): string {
+  const lines = [
+    `E: Could not get lock ${lock}. It is held by process 4711 (apt-get)`,
     'N: Be aware that removing the lock file is not a solution and may break your system.',
-    'E: Unable to lock directory /var/lib/apt/lists/',
+    `E: ${consequence}`,
   ];
-  const lines = says.map((line) => `echo "${line}" >&2`).join('; ');
-  return `case "$*" in *${phase}*) if ${condition}; then ${lines}; exit 100; fi ;; esac\ntrue`;
+  return `${lines.map((line) => `echo "${line}" >&2`).join('; ')}; exit 100`;
 }
 
 function calls(): string[] {

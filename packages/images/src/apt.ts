@@ -31,11 +31,11 @@ export async function installPackages(options: PackageOptions): Promise<void> {
   const { names, asRoot, signal, othersTimeoutS = OTHERS_TIMEOUT_S } = options;
   const { PATH, ...environment } = plainEnvironment();
   const env = { ...environment, PATH: options.path ?? PATH ?? '', DEBIAN_FRONTEND: 'noninteractive' };
-  // The time-out is for dpkg's lock alone; `patiently` is for those of the lists and the downloads.
-  const waits = ['-o', `DPkg::Lock::Timeout=${othersTimeoutS}`];
   const install = ['install', '--no-install-recommends'];
-  const words = (...args: string[]): [string, string[]] => {
-    const [program = 'apt-get', ...rest] = [...asRoot, 'apt-get', '-q', '-y', ...waits, ...args];
+  // The time-out is for dpkg's lock alone; `patiently` is for those of the lists and the downloads.
+  const words = (lockTimeoutS: number, ...args: string[]): [string, string[]] => {
+    const options = ['-q', '-y', '-o', `DPkg::Lock::Timeout=${lockTimeoutS}`];
+    const [program = 'apt-get', ...rest] = [...asRoot, 'apt-get', ...options, ...args];
     return [program, rest];
   };
   const say = (message: string) =>
@@ -46,7 +46,7 @@ export async function installPackages(options: PackageOptions): Promise<void> {
   };
   const fetch = (...args: string[]) =>
     patiently(options, () =>
-      runCommand(...words(...args), {
+      runCommand(...words(othersTimeoutS, ...args), {
         timeoutMs: APT_TIMEOUT_MS,
         maxOutputBytes: MAX_OUTPUT_BYTES,
         signal,
@@ -61,14 +61,16 @@ export async function installPackages(options: PackageOptions): Promise<void> {
   signal?.throwIfAborted();
   const onAbort = () => say('installing, which must not be broken off');
   say(`installing ${names.join(', ')}`);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    await patiently(options, () =>
-      runUnbroken(...words(...install, '--no-download', ...names), { waitMs: APT_TIMEOUT_MS, env, onLine }),
-    );
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-  }
+  await patiently(options, async () => {
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      // As nothing breaks this apt off, it waits for no lock itself: `patiently` does, which a signal ends.
+      const unbroken = words(0, ...install, '--no-download', ...names);
+      await runUnbroken(...unbroken, { waitMs: APT_TIMEOUT_MS, env, onLine });
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  });
   if (signal?.aborted) {
     throw new WrennError('cancelled', 'Cancelled, after the packages were installed.', {
       cause: signal.reason,
