@@ -1,5 +1,5 @@
 import { WrennError } from '@wrenn/protocol';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { type Making, makeAndTell } from './make-and-tell.ts';
 
 const INTERRUPTED = 130;
@@ -19,6 +19,7 @@ function recorded(parts: Partial<Making<string>> = {}): { making: Making<string>
       tell: (made) => logged(`tell ${made}`, () => tell?.(made) ?? Promise.resolve()),
       takeAway: (made) => logged(`take away ${made}`, () => takeAway?.(made) ?? Promise.resolve()),
       nameOf: (made) => ({ name: made, command: `wrenn sandbox kill ${made}` }),
+      say: (message) => log.push(message),
     },
   };
 }
@@ -45,11 +46,31 @@ it.each([
   expect(process.listenerCount(signal)).toBe(before + 1);
   for (const listener of process.listeners(signal).slice(before)) listener(signal);
   await new Promise((resolve) => setTimeout(resolve, 10));
-  expect(log).toEqual([]);
+  expect(log).toEqual([expect.stringMatching(/taken away .*once more leaves it/)]);
   answer('a');
   expect(await done).toBe(code);
-  expect(log).toEqual(['take away a']);
+  expect(log.slice(1)).toEqual(['take away a']);
   expect(process.listenerCount(signal)).toBe(before);
+});
+
+it('ends at once when it is told so again while the agent does not answer', () => {
+  const exit = vi.spyOn(process, 'exit').mockImplementation((code) => {
+    throw new Error(`exit ${code}`);
+  });
+  const clock = vi.spyOn(performance, 'now').mockReturnValue(1000);
+  const others = process.listeners('SIGINT');
+  const { making } = recorded({ make: () => new Promise(() => {}) });
+  void makeAndTell(making);
+  const [onInterrupt = () => {}] = process.listeners('SIGINT').filter((each) => !others.includes(each));
+  try {
+    onInterrupt('SIGINT');
+    expect(exit).not.toHaveBeenCalled();
+    clock.mockReturnValue(2000);
+    expect(() => onInterrupt('SIGINT')).toThrow(`exit ${INTERRUPTED}`);
+  } finally {
+    vi.restoreAllMocks();
+    process.off('SIGINT', onInterrupt);
+  }
 });
 
 it('takes it away again where nobody can be told of it', async () => {

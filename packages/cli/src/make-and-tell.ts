@@ -1,6 +1,7 @@
 /**
  * For commands whose answer is all that anybody learns of what they have made: what is interrupted, or has nobody left to
- * read it, is taken away again. The agent goes on with what it was asked for whether its caller is there or not.
+ * read it, is taken away again. The agent goes on with what it was asked for whether its caller is there or not. Where it does
+ * not answer, one more signal ends the command all the same.
  */
 import { fromConnectError } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
@@ -14,11 +15,16 @@ export interface Making<T> {
   takeAway(made: T): Promise<void>;
   /** What it is known by, and the command that takes it away. */
   nameOf(made: T): { readonly name: string; readonly command: string };
+  /** For people who wait. */
+  say(message: string): void;
 }
+
+const ENDING = 'what is made is taken away again as soon as it is there (once more leaves it) …';
 
 /** Resolves with the exit code: 0, or 128 plus the number of the signal that ended it. */
 export async function makeAndTell<T>(making: Making<T>): Promise<number> {
   const interrupts = catchInterrupts();
+  interrupts.onEnding = () => making.say(ENDING);
   try {
     const made = await making.make();
     try {

@@ -25,6 +25,7 @@ export async function createSandbox(
     progress('making a machine …');
     return makeSandboxes(
       client,
+      progress,
       async () => [existing((await client.sandboxes.createSandbox(request)).sandbox)],
       (made) => (options.json ? made.map((sandbox) => jsonText(viewOf(sandbox))).join('') : idLines(made)),
     );
@@ -100,6 +101,7 @@ export async function forkSandbox(
     progress('copying the machine …');
     return makeSandboxes(
       client,
+      progress,
       async () => (await client.sandboxes.forkSandbox({ id, count, ...timeout })).sandboxes,
       (copies) => (options.json ? jsonText(copies.map(viewOf)) : idLines(copies)),
     );
@@ -155,10 +157,12 @@ export async function printLogs(id: string, options: { readonly follow?: boolean
 
 async function makeSandboxes(
   client: AgentClient,
+  say: (message: string) => void,
   make: () => Promise<readonly Sandbox[]>,
   textOf: (made: readonly Sandbox[]) => string,
 ): Promise<number> {
   return await makeAndTell({
+    say,
     make,
     tell: (made) => tell(textOf(made)),
     takeAway: async (made) => {

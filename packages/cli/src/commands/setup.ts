@@ -27,7 +27,8 @@ export async function setUp(options: SetupOptions): Promise<number> {
   const { imagesDir } = agentPaths(loadConfig());
   const onProgress = options.json ? printEvent : createReporter();
   const interrupts = catchInterrupts();
-  interrupts.onFirst = () => process.emit('SIGTERM');
+  // What is at work ends within a bound, or must not be broken off.
+  interrupts.onLater = () => {};
   try {
     await ensureSystemPackages({ onProgress, signal: interrupts.signal });
     await ensureArtifacts({ wrennDir: imagesDir, templates, onProgress, signal: interrupts.signal });

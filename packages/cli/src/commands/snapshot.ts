@@ -23,6 +23,7 @@ export async function takeSnapshot(sandboxId: string, options: OutputOptions): P
   return await withAgent((client) => {
     progress('copying the machine …');
     return makeAndTell({
+      say: progress,
       make: async () => existing((await client.sandboxes.snapshotSandbox({ id: sandboxId })).snapshot),
       tell: (snapshot) => tell(textOf(snapshot, options)),
       takeAway: async ({ id }) => void (await client.sandboxes.deleteSnapshot({ id })),

@@ -8,6 +8,7 @@ import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, untilAgentAnswers } from '../agent-connection.ts';
 import { API_UID, letApiIn } from '../api-user.ts';
 import { EXIT } from '../exit-codes.ts';
+import { ONE_SIGNAL_MS } from '../interrupts.ts';
 import { jsonLine, readableLine } from '../log-lines.ts';
 import { type Supervised, type SupervisedOptions, supervise } from '../supervisor.ts';
 import { findOnDemandAgent } from '../systemd/make-room.ts';
@@ -17,8 +18,6 @@ const AGENT_START_MS = 60_000;
 const API_START_MS = 60_000;
 const REACH_MS = 2_000;
 const POLL_MS = 50;
-/** `timeout` and others pass on what the terminal has sent to all, so that it comes twice. */
-const ONE_SIGNAL_MS = 300;
 const PROGRAM = `import { Sandbox } from 'e2b'
 const sandbox = await Sandbox.create()
 console.log((await sandbox.commands.run('uname -a')).stdout)`;
