@@ -9,7 +9,9 @@ import { startAndWait, untilAgentAnswers } from './agent-connection.ts';
 let dir: string;
 let socketPath: string;
 let server: Server | undefined;
+let said: string[];
 beforeEach(() => {
+  said = [];
   dir = mkdtempSync(join(tmpdir(), 'wrenn-start-'));
   socketPath = join(dir, 'agent.sock');
 });
@@ -28,7 +30,7 @@ function listen(): void {
 async function start(script: string, timeoutMs = 15_000): Promise<void> {
   const logPath = join(dir, 'agent.log');
   const words = ['-e', script, '--', socketPath];
-  await startAndWait({ words, env: {}, logPath, socketPath }, timeoutMs);
+  await startAndWait({ words, env: {}, logPath, socketPath, say: (line) => said.push(line) }, timeoutMs);
 }
 
 const REFUSED =
@@ -42,16 +44,18 @@ describe('an agent that is started', () => {
     await other;
   });
 
-  it('is started once more where the one that was in its way has ended', async () => {
-    // The first is refused; the next one answers, and is gone by itself when it has been asked.
+  it('is started again until the one that was in its way has ended, which is said once', async () => {
+    // Two are refused; the next one answers, and is gone by itself when it has been asked.
     const script = `
       const { existsSync, writeFileSync } = require('node:fs');
       const [socketPath] = process.argv.slice(1);
-      if (!existsSync(socketPath + '.first')) { writeFileSync(socketPath + '.first', ''); process.exit(5); }
+      for (const mark of [socketPath + '.first', socketPath + '.second'])
+        if (!existsSync(mark)) { writeFileSync(mark, ''); process.exit(5); }
       const server = require('node:net').createServer(() => process.exit(0));
       server.listen(socketPath);
       setTimeout(() => process.exit(1), 10_000);`;
     await start(script);
+    expect(said).toEqual([expect.stringContaining('waiting for it')]);
   });
 
   it('tells at once why it could not start', async () => {

@@ -16,6 +16,7 @@ import {
 import { WrennError } from '@wrenn/protocol';
 import { letApiIn } from './api-user.ts';
 import { EXIT } from './exit-codes.ts';
+import { createProgress } from './output.ts';
 import { isServiceUp } from './systemd/service.ts';
 import { AGENT_UNIT } from './systemd/units.ts';
 
@@ -99,7 +100,8 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
   // The agent bounds this file itself; here it is only made for what it says before that.
   const logPath = join(config.wrennDir, 'agent.log');
   const words = [program, 'agent', ON_DEMAND_OPTION, `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
-  await startAndWait({ words, env: letApiIn(config), logPath, socketPath });
+  const say = createProgress(process.stderr.isTTY === true);
+  await startAndWait({ words, env: letApiIn(config), logPath, socketPath, say });
 }
 
 export interface BackgroundStart {
@@ -108,6 +110,8 @@ export interface BackgroundStart {
   readonly env: Readonly<Record<string, string>>;
   readonly logPath: string;
   readonly socketPath: string;
+  /** For people who wait. */
+  readonly say: (message: string) => void;
 }
 
 /**
@@ -118,13 +122,14 @@ export async function startAndWait(start: BackgroundStart, timeoutMs = START_DEA
   const { logPath, socketPath } = start;
   const deadline = performance.now() + timeoutMs;
   const isLate = () => performance.now() > deadline;
-  for (;;) {
+  for (let isFirst = true; ; isFirst = false) {
     const agent = launch(start);
     if (await untilAgentAnswers(socketPath, () => isLate() || agent.exitCode() !== undefined)) return;
     const isRefused = agent.exitCode() === EXIT.conflict;
     const nextAt = performance.now() + (isRefused ? REFUSED_PAUSE_MS : LAST_LOOK_MS);
     if (await untilAgentAnswers(socketPath, () => isLate() || performance.now() > nextAt)) return;
     if (!isRefused || isLate()) throw didNotStart(await lastWords(logPath, agent.saidBefore), logPath);
+    if (isFirst) start.say('another agent has the directory; waiting for it …');
   }
 }
 
