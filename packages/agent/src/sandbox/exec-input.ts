@@ -47,8 +47,20 @@ export function createInputSender(options: InputSenderOptions): InputSender {
     try {
       await work;
     } catch (error) {
-      const isLate = error instanceof WrennError && error.code === 'deadline_exceeded' && mayBeSilent();
-      if (!isLate && !isProcessGone(error)) throw error;
+      if (!isLate(error) && !isProcessGone(error)) throw error;
+    }
+  };
+  const isLate = (error: unknown): boolean =>
+    error instanceof WrennError && error.code === 'deadline_exceeded' && mayBeSilent();
+
+  /** Once more while the guest stands still: nothing but this ends the command, and it may have been lost with its connection. */
+  const closeInput = async (): Promise<void> => {
+    for (;;) {
+      try {
+        return await envd.closeStdin(pid, signal);
+      } catch (error) {
+        if (!isLate(error) || signal.aborted) throw error;
+      }
     }
   };
 
@@ -68,7 +80,7 @@ export function createInputSender(options: InputSenderOptions): InputSender {
     }
     if (!closing || closed || deaf || terminal) return;
     closed = true;
-    await given(envd.closeStdin(pid, signal));
+    await closeInput();
   };
 
   const kick = (): void => {

@@ -82,6 +82,28 @@ it.each<[string, ExecInput]>([
   expect(ends).toEqual([0, 'deadline_exceeded']);
 });
 
+it('the end of the input is told until a guest that stands still has heard it', async () => {
+  let told = 0;
+  const over = new AbortController();
+  async function* startProcess(_: unknown, signal: AbortSignal) {
+    yield startEvent(5);
+    await sleep(5000, undefined, { signal: AbortSignal.any([signal, over.signal]) }).catch(() => {});
+    yield endEvent(0);
+  }
+  const closeStdin = async () => {
+    await sleep(10);
+    told += 1;
+    if (told < 3) throw late();
+    over.abort();
+  };
+  const lease = leaseOf({ startProcess, closeStdin }, () => true);
+  async function* inputs(): AsyncGenerator<ExecInput> {
+    yield { kind: 'closeStdin' };
+  }
+  expect(await endOf(exec(lease, { ...COMMAND, stdin: true }, TIMEOUTS, never, inputs()))).toBe(0);
+  expect(told).toBe(3);
+});
+
 it('output that is kept costs no more for coming in the smallest pieces', async () => {
   const pieces = 300_000;
   async function* outputs(): AsyncGenerator<ExecOutput> {

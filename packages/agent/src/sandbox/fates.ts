@@ -26,6 +26,8 @@ export interface Found {
 
 /** Each adoption opens files and connections of its own. */
 const ADOPTED_AT_ONCE = 16;
+/** When the first have taken all the time, the others get as much as one needs that is well. */
+const LATE_ADOPTION_MS = 1_000;
 /** So many keys are told. */
 const NAMED_MAX = 5;
 
@@ -44,7 +46,8 @@ export async function findFates(
   };
   const endMs = performance.now() + adoptMs;
   const found = await mapAtOnce(ADOPTED_AT_ONCE, records, async (record) => {
-    return { record, fate: await find(record, adoptMs) };
+    const leftMs = Math.max(LATE_ADOPTION_MS, endMs - performance.now());
+    return { record, fate: await find(record, Math.min(adoptMs, leftMs)) };
   });
   // What was too much at once may not be so one by one. What has taken all the time by then stands still.
   const settled: Found[] = [];
@@ -87,16 +90,13 @@ async function fateOf(
     return { kind: 'adopted', holdings: await adopt(deps, record, handle, timeoutMs, signal) };
   } catch (err) {
     deps.log.warn({ sandboxId: record.id, err }, 'a sandbox of an earlier agent could not be adopted');
-    return afterFailure(deps, record, WrennError.from(err));
+    return afterFailure(deps, record, err);
   }
 }
 
-async function afterFailure(
-  deps: SandboxDeps,
-  { id }: JournalRecord,
-  { code, message }: WrennError,
-): Promise<Fate> {
-  if (code === 'vmm_died') {
+async function afterFailure(deps: SandboxDeps, { id }: JournalRecord, err: unknown): Promise<Fate> {
+  const message = err instanceof Error ? err.message : String(err);
+  if (err instanceof WrennError && err.code === 'vmm_died') {
     return lost(`The microVM ended while no agent ran: ${await endReason(deps, id, message)}`);
   }
   // A busy host, no descriptors, a VMM that stands still: none of it says that the guest is not well.

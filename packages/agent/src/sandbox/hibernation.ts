@@ -83,6 +83,21 @@ export function vmmOf(deps: SandboxDeps, { vmm, handle }: JournalRecord): NonNul
   return vmm ?? { driver: handle?.driver ?? deps.driver.name, version: deps.driverVersion };
 }
 
+/**
+ * Throws `snapshot_incompatible` where this agent could not restore what it would write of the sandbox, as its VMM was
+ * started before another version was installed: better that it goes on.
+ */
+export function assertOwnVmm(deps: SandboxDeps, record: JournalRecord): void {
+  const { driver, version } = vmmOf(deps, record);
+  const [its, own] = [`${driver} ${version}`, `${deps.driver.name} ${deps.driverVersion}`];
+  if (its === own) return;
+  throw new WrennError(
+    'snapshot_incompatible',
+    `Sandbox ${record.id} runs in ${its}, and this agent has ${own}, which could not restore it.`,
+    { hint: 'It goes on as it is. Install that version again, or start anew from the template.' },
+  );
+}
+
 export function describeSnapshot(
   deps: SandboxDeps,
   record: JournalRecord,

@@ -57,6 +57,18 @@ describe('a sandbox that cannot be adopted', () => {
     expectNothingLeft(world);
   });
 
+  it('ends when its time is up, unless it is to sleep then', async () => {
+    const { world: first, manager } = await start();
+    const { id } = await manager.create({ ...request, timeoutMs: 300, onTimeout: 'hibernate' });
+    await manager.create({ ...request, timeoutMs: 300 });
+    const { world, manager: kept } = await restart(first, failsToAdopt);
+    await until(() => world.aliveVms().length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(kept.list()).toMatchObject([{ id, state: 'failed' }]);
+    await kept.destroy(id);
+    expectNothingLeft(world);
+  });
+
   it('has the memory that it continues for as long as it is there', async () => {
     const { world: first, manager } = await start();
     const original = await manager.create(request);

@@ -59,6 +59,44 @@ it('one that is given more time has it, though that waits for its copy', async (
   expect((await longer).endsAtMs).toBeGreaterThan(Date.now() + HOUR_MS / 2);
 });
 
+it('one that is given more time has it, whatever fails before its turn', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create({ ...request, timeoutMs: LIFE_MS });
+  const { begun, goOn } = holdUp(world, 'snapshot');
+  const first = manager.snapshot(id);
+  await until(begun);
+  const asleep = codeOf(manager.hibernate(id));
+  const second = codeOf(manager.snapshot(id));
+  const longer = manager.setTimeout(id, HOUR_MS);
+  const { disturb } = world;
+  world.disturb = async (name, signal) => {
+    await disturb(name, signal);
+    if (name === 'sealHibernation') throw new Error('no');
+    if (name === 'copyLayer') await sleep(200);
+  };
+  await sleep(LIFE_MS + 100);
+  goOn();
+  await first;
+  expect(await asleep).not.toBe('no error');
+  expect(await second).toBe('no error');
+  expect((await longer).endsAtMs).toBeGreaterThan(Date.now() + HOUR_MS / 2);
+});
+
+it('one whose time cannot be changed, as too much waits for it, ends in its time', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create({ ...request, timeoutMs: 2 * LIFE_MS });
+  const { begun, goOn } = holdUp(world, 'snapshot');
+  const copies = [codeOf(manager.snapshot(id))];
+  await until(begun);
+  while (copies.length < 40) copies.push(codeOf(manager.snapshot(id)));
+  await sleep(50);
+  expect(await codeOf(manager.setTimeout(id, undefined))).toBe('sandbox_wrong_state');
+  await until(() => manager.get(id).state === 'destroying');
+  goOn();
+  await Promise.all(copies);
+  await until(() => manager.list().length === 0);
+});
+
 it('one that is given less keeps what it has until its turn comes', async () => {
   const { world, manager } = await start();
   const { id } = await manager.create({ ...request, timeoutMs: HOUR_MS });

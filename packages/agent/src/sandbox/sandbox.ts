@@ -126,6 +126,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   /** What is still there after the end. */
   let leftovers: string[] = [];
   let isGone = false;
+  let isLeaving = false;
   let lastConsole: string[] = [];
 
   const queue = createOperationQueue(limits.maxQueuedOperations);
@@ -156,8 +157,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   const view = (): SandboxView => {
     const { slot } = holdings ?? {};
-    const isKept = parts.keptBecause !== undefined && ending === undefined;
-    return viewOf(record, { state, reason, isKept, address: slot?.address, driver: deps.driver.name });
+    const { driver } = deps;
+    return viewOf(record, { state, reason, isKept: isKept(), address: slot?.address, driver: driver.name });
   };
 
   const become = (next: SandboxState): void => {
@@ -173,9 +174,17 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     (why) => void end(why),
   );
 
+  /** More time that was asked for, and waits its turn: whoever asks in time is not too late. */
+  const asked = new Set<{ readonly endsAtMs: number | null }>();
+  const arm = (): void => {
+    let latestMs = record.endsAtMs;
+    for (const { endsAtMs } of asked) if (isLater(endsAtMs, latestMs)) latestMs = endsAtMs;
+    timer.set(latestMs ?? undefined);
+  };
+
   const hold = (held: Holdings): void => {
     holdings = held;
-    timer.set(record.endsAtMs ?? undefined);
+    arm();
     // One that hibernates needs it no more, even before it is taken away.
     watch.over(held, () => ending !== undefined || holdings !== held || state === 'hibernated');
   };
@@ -257,7 +266,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     endStreams: leases.endAll,
     setFrozen: leases.setFrozen,
     thawed: leases.thawed,
-    setTimer: (endsAtMs) => timer.set(endsAtMs),
+    disarm: () => timer.set(undefined),
+    arm,
     addPhase: (phase) => {
       record = { ...record, phases: [...record.phases, phase] };
     },
@@ -281,7 +291,10 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   const hibernate = (): Promise<void> => operate('hibernate', transitions.hibernate);
 
+  const isKept = (): boolean => parts.keptBecause !== undefined && ending === undefined;
   if (parts.holdings !== undefined) hold(parts.holdings);
+  // Nobody can give it more time. What is to sleep then cannot, and stays.
+  else if (isKept() && record.onTimeout === 'destroy') arm();
 
   return {
     id,
@@ -328,16 +341,22 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     },
     setTimeout: async (timeoutMs) => {
       assertPossible({ id, state, reason }, 'setTimeout');
-      const endsAtMs = timeoutMs === undefined ? null : Date.now() + timeoutMs;
-      // What has to be waited for may take longer than it has: whoever asks for more in time is not too late.
-      if (state !== 'creating' && isLater(endsAtMs, record.endsAtMs)) timer.set(endsAtMs ?? undefined);
-      await queue.run(async () => {
-        assertPossible({ id, state, reason }, 'setTimeout');
-        // Before the journal, which a full disk may refuse: this agent knows it all the same.
-        record = { ...record, endsAtMs };
-        timer.set(endsAtMs ?? undefined);
-        await save({ endsAtMs });
-      });
+      const wish = { endsAtMs: timeoutMs === undefined ? null : Date.now() + timeoutMs };
+      const isArmed = (): boolean => holdings !== undefined && ending === undefined && !isLeaving;
+      asked.add(wish);
+      if (isArmed()) arm();
+      try {
+        await queue.run(async () => {
+          assertPossible({ id, state, reason }, 'setTimeout');
+          asked.delete(wish);
+          // Before the journal, which a full disk may refuse: this agent knows it all the same.
+          record = { ...record, ...wish };
+          arm();
+          await save(wish);
+        });
+      } finally {
+        if (asked.delete(wish) && isArmed() && (state === 'running' || state === 'paused')) arm();
+      }
     },
     setEgress: async (egress) => {
       assertPossible({ id, state, reason }, 'setEgress');
@@ -363,12 +382,13 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     },
     consoleTail: async (maxLines) => {
       // Its console goes on where the file ends; every driver has it there.
-      if (state === 'hibernated' || state === 'resuming')
+      if (state === 'hibernated' || state === 'resuming' || isKept())
         return readKept(join(journal.files(id).runDir, 'console.log'), maxLines);
       if (holdings === undefined || state === 'failed') return lastConsole.slice(-maxLines);
       return holdings.microvm.consoleTail(maxLines);
     },
     detach: async () => {
+      isLeaving = true;
       timer.set(undefined);
       const leaving = new WrennError('agent_not_running', 'The agent is shutting down.', {
         hint: 'The sandbox goes on; ask again when the agent is back.',

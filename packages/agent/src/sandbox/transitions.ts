@@ -18,7 +18,14 @@ import {
 import type { SandboxDeps } from './deps.ts';
 import { copyOf, isOpen, slotEgress } from './egress.ts';
 import { explainFailure } from './end-reason.ts';
-import { assertRestorable, fillDraft, toldIfFull, vmmOf, writeHibernation } from './hibernation.ts';
+import {
+  assertOwnVmm,
+  assertRestorable,
+  fillDraft,
+  toldIfFull,
+  vmmOf,
+  writeHibernation,
+} from './hibernation.ts';
 import type { JournalRecord } from './journal.ts';
 import { createLaps } from './laps.ts';
 import type { Phase } from './log.ts';
@@ -46,7 +53,10 @@ export interface SandboxCore {
   /** The guest stands still although the sandbox runs, and its streams are to be patient. */
   setFrozen(isFrozen: boolean): void;
   thawed(): void;
-  setTimer(endsAtMs: number | undefined): void;
+  /** It has no end for now. */
+  disarm(): void;
+  /** It ends when its record says so. */
+  arm(): void;
   addPhase(phase: Phase): void;
   /** As failed, without waiting for it. */
   end(why: string): void;
@@ -148,7 +158,7 @@ export function createTransitions(core: SandboxCore): Transitions {
     throwIfAborted(signal);
     core.addPhase({ name: 'claim', durationMs: Math.round((performance.now() - startedAt) * 1000) / 1000 });
     core.become('running');
-    core.setTimer(endsAtMs);
+    core.arm();
   };
 
   /** Its guest stands still and does not go on: it is at its end, and whoever asked is told why. */
@@ -164,6 +174,7 @@ export function createTransitions(core: SandboxCore): Transitions {
   };
 
   const hibernate = async (signal: AbortSignal): Promise<void> => {
+    assertOwnVmm(deps, core.record());
     const before = core.state() === 'paused' ? 'paused' : 'running';
     const held = core.holdings();
     const timed = createLaps();
@@ -171,7 +182,7 @@ export function createTransitions(core: SandboxCore): Transitions {
     // The journal says what it was until it says that it sleeps: whoever finds it half done lets it go on like that.
     core.become('hibernating');
     // It was asked for in time, and what it ends in has none.
-    core.setTimer(undefined);
+    core.disarm();
     try {
       // So that the guest knows that nobody listens any more: these connections do not wake up with it.
       core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
@@ -199,7 +210,7 @@ export function createTransitions(core: SandboxCore): Transitions {
       core.become(before);
       if (before === 'running') await thawed(held, signal);
       throwIfAborted(signal);
-      core.setTimer(core.record().endsAtMs ?? undefined);
+      core.arm();
       throw toldIfFull(error);
     }
     throwIfAborted(signal);
@@ -282,6 +293,7 @@ export function createTransitions(core: SandboxCore): Transitions {
   };
 
   const copyTo = async (draft: SnapshotDraft, signal: AbortSignal): Promise<void> => {
+    assertOwnVmm(deps, core.record());
     const held = core.holdings();
     if (core.state() === 'paused') return fillDraft(deps, core.record(), held.microvm, draft, signal);
     // A guest that does not do it is copied as it is.
