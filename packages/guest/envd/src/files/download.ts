@@ -12,6 +12,7 @@ import { parseRange, WHOLE } from './range.ts';
 import { refusal } from './refusal.ts';
 import type { WriteDependencies } from './write-file.ts';
 
+const PAGE_BYTES = 4096;
 const PROBE_BYTES = 64 * 1024;
 
 /**
@@ -45,8 +46,9 @@ export async function download(
       Vary: 'Accept-Encoding',
     };
     if (notModifiedSince(headers, mtime)) return new Response(null, { status: 304, headers: common });
-    // Files of the kernel have a size that says nothing: none in /proc, a whole page in /sys.
-    if (sizeBytes === 0 || statfs(path).totalBytes === 0) {
+    // Files of the kernel have a size that says nothing: none in /proc, a whole page in /sys. Others without a size of
+    // their file system, as of a tmpfs without a limit, have their own.
+    if (sizeBytes === 0 || (sizeBytes === PAGE_BYTES && statfs(path).totalBytes === 0)) {
       if (!(await isEmpty(handle)))
         return new Response(stream(Number.POSITIVE_INFINITY), { headers: common });
       return new Response('', { headers: common });

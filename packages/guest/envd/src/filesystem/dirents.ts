@@ -3,7 +3,7 @@
  * have millions of names in one. Here whoever asks stops when enough is enough.
  */
 import { closeSync, constants, openSync } from 'node:fs';
-import { isOutOfReach } from './fs-errors.ts';
+import { isMissing, isOutOfReach } from './fs-errors.ts';
 
 export interface Dirent {
   readonly name: string;
@@ -52,11 +52,21 @@ export function* readDirents(source: DirentSource, path: string): Generator<Dire
   try {
     const buffer = new Uint8Array(BUFFER_BYTES);
     for (;;) {
-      const filled = source.call('getdents64', path, fd, buffer, buffer.length);
+      const filled = fill(source, path, fd, buffer);
       if (filled === 0) return;
       yield parseDirents(buffer.subarray(0, filled));
     }
   } finally {
     closeSync(fd);
+  }
+}
+
+/** A directory that has gone since it was opened says so only here. */
+function fill(source: DirentSource, path: string, fd: number, buffer: Uint8Array): number {
+  try {
+    return source.call('getdents64', path, fd, buffer, buffer.length);
+  } catch (error) {
+    if (isMissing(error)) return 0;
+    throw error;
   }
 }

@@ -69,6 +69,8 @@ export async function watchDirectory(
       told.delete(event.wd);
       return;
     }
+    // What has left its place tells nothing of what has its name now.
+    if (tree.isDetached(event.wd)) return;
     if (event.name === '') {
       // Of all others their parent tells the same.
       if (directory === '') handleRoot(event.mask);

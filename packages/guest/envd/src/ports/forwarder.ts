@@ -5,6 +5,7 @@
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import type { Lives } from '../lives.ts';
+import { logError } from '../log.ts';
 import { isListening, listeningPorts } from './listeners.ts';
 
 export interface Forwarder {
@@ -48,7 +49,25 @@ export function createForwarder({ host, idleMs, lives }: ForwarderOptions): Forw
     clearInterval(looking);
     looking = undefined;
   };
+  let isLooking = false;
+  let isLookWanted = false;
+  /** One look at a time, and one more for all that is asked meanwhile: connections may end by the thousand. */
   const giveUpWhatHasEnded = async (): Promise<void> => {
+    isLookWanted = true;
+    if (isLooking) return;
+    isLooking = true;
+    try {
+      while (isLookWanted) {
+        isLookWanted = false;
+        await look();
+      }
+    } catch (error) {
+      logError('cannot see who listens', error);
+    } finally {
+      isLooking = false;
+    }
+  };
+  const look = async (): Promise<void> => {
     const asked = [...exposed];
     const listening = await listeningPorts();
     for (const [port, one] of asked) {
