@@ -33,7 +33,7 @@ export interface Copies {
   list(): Snapshot[];
   /** Throws `snapshot_in_use`. */
   delete(id: string): Promise<void>;
-  /** Removes what nobody has asked for and nobody uses any more. Never rejects. */
+  /** Removes what nobody has asked for and nobody uses any more; settles when it is gone. Never rejects. */
   collect(): Promise<void>;
 }
 
@@ -86,17 +86,24 @@ export function createCopies(
     }
   };
 
+  /** Out of the list already, whoever's end it was that found it of no use. */
+  const removing = new Set<Promise<void>>();
+  const remove = async (snapshot: Snapshot): Promise<void> => {
+    try {
+      await snapshots.remove(snapshot.id);
+      deps.driver.forget?.(snapshot);
+    } catch (err) {
+      log.warn({ snapshotId: snapshot.id, err }, 'a snapshot remains');
+    }
+  };
   const collect = async (): Promise<void> => {
     for (const snapshot of snapshots.list()) {
       const { id, kind } = snapshot;
       if (kind === 'user' || forking.has(id) || usersOf(id) > 0 || isWanted(snapshot)) continue;
-      try {
-        await snapshots.remove(id);
-        deps.driver.forget?.(snapshot);
-      } catch (err) {
-        log.warn({ snapshotId: id, err }, 'a snapshot remains');
-      }
+      const removal = remove(snapshot).finally(() => removing.delete(removal));
+      removing.add(removal);
     }
+    await Promise.all(removing);
   };
 
   return {

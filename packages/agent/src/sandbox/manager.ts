@@ -288,7 +288,11 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       return sandbox.view();
     },
     access: (id) => find(id).access(),
-    destroy: async (id) => find(id).destroy(),
+    destroy: async (id) => {
+      await find(id).destroy();
+      // With the last of its copies, a fork's memory goes.
+      await copies.collect();
+    },
     exec: async function* (id, request, signal, inputs) {
       const sandbox = find(id);
       checkExec(request);
