@@ -18,6 +18,8 @@ export default defineConfig({
           expect: expectation,
           testTimeout: 20_000,
           hookTimeout: 60_000,
+          // Most of them wait. Vitest would leave one processor to itself, which is half of a small machine.
+          maxWorkers: '100%',
         },
       },
       {
