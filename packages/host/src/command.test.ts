@@ -4,6 +4,21 @@ import { identify, isAlive } from './process.ts';
 
 const timeoutMs = 10_000;
 
+/** One that would sleep for a minute, cancelled when it has said its pid; 0 is none. */
+function startAndCancel(): { readonly running: Promise<unknown>; pid(): number } {
+  const controller = new AbortController();
+  let pid = 0;
+  const running = runCommand('sh', ['-c', 'echo $$; exec sleep 60'], {
+    timeoutMs,
+    signal: controller.signal,
+    onLine: (line) => {
+      pid = Number(line);
+      controller.abort();
+    },
+  });
+  return { running, pid: () => pid };
+}
+
 describe('a program', () => {
   it('gets its input and gives its output', async () => {
     expect(await runCommand('cat', [], { timeoutMs, input: 'hello' })).toEqual({
@@ -56,42 +71,24 @@ describe('a program', () => {
   });
 
   it('that is cancelled is gone when that is told', async () => {
-    const controller = new AbortController();
-    let pid = 0;
-    const running = runCommand('sh', ['-c', 'echo $$; exec sleep 60'], {
-      timeoutMs,
-      signal: controller.signal,
-      onLine: (line) => {
-        pid = Number(line);
-        controller.abort();
-      },
-    });
+    const { running, pid } = startAndCancel();
     await expect(running).rejects.toMatchObject({ code: 'cancelled' });
-    expect(pid).toBeGreaterThan(0);
-    const identity = await identify(pid);
+    expect(pid()).toBeGreaterThan(0);
+    const identity = await identify(pid());
     expect(identity === undefined || !(await isAlive(identity))).toBe(true);
   });
 
   it("that may not be ended, as what sudo runs, is given up and fails nobody else's work", async () => {
-    let pid = 0;
-    const controller = new AbortController();
     const kill = vi.spyOn(process, 'kill').mockImplementation(() => {
       throw Object.assign(new Error('kill EPERM'), { code: 'EPERM', syscall: 'kill' });
     });
+    const { running, pid } = startAndCancel();
     try {
-      const running = runCommand('sh', ['-c', 'echo $$; exec sleep 60'], {
-        timeoutMs,
-        signal: controller.signal,
-        onLine: (line) => {
-          pid = Number(line);
-          controller.abort();
-        },
-      });
       await expect(running).rejects.toMatchObject({ code: 'cancelled' });
-      expect(kill).toHaveBeenCalledWith(-pid, 'SIGKILL');
+      expect(kill).toHaveBeenCalledWith(-pid(), 'SIGKILL');
     } finally {
       kill.mockRestore();
-      process.kill(pid, 'SIGKILL');
+      if (pid() > 0) process.kill(pid(), 'SIGKILL');
     }
   });
 
