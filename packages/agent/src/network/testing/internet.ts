@@ -1,8 +1,6 @@
 /** What stands in the internet for tests: a name server, a web server and a TLS server; and a client to ask them. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import { runCommand } from '@wrenn/host';
+import { serveIn } from './server.ts';
 
 const START_MS = 15_000;
 
@@ -76,28 +74,7 @@ export interface Internet {
 
 /** In a namespace, on all its addresses; the name server on one of them. */
 export async function startInternet(netns: string, resolver: string, names: Names): Promise<Internet> {
-  const program = [process.execPath, '-e', SERVER, JSON.stringify({ names, resolver })];
-  const child = spawn('nsenter', [`--net=/run/netns/${netns}`, ...program], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const seen: string[] = [];
-  await new Promise<void>((resolve, reject) => {
-    createInterface({ input: child.stdout }).on('line', (line) => {
-      if (line === 'ready') resolve();
-      else seen.push(line);
-    });
-    child.once('exit', () => reject(new Error('the internet ended')));
-    setTimeout(() => reject(new Error('the internet is late')), START_MS).unref();
-  });
-  return {
-    seen,
-    close: async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const gone = once(child, 'exit');
-      child.kill('SIGKILL');
-      await gone;
-    },
-  };
+  return await serveIn(netns, SERVER, JSON.stringify({ names, resolver }));
 }
 
 export interface Ask {

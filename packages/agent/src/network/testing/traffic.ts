@@ -1,8 +1,6 @@
 /** Real packets between namespaces: small Node programs that listen, connect and send. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import { runCommand } from '@wrenn/host';
+import { serveIn } from './server.ts';
 
 /** `tcp` connects and reads who the other side says we are; `udp` sends one packet and waits for its echo. */
 export interface Probe {
@@ -142,30 +140,7 @@ export async function transferRate(transfer: Transfer): Promise<number> {
 
 /** TCP and UDP on one port of all addresses of a namespace. */
 export async function listenIn(netns: string, port: number): Promise<Listener> {
-  const program = [process.execPath, '-e', LISTENER, String(port)];
-  const child = spawn('nsenter', [`--net=/run/netns/${netns}`, ...program], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const seen: string[] = [];
-  const lines = createInterface({ input: child.stdout });
-  const ready = new Promise<void>((resolve, reject) => {
-    lines.on('line', (line) => {
-      if (line === 'ready') resolve();
-      else seen.push(line);
-    });
-    child.once('exit', () => reject(new Error(`nothing listens in ${netns}`)));
-    setTimeout(() => reject(new Error(`the listener in ${netns} is late`)), START_TIMEOUT_MS).unref();
-  });
-  await ready;
-  return {
-    seen,
-    close: async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const gone = once(child, 'exit');
-      child.kill('SIGKILL');
-      await gone;
-    },
-  };
+  return await serveIn(netns, LISTENER, String(port));
 }
 
 export interface Held {
