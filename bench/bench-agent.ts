@@ -11,7 +11,7 @@ import {
 import { wrennDirFromEnv } from '@wrenn/images';
 import type { Sandbox } from '@wrenn/protocol/agent';
 import { createEnvdClient, type EnvdClient } from '../packages/agent/src/envd-client/client.ts';
-import { type JournalRecord, journalSchema } from '../packages/agent/src/sandbox/journal.ts';
+import { type JournalRecord, journalSchema } from '../packages/agent/src/sandbox/journal-record.ts';
 import type { Releases } from './releases.ts';
 
 export const SIZE = { template: 'minimal', vcpus: 1, memoryMib: 512, diskMib: 512 } as const;

@@ -14,7 +14,8 @@ import type { Microvm, MicrovmHandle, MicrovmSpec, RestoreSpec } from '../vmm/dr
 import type { CleanupStack } from './cleanup-stack.ts';
 import { CREATE_STEPS, type CreateStep, type SandboxDeps, type Suspect } from './deps.ts';
 import { slotEgress } from './egress.ts';
-import type { JournalRecord, Outlives } from './journal.ts';
+import type { Outlives } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import type { Phase } from './log.ts';
 import { memoryHashOf, sleepingMemory } from './memory.ts';
 import { driveRateLimit, slotRates } from './rate-limits.ts';

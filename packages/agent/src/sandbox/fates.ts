@@ -7,7 +7,7 @@ import { withDeadline } from '../signals/signals.ts';
 import { mapAtOnce } from './at-once.ts';
 import type { SandboxDeps } from './deps.ts';
 import { endReason } from './end-reason.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import type { Holdings } from './sandbox.ts';
 
 export type Fate =

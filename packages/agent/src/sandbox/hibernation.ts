@@ -9,7 +9,7 @@ import { throwIfAborted, withDeadline } from '../signals/signals.ts';
 import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
 import type { Microvm, SnapshotFiles, SnapshotOptions } from '../vmm/driver.ts';
 import type { SandboxDeps } from './deps.ts';
-import type { Hibernation, JournalRecord } from './journal.ts';
+import type { Hibernation, JournalRecord } from './journal-record.ts';
 import type { Laps } from './laps.ts';
 import { type BaseMemory, baseMemoryOf, hibernationsOf } from './memory.ts';
 

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../config/load.ts';
-import { createJournal, type Journal, type JournalRecord, parseRecord } from './journal.ts';
+import { createJournal, type Journal } from './journal.ts';
+import { type JournalRecord, parseRecord } from './journal-record.ts';
 
 const id = 'abcdefghij0123456789';
 const record: JournalRecord = {

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
 import { describe, expect, it } from 'vitest';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import { createSandboxManager } from './manager.ts';
 import { createFakeWorld, type FakeWorld } from './testing/fake-world.ts';
 import { codeOf, expectNothingLeft, never, request, start, until } from './testing/manager-harness.ts';

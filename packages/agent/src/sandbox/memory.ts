@@ -7,7 +7,7 @@
 import { WrennError } from '@wrenn/protocol';
 import type { MicrovmSpec, RestoreSpec } from '../vmm/driver.ts';
 import type { SandboxDeps } from './deps.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 
 export interface BaseMemory {
   readonly path: string;

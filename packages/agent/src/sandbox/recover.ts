@@ -9,7 +9,8 @@ import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup, suspec
 import type { SandboxDeps } from './deps.ts';
 import { slotEgress } from './egress.ts';
 import { type Found, findFates, mayHaveSlot } from './fates.ts';
-import type { CorruptJournal, JournalRecord } from './journal.ts';
+import type { CorruptJournal } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import { hibernationsOf } from './memory.ts';
 import type { Roster } from './roster.ts';
 import { createSandbox, type Holdings, type SandboxParts } from './sandbox.ts';

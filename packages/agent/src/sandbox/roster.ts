@@ -10,7 +10,7 @@ import { createCleanupStack } from './cleanup-stack.ts';
 import { type CreateContext, createStopwatch, type Start, type Stopwatch } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { copyOf } from './egress.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import { createRetained } from './retained.ts';
 import { createSandbox, type Sandbox, type SandboxParts } from './sandbox.ts';
 import { type SandboxSpec, usableMemoryMib } from './spec.ts';

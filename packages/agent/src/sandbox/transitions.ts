@@ -26,7 +26,7 @@ import {
   vmmOf,
   writeHibernation,
 } from './hibernation.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import { createLaps } from './laps.ts';
 import type { Phase } from './log.ts';
 import { hibernationsOf } from './memory.ts';

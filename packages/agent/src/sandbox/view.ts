@@ -1,7 +1,7 @@
 /** What everybody may know of a sandbox. */
 import type { RateLimits } from '../config/rate-limits.ts';
 import type { EgressPolicy } from './egress.ts';
-import type { JournalRecord } from './journal.ts';
+import type { JournalRecord } from './journal-record.ts';
 import type { Phase } from './log.ts';
 import type { TimeoutAction } from './spec.ts';
 import type { SandboxState } from './states.ts';

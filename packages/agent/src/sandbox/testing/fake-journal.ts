@@ -1,4 +1,5 @@
-import { type Journal, type JournalRecord, parseRecord } from '../journal.ts';
+import type { Journal } from '../journal.ts';
+import { type JournalRecord, parseRecord } from '../journal-record.ts';
 import type { Ledger } from './ledger.ts';
 
 export function fakeJournal(world: Ledger): Journal {
