@@ -3,15 +3,8 @@ import { copyFile, open, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hashSparse } from '@wrenn/host';
 import { afterEach, expect, it } from 'vitest';
-import type { Microvm, RestoreSpec, SnapshotFiles, VmmDriver } from './driver.ts';
-import { lastTick, settledTick, type Workbench, waitForLine } from './testing/workbench.ts';
-
-export interface SnapshotContract {
-  readonly createDriver: () => VmmDriver;
-  readonly bench: () => Workbench;
-  readonly nothingLeft: () => Promise<void>;
-  readonly bootTimeoutMs: number;
-}
+import type { Microvm, RestoreSpec, SnapshotFiles } from './driver.ts';
+import { type ContractPart, lastTick, settledTick, waitForLine } from './testing/workbench.ts';
 
 /** Clocks, the generation of the guest, a queue and a packet of each kind. */
 const OWN_PAGES_MAX = 12;
@@ -21,12 +14,7 @@ const MIB = 1024 * 1024;
 const memoryMib = 128;
 const never = new AbortController().signal;
 
-export function describeSnapshots({
-  createDriver,
-  bench,
-  nothingLeft,
-  bootTimeoutMs,
-}: SnapshotContract): void {
+export function describeSnapshots({ createDriver, bench, nothingLeft, bootTimeoutMs }: ContractPart): void {
   const TEST_MS = bootTimeoutMs + 30_000;
   const files = (name: string): SnapshotFiles => ({
     statePath: join(bench().dir, `${name}.state`),

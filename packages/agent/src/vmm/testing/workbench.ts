@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { identify, killProcess, runCommand } from '@wrenn/host';
 import { findBootFiles, wrennDirFromEnv, writeCpio } from '@wrenn/images';
 import { CONSOLE_INIT_STARTED } from '@wrenn/protocol';
-import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec } from '../driver.ts';
+import type { LaunchOptions, Microvm, MicrovmHandle, MicrovmSpec, VmmDriver } from '../driver.ts';
 
 /** What the guest of a test does once it has said which drives it sees. */
 export type GuestTask = 'count' | 'flood' | 'shout' | 'poweroff' | 'reboot' | 'panic';
@@ -59,6 +59,14 @@ export interface Workbench {
   /** What is in the run directory. */
   files(): Promise<string[]>;
   dispose(): Promise<void>;
+}
+
+/** What a part of the drivers' contract (contract.ts) is tried with. */
+export interface ContractPart {
+  readonly createDriver: () => VmmDriver;
+  readonly bench: () => Workbench;
+  readonly nothingLeft: () => Promise<void>;
+  readonly bootTimeoutMs: number;
 }
 
 export async function createWorkbench(number: number): Promise<Workbench> {
