@@ -1,0 +1,87 @@
+/** What TLS is to the front: the way to HTTP/1.1 and HTTP/2, with certificates that change, until it ends. */
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { describe, expect, it } from 'vitest';
+import { portOf, SANDBOX_ID } from './testing/edge-scene.ts';
+import { DOMAIN, useFront } from './testing/front-scene.ts';
+
+const { scene, ask, newCertificates } = useFront();
+
+describe('TLS', () => {
+  it('gives HTTP/1.1 to those who want it, websockets included, and nothing to those without', async () => {
+    scene.guest.on('upgrade', (_incoming, socket: Socket) => {
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n');
+      socket.on('error', () => {}).pipe(socket);
+    });
+    const to = {
+      host: '127.0.0.1',
+      port: portOf(scene.server),
+      ca: scene.ca,
+      servername: `api.${DOMAIN}`,
+      agent: false,
+    } as const;
+    const host = `${portOf(scene.guest)}-${SANDBOX_ID}.${DOMAIN}`;
+    const plain = httpsRequest({ ...to, headers: { host } }).end();
+    const [answer] = (await once(plain, 'response')) as [IncomingMessage];
+    expect(answer).toMatchObject({ statusCode: 200, httpVersion: '1.1' });
+    answer.resume();
+    const upgrade = httpsRequest({ ...to, headers: { host, connection: 'Upgrade', upgrade: 'echo' } }).end();
+    const [, socket] = (await once(upgrade, 'upgrade')) as [IncomingMessage, Socket];
+    socket.write('ping');
+    expect(String((await once(socket, 'data'))[0])).toBe('ping');
+    const closed = new Promise((resolve) => socket.on('error', () => {}).once('close', resolve));
+    scene.tellGone(SANDBOX_ID);
+    await closed;
+    await expect(fetch(`http://127.0.0.1:${portOf(scene.server)}/`)).rejects.toThrow();
+  });
+
+  it('takes another certificate without breaking what is open', async () => {
+    const fingerprint = async (): Promise<string> => {
+      const socket = connectTls({
+        host: '127.0.0.1',
+        port: portOf(scene.server),
+        ca: scene.ca,
+        servername: `api.${DOMAIN}`,
+      });
+      await once(socket, 'secureConnect');
+      const { fingerprint256 } = socket.getPeerCertificate();
+      socket.destroy();
+      return fingerprint256;
+    };
+    let push: ((text: string) => void) | undefined;
+    scene.serve = (_, outgoing) => {
+      outgoing.writeHead(200).flushHeaders();
+      push = (text) => void outgoing.write(text);
+    };
+    const stream = ask('/');
+    await once(stream, 'response');
+    const before = await fingerprint();
+    const again = await newCertificates();
+    scene.tellChange(again.current);
+    again.close();
+    expect(await fingerprint()).not.toBe(before);
+    push?.('still here');
+    expect(String((await once(stream, 'data'))[0])).toBe('still here');
+  });
+
+  it('ends within its bound, whatever is open', async () => {
+    scene.serve = (_, outgoing) => void outgoing.writeHead(200).write('for ever');
+    const stream = ask('/');
+    stream.on('error', () => {});
+    await once(stream, 'response');
+    const half = connectTls({
+      host: '127.0.0.1',
+      port: portOf(scene.server),
+      ca: scene.ca,
+      servername: 'localhost',
+    });
+    half.on('error', () => {});
+    const closed = new Promise((resolve) => scene.server.close(resolve));
+    scene.front.drain();
+    scene.front.cut();
+    await closed;
+  });
+});
