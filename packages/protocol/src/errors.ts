@@ -60,6 +60,7 @@ export const ERROR_KINDS = {
   missing_program: 'unavailable',
   network_conflict: 'unavailable',
   not_set_up: 'unavailable',
+  sandbox_unavailable: 'unavailable',
   store_unavailable: 'unavailable',
 
   boot_timeout: 'timeout',

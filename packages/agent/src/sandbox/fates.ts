@@ -16,8 +16,10 @@ export type Fate =
   | { readonly kind: 'asleep' }
   /** To be taken away; `why` is undefined where nobody could ask what became of it. */
   | { readonly kind: 'lost'; readonly why: string | undefined }
-  /** Listed as failed, and not touched unless it is destroyed. */
-  | { readonly kind: 'kept'; readonly why: string };
+  /** May be well. Listed as failed, and not touched unless it is destroyed. */
+  | { readonly kind: 'kept'; readonly why: string }
+  /** Lost, but not all of it could be ended: has what it has until that is gone. */
+  | { readonly kind: 'stuck'; readonly why: string };
 
 export interface Found {
   readonly record: JournalRecord;

@@ -31,9 +31,11 @@ describe('a sandbox that cannot be adopted', () => {
     const { id } = await manager.create(request);
     const journal = first.journals.get(id);
     const { world: second, manager: kept } = await restart(first, failsToAdopt);
-    expect(kept.get(id)).toMatchObject({ state: 'failed', vmmPid: first.aliveVms()[0]?.handle.pid });
+    const vmmPid = first.aliveVms()[0]?.handle.pid;
+    expect(kept.get(id)).toMatchObject({ state: 'failed', keptAs: 'running', vmmPid });
     expect(kept.get(id).reason).toContain('could not be adopted');
-    expect(await codeOf(kept.resume(id))).toBe('sandbox_failed');
+    expect(await codeOf(kept.resume(id))).toBe('sandbox_unavailable');
+    expect(kept.access(id)).toEqual({ ...manager.access(id), address: undefined });
     expect(kept.liveCount()).toBe(1);
     expect(second.aliveVms()).toHaveLength(1);
     expect([...second.slots.values()]).toEqual(['up']);
@@ -143,6 +145,7 @@ describe('a sandbox of an agent that knows more', () => {
     const { world: second, manager: older } = await restart(first, () => ({}));
     expect(older.get(id)).toMatchObject({
       state: 'failed',
+      keptAs: state,
       reason: expect.stringContaining('fieldOfTomorrow'),
     });
     expect(older.liveCount()).toBe(state === 'running' ? 1 : 0);
@@ -214,7 +217,9 @@ describe('a process that does not end', () => {
     const stuck = new Set([lost.id]);
     const { world, manager: next } = await restart(first, withStuck(stuck));
     expect(next.get(other.id).state).toBe('running');
-    expect(next.get(lost.id).state).toBe('failed');
+    // It is lost all the same.
+    expect(next.get(lost.id)).toMatchObject({ state: 'failed', keptAs: undefined });
+    expect(await codeOf(next.resume(lost.id))).toBe('sandbox_failed');
     expect(next.get(lost.id).reason).toContain('its process 7 does not end');
     expect(world.slots.size).toBe(2);
     expect(world.layers.size).toBe(2);

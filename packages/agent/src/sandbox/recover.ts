@@ -132,7 +132,7 @@ function remnantsOf(
     if (hasSlot) slots.add(record.slotIndex);
     if (fate.kind !== 'lost' || what === undefined) return { record, fate, mayRun, hasSlot };
     const why = `${fate.why ?? 'It was being taken away.'} It is still there: ${what}.`;
-    return { record, fate: { kind: 'kept', why }, mayRun, hasSlot };
+    return { record, fate: { kind: 'stuck', why }, mayRun, hasSlot };
   });
 }
 
@@ -169,9 +169,10 @@ async function prepare(
   const parts = { deps, journalled: true, cleanup, machine, timed: createStopwatch(deps) };
   cleanup.register('files', () => deps.journal.remove(id));
   registerMachine(deps, machine, remnant);
-  if (fate.kind === 'kept') {
-    deps.log.error({ sandboxId: id, why: fate.why }, 'is kept as it is, and listed as failed');
-    return { ...parts, record, keptBecause: fate.why };
+  if (fate.kind === 'kept' || fate.kind === 'stuck') {
+    const { kind, why } = fate;
+    deps.log.error({ sandboxId: id, why }, 'is kept as it is, and listed as failed');
+    return { ...parts, record, kept: { why, mayBeWell: kind === 'kept' } };
   }
   await deps.journal.removeHibernations(id, hibernationsOf(record)).catch((err: unknown) => {
     deps.log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');

@@ -21,7 +21,13 @@ import { createLeases } from './leases.ts';
 import type { Phase } from './log.ts';
 import { createOperationQueue } from './operation-queue.ts';
 import type { TimeoutAction } from './spec.ts';
-import { assertFollows, assertPossible, type Operation, type SandboxState } from './states.ts';
+import {
+  assertFollows,
+  assertPossible,
+  type Operation,
+  type SandboxState,
+  type StateView,
+} from './states.ts';
 import { createTransitions } from './transitions.ts';
 import { type SandboxView, viewOf } from './view.ts';
 import { createWatch, lastLinesOf } from './watch.ts';
@@ -84,6 +90,12 @@ export interface Holdings {
   readonly refused?: AbortSignal;
 }
 
+export interface Kept {
+  readonly why: string;
+  /** Else it is lost, and something of it did not end. */
+  readonly mayBeWell: boolean;
+}
+
 export interface SandboxParts {
   readonly deps: SandboxDeps;
   readonly record: JournalRecord;
@@ -96,8 +108,8 @@ export interface SandboxParts {
   readonly timed: Stopwatch;
   /** For one found at the agent's start. */
   readonly holdings?: Holdings;
-  /** For one found that may be well, but not for this agent: failed, with this reason, until it is destroyed. */
-  readonly keptBecause?: string;
+  /** For one found that this agent cannot go on with, nor end: failed, until it is destroyed. */
+  readonly kept?: Kept;
   /** Nothing of it is left. */
   readonly onGone: (id: string) => void;
   /** It stays for its reason alone. */
@@ -118,8 +130,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   let { record, journalled } = parts;
   const belongings = createBelongings(deps, id, parts.cleanup, parts.machine);
-  let state: SandboxState = parts.keptBecause === undefined ? record.state : 'failed';
-  let reason = parts.keptBecause;
+  const { kept } = parts;
+  let state: SandboxState = kept === undefined ? record.state : 'failed';
+  let reason = kept?.why;
   let holdings: Holdings | undefined;
   let ending: Promise<void> | undefined;
   /** What those are told whom the end has interrupted. */
@@ -156,10 +169,16 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     record = next;
   };
 
+  const standing = (): StateView => {
+    const mayBeWell = kept?.mayBeWell === true && ending === undefined;
+    return { id, state, reason, keptAs: mayBeWell ? record.state : undefined };
+  };
+
   const view = (): SandboxView => {
     const { slot } = holdings ?? {};
     const { driver } = deps;
-    return viewOf(record, { state, reason, isKept: isKept(), address: slot?.address, driver: driver.name });
+    const present = { ...standing(), isKept: isKept() };
+    return viewOf(record, { ...present, address: slot?.address, driver: driver.name });
   };
 
   const become = (next: SandboxState): void => {
@@ -283,16 +302,16 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     operation: Operation,
     work: (signal: AbortSignal) => Promise<void>,
   ): Promise<void> => {
-    assertPossible({ id, state, reason }, operation);
+    assertPossible(standing(), operation);
     await queue.run(async (signal) => {
-      assertPossible({ id, state, reason }, operation);
+      assertPossible(standing(), operation);
       await work(signal);
     });
   };
 
   const hibernate = (): Promise<void> => operate('hibernate', transitions.hibernate);
 
-  const isKept = (): boolean => parts.keptBecause !== undefined && ending === undefined;
+  const isKept = (): boolean => kept !== undefined && ending === undefined;
   if (parts.holdings !== undefined) hold(parts.holdings);
   // Nobody can give it more time. What is to sleep then cannot, and stays.
   else if (isKept() && record.onTimeout === 'destroy') arm();
@@ -341,14 +360,14 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       return record;
     },
     setTimeout: async (timeoutMs) => {
-      assertPossible({ id, state, reason }, 'setTimeout');
+      assertPossible(standing(), 'setTimeout');
       const wish = { endsAtMs: timeoutMs === undefined ? null : Date.now() + timeoutMs };
       const isArmed = (): boolean => holdings !== undefined && ending === undefined && !isLeaving;
       asked.add(wish);
       if (isArmed()) arm();
       try {
         await queue.run(async () => {
-          assertPossible({ id, state, reason }, 'setTimeout');
+          assertPossible(standing(), 'setTimeout');
           asked.delete(wish);
           // Before the journal, which a full disk may refuse: this agent knows it all the same.
           record = { ...record, ...wish };
@@ -360,9 +379,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       }
     },
     setEgress: async (egress) => {
-      assertPossible({ id, state, reason }, 'setEgress');
+      assertPossible(standing(), 'setEgress');
       await queue.run(async (signal) => {
-        assertPossible({ id, state, reason }, 'setEgress');
+        assertPossible(standing(), 'setEgress');
         const { slotIndex, rateLimits } = record;
         await save({ egress: copyOf(egress) });
         if (holdings === undefined) return;
@@ -370,14 +389,14 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       });
     },
     access: () => {
-      assertPossible({ id, state, reason }, 'access');
+      assertPossible(standing(), 'access');
       const { accessToken } = record;
       return { address: state === 'running' ? holdings?.slot.address : undefined, accessToken };
     },
     destroy,
     fail: (why) => end(why),
     use: () => {
-      assertPossible({ id, state, reason }, 'use');
+      assertPossible(standing(), 'use');
       if (holdings === undefined) throw new WrennError('internal', `Sandbox ${id} has no guest.`);
       return leases.lend(holdings.guest, () => state === 'running');
     },

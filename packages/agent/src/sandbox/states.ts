@@ -16,7 +16,8 @@
  * `destroying`  what it holds is being taken away, asked for or because the VMM died
  * `failed`      it ended by itself; all it held is released, or the reason says what could not be.
  *               Kept for a while so that the reason can be asked for. Or it was left by an earlier agent,
- *               and this one cannot adopt it: all of it stays as it is until it is destroyed
+ *               and this one cannot adopt it: all of it stays as it is until it is destroyed, and whoever
+ *               asks for it is told `sandbox_unavailable`
  */
 import { WrennError } from '@wrenn/protocol';
 
@@ -97,12 +98,26 @@ export interface StateView {
   readonly state: SandboxState;
   /** Why it failed. */
   readonly reason: string | undefined;
+  /** It may be well all the same: see SandboxView. */
+  readonly keptAs: SandboxState | undefined;
 }
 
-/** Throws `sandbox_wrong_state` or `sandbox_failed`. */
+/** Throws `sandbox_wrong_state`, `sandbox_failed`, or `sandbox_unavailable` for one that may be well. */
 export function assertPossible(sandbox: StateView, operation: Operation): void {
-  const { id, state, reason } = sandbox;
+  const { id, state, reason, keptAs } = sandbox;
   if (POSSIBLE_IN[operation].includes(state)) return;
+  if (keptAs !== undefined) {
+    // How to reach it, should it be had again, is no secret from its owner meanwhile.
+    if (operation === 'access' && POSSIBLE_IN.access.includes(keptAs)) return;
+    // Without the reason, which is for whoever runs the host.
+    throw new WrennError(
+      'sandbox_unavailable',
+      `Sandbox ${id} may be well, but the agent does not have it.`,
+      {
+        hint: `\`wrenn sandbox get ${id}\` tells why; the next start of the agent tries again.`,
+      },
+    );
+  }
   if (reason !== undefined) {
     throw new WrennError('sandbox_failed', `Sandbox ${id} has failed: ${reason}`, { hint: HINTS.failed });
   }

@@ -14,6 +14,8 @@ export interface SandboxView {
   readonly reason: string | undefined;
   /** It has failed for this agent alone: all of it may be there, and what it was made from is still in use. */
   readonly isKept: boolean;
+  /** The state that an earlier agent has left it in, where it is kept because it may be well. */
+  readonly keptAs: SandboxState | undefined;
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
@@ -35,11 +37,11 @@ export interface SandboxView {
 }
 
 /** What the journal does not know; `driver` is that of what has none yet. */
-type Present = Pick<SandboxView, 'state' | 'reason' | 'isKept' | 'address' | 'driver'>;
+type Present = Pick<SandboxView, 'state' | 'reason' | 'isKept' | 'keptAs' | 'address' | 'driver'>;
 
 export function viewOf(
   record: JournalRecord,
-  { state, reason, isKept, address, driver }: Present,
+  { state, reason, isKept, keptAs, address, driver }: Present,
 ): SandboxView {
   return {
     id: record.id,
@@ -47,6 +49,7 @@ export function viewOf(
     state,
     reason,
     isKept,
+    keptAs,
     vcpus: record.vcpus,
     memoryMib: record.memoryMib,
     diskMib: record.diskMib,

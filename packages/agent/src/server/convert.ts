@@ -113,6 +113,7 @@ export function toSandboxProto(view: SandboxView): SandboxProto {
     template: view.template,
     state: STATES[view.state],
     reason: view.reason ?? '',
+    keptAs: view.keptAs === undefined ? SandboxStateProto.UNSPECIFIED : STATES[view.keptAs],
     vcpus: view.vcpus,
     memoryMib: view.memoryMib,
     diskMib: view.diskMib,

@@ -22,6 +22,8 @@ export type AgentState =
 export interface AgentSandbox {
   readonly id: string;
   readonly state: AgentState;
+  /** Of one that has failed for the agent that runs now alone, and may be well: the state that it was left in. */
+  readonly keptAs: AgentState | undefined;
   readonly template: string;
   readonly vcpus: number;
   readonly memoryMib: number;
@@ -71,6 +73,7 @@ export function toSandbox(sandbox: ProtoSandbox | undefined): AgentSandbox {
   return {
     id: sandbox.id,
     state,
+    keptAs: STATES[sandbox.keptAs],
     template: sandbox.template,
     vcpus: sandbox.vcpus,
     memoryMib: sandbox.memoryMib,

@@ -15,7 +15,7 @@ import {
 import { fromAgentError } from './errors.ts';
 import { createAgentSession } from './session.ts';
 
-export type { AgentSandbox, AgentSnapshot, AgentTemplate } from './convert.ts';
+export type { AgentSandbox, AgentSnapshot, AgentState, AgentTemplate } from './convert.ts';
 
 export interface AgentNetwork {
   readonly allowInternetAccess?: boolean | undefined;

@@ -1,4 +1,5 @@
 /** What is done with sandboxes, one at a time: from the creation to the end. */
+import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
 import type { Caller } from '../sandboxes/caller.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
@@ -222,7 +223,8 @@ export function sandboxRoutes({ service, domain }: SandboxRoutesDeps): readonly 
         } catch (error) {
           const answer = toAnswer(error);
           // The sandbox was there and ready, and no copy could be made: that is said of each.
-          if (answer.status !== 503) throw error;
+          const isAway = error instanceof WrennError && error.code === 'sandbox_unavailable';
+          if (answer.status !== 503 || isAway) throw error;
           return { status: 201, body: Array.from({ length: body.count }, () => ({ error: answer.body })) };
         }
       },

@@ -8,6 +8,7 @@ import { isGood } from '../store/keys.ts';
 import type { SandboxRecord } from '../store/sandboxes.ts';
 import { askGuest } from './ask-guest.ts';
 import { retryable } from './limits.ts';
+import { assertHad, hasEnded } from './view.ts';
 import { unlessAborted, type Waker } from './waker.ts';
 import type { Watcher } from './watcher.ts';
 
@@ -57,6 +58,7 @@ export function createEdgeDirectory({
     const record = await store.sandboxes.get(id);
     if (record === undefined) return undefined;
     const sandbox = await agent.get(id).catch(ifGone);
+    if (sandbox !== undefined && !hasEnded(sandbox)) assertHad(sandbox);
     const isAsleep =
       sandbox?.state === 'hibernated' || sandbox?.state === 'hibernating' || waker.waking(id) !== undefined;
     const isToBeWoken = isAsleep && record.autoResume;

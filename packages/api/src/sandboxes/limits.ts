@@ -125,7 +125,7 @@ export function limitsOf(defaults: KeyLimits, own: KeyLimitOverrides = {}): KeyL
 }
 
 export function retryable(
-  code: 'too_many_requests' | 'too_many_sandboxes',
+  code: 'too_many_requests' | 'too_many_sandboxes' | 'sandbox_unavailable',
   message: string,
   retryAfterMs: number,
 ): WrennError & Retryable {

@@ -14,6 +14,7 @@ import type { SandboxRecord } from '../store/sandboxes.ts';
 import type { Caller } from './caller.ts';
 import { type LimitedKind, type Limits, limitsOf } from './limits.ts';
 import type { Listing } from './listing.ts';
+import { standingOf } from './view.ts';
 
 /** Each throws where there is no room. What it holds is held until the returned function is called. */
 export interface Places {
@@ -38,8 +39,8 @@ export interface PlacesDeps {
 
 type Owner = Pick<SandboxRecord, 'keyId' | 'teamId'>;
 
-const holdsMemory = ({ state }: AgentSandbox): boolean => state !== 'hibernated' && state !== 'failed';
-const sleeps = ({ state }: AgentSandbox): boolean => state === 'hibernated' || state === 'hibernating';
+const holdsMemory = (one: AgentSandbox): boolean => !['hibernated', 'failed'].includes(standingOf(one));
+const sleeps = (one: AgentSandbox): boolean => ['hibernated', 'hibernating'].includes(standingOf(one));
 
 export function createPlaces({ agent, store, listing, limits, defaults }: PlacesDeps): Places {
   /** Their places are held already, whatever the agent says of them at the moment. */

@@ -17,8 +17,10 @@ import type { Templates } from './templates.ts';
 import { createTime } from './time.ts';
 import {
   type AccessibleSandbox,
+  assertHad,
   assertTimed,
   conflict,
+  hasEnded,
   inTransition,
   type SandboxView,
   stateOf,
@@ -81,13 +83,20 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
   const look = async (caller: Caller, text: string) => {
     const record = await own(caller, text);
     const sandbox = await agent.get(record.id);
-    if (sandbox.state === 'failed' || sandbox.state === 'destroying') throw noSandbox(text);
+    if (hasEnded(sandbox)) throw noSandbox(text);
     return { record, sandbox };
+  };
+
+  /** Where the sandbox itself is needed, and not only what is known of it. */
+  const lookToUse = async (caller: Caller, text: string) => {
+    const found = await look(caller, text);
+    assertHad(found.sandbox);
+    return found;
   };
 
   const connect = async (caller: Caller, id: string, timeoutMs: number) => {
     bounds.checkTimeout(timeoutMs);
-    const { record, sandbox } = await look(caller, id);
+    const { record, sandbox } = await lookToUse(caller, id);
     const underWay = waker.waking(record.id);
     const paused = stateOf(sandbox) === 'paused';
     if (underWay === undefined && !paused) {
@@ -120,19 +129,17 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     list: async (caller) => {
       const found = await listing(caller.teamId);
       return found.flatMap(({ record, sandbox }) =>
-        sandbox.state === 'failed' || sandbox.state === 'destroying'
-          ? []
-          : [{ record, sandbox, state: stateOf(sandbox) }],
+        hasEnded(sandbox) ? [] : [{ record, sandbox, state: stateOf(sandbox) }],
       );
     },
     connect,
     resume: async (caller, id, timeoutMs) => {
-      const { sandbox } = await look(caller, id);
+      const { sandbox } = await lookToUse(caller, id);
       if (sandbox.state === 'running') throw conflict('The sandbox is running already.');
       return await connect(caller, id, timeoutMs);
     },
     pause: async (caller, id) => {
-      const { record, sandbox } = await look(caller, id);
+      const { record, sandbox } = await lookToUse(caller, id);
       if (sandbox.state === 'hibernated' || sandbox.state === 'paused')
         throw conflict('The sandbox is paused already.');
       if (sandbox.state !== 'running' || waker.waking(record.id) !== undefined) throw inTransition(sandbox);
@@ -152,18 +159,18 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     },
     setTimeout: async (caller, id, timeoutMs) => {
       bounds.checkTimeout(timeoutMs);
-      const { record, sandbox } = await look(caller, id);
+      const { record, sandbox } = await lookToUse(caller, id);
       assertTimed(sandbox);
       await time.give(record, timeoutMs);
     },
     refresh: async (caller, id, timeoutMs) => {
       bounds.checkTimeout(timeoutMs);
-      const { record, sandbox } = await look(caller, id);
+      const { record, sandbox } = await lookToUse(caller, id);
       assertTimed(sandbox);
       await time.extend(record, sandbox, timeoutMs);
     },
     updateNetwork: async (caller, id, network) => {
-      const { record } = await look(caller, id);
+      const { record } = await lookToUse(caller, id);
       await agent.updateNetwork(record.id, network);
       // Egress alone is replaced: who may come in was settled at the creation.
       const { allowPublicTraffic, maskRequestHost } = record.network;
@@ -172,12 +179,12 @@ export function createSandboxService(deps: ServiceDeps): SandboxService {
     fork: async (caller, id, count, timeoutMs) => {
       bounds.checkTimeout(timeoutMs);
       bounds.checkCopies(count);
-      const { record, sandbox } = await look(caller, id);
+      const { record, sandbox } = await lookToUse(caller, id);
       if (sandbox.state !== 'running') throw inTransition(sandbox);
       return await making.copy(caller, { record, sandbox }, count, timeoutMs);
     },
     snapshot: async (caller, id, name) => {
-      const { record, sandbox } = await look(caller, id);
+      const { record, sandbox } = await lookToUse(caller, id);
       if (sandbox.state === 'hibernating' || sandbox.state === 'resuming') throw inTransition(sandbox);
       const release = await places.forSnapshot(caller);
       try {

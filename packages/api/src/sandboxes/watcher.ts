@@ -1,10 +1,11 @@
 /**
  * Follows what the agent has: asks for its list at intervals, and tells what is gone. A sandbox is gone when it was
- * destroyed, paused or has failed; whoever ends one here says so at once and does not wait for the next round.
+ * destroyed, paused or has failed, unless the agent keeps it; whoever ends one here says so at once and does not wait for the next round.
  */
 import { WrennError } from '@wrenn/protocol';
 import type { Agent, AgentSandbox } from '../agent-client/index.ts';
 import type { Logger } from '../log.ts';
+import { hasEnded, standingOf } from './view.ts';
 
 export interface Watcher {
   /** As of the last round, and of what was noted since. */
@@ -30,7 +31,8 @@ export interface WatcherOptions {
   readonly intervalMs: number;
 }
 
-const runs = (sandbox: AgentSandbox): boolean => sandbox.state === 'running' || sandbox.state === 'creating';
+/** What goes on with one that is kept: its guest may be well, and its owner's connections to it are not cut. */
+const runs = (sandbox: AgentSandbox): boolean => ['running', 'creating'].includes(standingOf(sandbox));
 
 export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watcher {
   const view = new Map<string, AgentSandbox>();
@@ -58,7 +60,7 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
       listed.add(sandbox.id);
       if ((notedIn.get(sandbox.id) ?? 0) >= thisRound) continue;
       const before = view.get(sandbox.id);
-      if (sandbox.state === 'failed' || sandbox.state === 'destroying') {
+      if (hasEnded(sandbox)) {
         if (before !== undefined) tellGone(sandbox.id, true);
         continue;
       }
@@ -100,7 +102,7 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
     noteGone: (id, ended) => {
       const known = view.get(id);
       if (!ended && known !== undefined) {
-        view.set(id, { ...known, state: 'hibernated', address: '', endsAt: undefined });
+        view.set(id, { ...known, state: 'hibernated', keptAs: undefined, address: '', endsAt: undefined });
         notedIn.set(id, rounds);
       }
       tellGone(id, ended);
@@ -126,8 +128,7 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
 /** An agent that has just begun may not have all in its list yet; what it says of one is true. */
 export async function isGone(agent: Agent, id: string): Promise<boolean> {
   try {
-    const { state } = await agent.get(id);
-    return state === 'failed' || state === 'destroying';
+    return hasEnded(await agent.get(id));
   } catch (error) {
     return error instanceof WrennError && error.code === 'sandbox_not_found';
   }

@@ -42,6 +42,10 @@ export interface FakeAgent {
   failAccess: ErrorCode | undefined;
   /** The VMM ends by itself. */
   fail(id: string): void;
+  /** As after a restart of the agent that could not adopt it. */
+  keep(id: string): void;
+  /** As after the next one, which could. */
+  adopt(id: string): void;
   /** As the host's own command line does. */
   forgetSnapshot(id: string): void;
   /** Its time is over now. */
@@ -85,6 +89,7 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
   };
   const inState = (id: string, ...states: SandboxState[]): Sandbox => {
     const sandbox = find(id);
+    if (sandbox.keptAs !== S.UNSPECIFIED) throw refuse('sandbox_unavailable', 'The agent does not have it.');
     if (!states.includes(sandbox.state)) {
       throw refuse('sandbox_wrong_state', `The sandbox is ${S[sandbox.state].toLowerCase()}.`);
     }
@@ -173,6 +178,20 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
     failAccess: undefined,
     fail: (id) => {
       find(id).state = S.FAILED;
+    },
+    keep: (id) => {
+      const sandbox = find(id);
+      sandbox.keptAs = sandbox.state;
+      sandbox.state = S.FAILED;
+      sandbox.reason = 'It could not be adopted: EMFILE.';
+      sandbox.address = '';
+    },
+    adopt: (id) => {
+      const sandbox = find(id);
+      sandbox.state = sandbox.keptAs;
+      sandbox.keptAs = S.UNSPECIFIED;
+      sandbox.reason = '';
+      sandbox.address = fake.address;
     },
     forgetSnapshot: (id) => void snapshots.delete(id),
     expire,
@@ -305,7 +324,8 @@ export async function startFakeAgent(socketPath: string): Promise<FakeAgent> {
       getSandboxAccess: ({ id }) => {
         if (fake.failAccess !== undefined) throw refuse(fake.failAccess, 'That is not to be told.');
         const sandbox = find(id);
-        if (sandbox.state === S.FAILED) throw refuse('sandbox_failed', 'The sandbox has failed.');
+        if (sandbox.state === S.FAILED && sandbox.keptAs === S.UNSPECIFIED)
+          throw refuse('sandbox_failed', 'The sandbox has failed.');
         return accessOf(sandbox);
       },
       streamLogs: async function* ({ id }) {
