@@ -81,6 +81,8 @@ const timeoutsSchema = z.strictObject({
   cleanupStepMs: count(100, 600_000).default(30_000),
   /** Finding a microVM again after the agent was restarted. */
   adoptMs: count(100, 600_000).default(30_000),
+  /** After which what could not be adopted is looked at again. */
+  adoptAgainMs: count(1000, 86_400_000).default(60_000),
   shutdownMs: count(100, 60_000).default(10_000),
 });
 

@@ -1,6 +1,6 @@
 /**
  * What becomes of each sandbox that an earlier agent has left. It is looked at here, and adopted where it can be; nothing
- * is taken away. Lost is only what is sure to be: what may be well is kept, for an agent that comes later.
+ * is taken away. Lost is only what is sure to be: what may be well is kept, to be looked at again.
  */
 import { WrennError } from '@wrenn/protocol';
 import { withDeadline } from '../signals/signals.ts';
@@ -17,7 +17,7 @@ export type Fate =
   /** To be taken away; `why` is undefined where nobody could ask what became of it. */
   | { readonly kind: 'lost'; readonly why: string | undefined }
   /** May be well. Listed as failed, and not touched unless it is destroyed. */
-  | { readonly kind: 'kept'; readonly why: string }
+  | { readonly kind: 'kept'; readonly why: string; readonly hope: 'later' | 'newer agent' }
   /** Lost, but not all of it could be ended: has what it has until that is gone. */
   | { readonly kind: 'stuck'; readonly why: string };
 
@@ -48,7 +48,7 @@ export async function findFates(
   };
   const endMs = performance.now() + adoptMs;
   const found = await mapAtOnce(ADOPTED_AT_ONCE, records, async (record) => {
-    const leftMs = Math.max(LATE_ADOPTION_MS, endMs - performance.now());
+    const leftMs = Math.max(LATE_ADOPTION_MS, Math.ceil(endMs - performance.now()));
     return { record, fate: await find(record, Math.min(adoptMs, leftMs)) };
   });
   // What was too much at once may not be so one by one. What has taken all the time by then stands still.
@@ -73,7 +73,8 @@ export function mayHaveSlot({ host }: SandboxDeps, record: JournalRecord): boole
   return !sleeps(record) && record.bootId === host.bootId;
 }
 
-async function fateOf(
+/** Never rejects; when the signal aborts it is kept. */
+export async function fateOf(
   deps: SandboxDeps,
   record: JournalRecord,
   timeoutMs: number,
@@ -99,11 +100,11 @@ async function fateOf(
 async function afterFailure(deps: SandboxDeps, { id }: JournalRecord, err: unknown): Promise<Fate> {
   const message = err instanceof Error ? err.message : String(err);
   if (err instanceof WrennError && err.code === 'vmm_died') {
-    return lost(`The microVM ended while no agent ran: ${await endReason(deps, id, message)}`);
+    return lost(`The microVM ended while no agent had it: ${await endReason(deps, id, message)}`);
   }
   // A busy host, no descriptors, a VMM that stands still: none of it says that the guest is not well.
-  const hope = 'It is left as it is; the next start of the agent tries again.';
-  return { kind: 'kept', why: `It could not be adopted: ${message} ${hope}` };
+  const hope = 'It is left as it is, and tried again now and then.';
+  return { kind: 'kept', why: `It could not be adopted: ${message} ${hope}`, hope: 'later' };
 }
 
 async function adopt(
@@ -128,5 +129,6 @@ function lost(why: string | undefined): Fate {
 function newer(unknown: readonly string[]): Fate {
   const keys = unknown.slice(0, NAMED_MAX).join(', ');
   const why = `Its journal has what this agent does not know (${keys}): a newer one wrote it.`;
-  return { kind: 'kept', why: `${why} It is left as it is, for that agent to go on with.` };
+  const told = `${why} It is left as it is, for that agent to go on with.`;
+  return { kind: 'kept', why: told, hope: 'newer agent' };
 }

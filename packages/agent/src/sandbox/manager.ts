@@ -14,6 +14,7 @@ import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf, type Roster } from './roster.ts';
 import type { Sandbox, SandboxAccess } from './sandbox.ts';
+import { createSecondLook } from './second-look.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createTemplateUsers } from './template-users.ts';
 import { isTemplatesFault } from './trials.ts';
@@ -103,6 +104,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
   const makeWithRoom: Roster['make'] = (order) => makeRoom(() => roster.make(order));
   const copies = createCopies(deps, { ...roster, make: makeWithRoom }, warm.isWanted);
   const templates = createTemplateUsers(deps, roster);
+  const secondLook = createSecondLook(deps, roster);
   const pool = createPool(deps, roster, warm, () => creating > 0);
   const { find } = roster;
 
@@ -218,6 +220,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       await recover(deps, roster, signal);
       await copies.collect();
       pool.start();
+      secondLook.start();
     },
     create: async (request) => {
       creating++;
@@ -309,6 +312,7 @@ export function createSandboxManager(deps: SandboxDeps): SandboxManager {
       roster.close();
       warm.stop();
       pool.stop();
+      secondLook.stop();
       const leaving = roster.all().map(async (sandbox) => {
         try {
           await withinMs(timeouts.shutdownMs, 'Letting go', sandbox.detach());

@@ -2,18 +2,17 @@
  * What an agent before this one has left. The journal says what there should be, the processes say what there
  * is: what runs is adopted, what is sure to be lost is taken away, and what may be well is kept as it is.
  */
-import { throwIfAborted, withDeadline } from '../signals/signals.ts';
+import { throwIfAborted } from '../signals/signals.ts';
+import { letGo, registerHoldings, removeHibernations, settleIn, writeIfPossible } from './adoption.ts';
 import { mapAtOnce } from './at-once.ts';
 import { createCleanupStack } from './cleanup-stack.ts';
-import { createStopwatch, endProcesses, initGuest, killAll, removeCgroup, suspectOf } from './create.ts';
+import { createStopwatch, endProcesses, killAll, removeCgroup, suspectOf } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
-import { slotEgress } from './egress.ts';
 import { type Found, findFates, mayHaveSlot } from './fates.ts';
 import type { CorruptJournal } from './journal.ts';
 import type { JournalRecord } from './journal-record.ts';
-import { hibernationsOf } from './memory.ts';
 import type { Roster } from './roster.ts';
-import { createSandbox, type Holdings, type SandboxParts } from './sandbox.ts';
+import { createSandbox, type SandboxParts } from './sandbox.ts';
 
 /** The same with what the host may still have of it. */
 interface Remnant extends Found {
@@ -38,8 +37,7 @@ export async function recover(deps: SandboxDeps, roster: Entry, signal: AbortSig
   } catch (error) {
     for (const { fate } of found) {
       if (fate.kind !== 'adopted') continue;
-      fate.holdings.microvm.detach();
-      fate.holdings.guest.close();
+      letGo(fate.holdings);
     }
     throw error;
   }
@@ -170,13 +168,11 @@ async function prepare(
   cleanup.register('files', () => deps.journal.remove(id));
   registerMachine(deps, machine, remnant);
   if (fate.kind === 'kept' || fate.kind === 'stuck') {
-    const { kind, why } = fate;
+    const { why } = fate;
     deps.log.error({ sandboxId: id, why }, 'is kept as it is, and listed as failed');
-    return { ...parts, record, kept: { why, mayBeWell: kind === 'kept' } };
+    return { ...parts, record, kept: { why, hope: fate.kind === 'kept' ? fate.hope : 'none' } };
   }
-  await deps.journal.removeHibernations(id, hibernationsOf(record)).catch((err: unknown) => {
-    deps.log.warn({ sandboxId: id, err }, 'an earlier hibernation remains');
-  });
+  await removeHibernations(deps, record);
   if (fate.kind === 'lost') return { ...parts, record };
   if (fate.kind === 'asleep') {
     const asleep = { ...record, state: 'hibernated' as const, handle: null };
@@ -185,24 +181,9 @@ async function prepare(
     return { ...parts, record: asleep };
   }
   const { holdings } = fate;
-  await restoreRules(deps, record);
-  const actual = await actualState(deps, record, holdings);
-  const adopted = { ...record, state: actual };
-  if (actual !== record.state) await writeIfPossible(deps, adopted);
-  deps.observer.adopted();
-  deps.log.info({ sandboxId: id, state: actual }, 'adopted');
-  if (actual === 'running') greet(deps, adopted, holdings);
+  // It is to be in the list, whatever comes: the network knows that its slot is in use.
+  const adopted = await settleIn(deps, record, holdings, new AbortController().signal);
   return { ...parts, record: adopted, holdings };
-}
-
-/**
- * A full disk is no reason not to start: what the journal says instead means the same to the next agent, and somebody has
- * to be there with whom sandboxes can be destroyed.
- */
-async function writeIfPossible({ journal, log }: SandboxDeps, record: JournalRecord): Promise<void> {
-  await journal.write(record).catch((err: unknown) => {
-    log.error({ sandboxId: record.id, err }, 'what was found could not be journalled');
-  });
 }
 
 /** What a creation would have registered. */
@@ -216,9 +197,7 @@ function registerMachine(
   if (hasSlot) cleanup.register('slot', () => deps.network.release(slotIndex), { onlyAfterTheRest: true });
   cleanup.register('cgroup', () => removeCgroup(deps, id), { onlyAfterTheRest: true });
   if (fate.kind === 'adopted') {
-    const { guest, microvm } = fate.holdings;
-    cleanup.register('guest connections', async () => guest.close());
-    cleanup.register('microVM', () => microvm.kill());
+    registerHoldings(cleanup, fate.holdings);
   } else if (mayRun) {
     cleanup.register('microVM', () => endProcesses(deps, record));
   }
@@ -238,50 +217,6 @@ async function removeStrayCgroups(deps: SandboxDeps, known: ReadonlySet<string>)
       deps.log.error({ sandboxId: id, err }, 'a cgroup that an earlier agent left remains');
     }
   }
-}
-
-/**
- * The agent may have been killed between the journal and the deed, on either side of it. One that stands still though
- * nobody has asked it to was to be copied or to hibernate, and goes on.
- */
-async function actualState(
-  deps: SandboxDeps,
-  { id, state }: JournalRecord,
-  { microvm }: Holdings,
-): Promise<'running' | 'paused'> {
-  const { adoptMs } = deps.config.timeouts;
-  const ask = <T>(what: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> =>
-    withDeadline(what, adoptMs, undefined, work);
-  try {
-    const actual = await ask('Asking the VMM', (signal) => microvm.status(signal));
-    if (actual === 'running' || state === 'paused') return actual;
-    await ask('Resuming the microVM', (signal) => microvm.resume(signal));
-    return 'running';
-  } catch (err) {
-    deps.log.warn({ sandboxId: id, err }, 'an adopted VMM does not say whether it runs');
-    return state === 'paused' ? 'paused' : 'running';
-  }
-}
-
-/** The last change to them may have been written down and not yet made. */
-async function restoreRules(
-  deps: SandboxDeps,
-  { id, slotIndex, egress, rateLimits }: JournalRecord,
-): Promise<void> {
-  const { adoptMs } = deps.config.timeouts;
-  await withDeadline('Setting the rules', adoptMs, undefined, (signal) =>
-    deps.network.setEgress(slotIndex, slotEgress(egress, rateLimits), signal),
-  ).catch((err: unknown) => deps.log.error({ sandboxId: id, err }, 'a sandbox still has its earlier rules'));
-}
-
-/** Its environment and clock may be stale; nobody waits for the answer. */
-function greet(deps: SandboxDeps, { id, envs }: JournalRecord, { guest }: Holdings): void {
-  const { adoptMs } = deps.config.timeouts;
-  withDeadline('Greeting the guest', adoptMs, undefined, (signal) =>
-    initGuest(guest, { envs }, signal),
-  ).catch((err: unknown) =>
-    deps.log.warn({ sandboxId: id, err }, 'the guest of an adopted sandbox does not answer'),
-  );
 }
 
 async function removeCorrupt(deps: SandboxDeps, id: string): Promise<void> {

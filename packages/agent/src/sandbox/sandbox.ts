@@ -7,6 +7,7 @@ import { throwIfAborted } from '../signals/signals.ts';
 import type { SnapshotDraft } from '../storage/snapshots.ts';
 import type { Microvm } from '../vmm/driver.ts';
 import { readKept } from '../vmm/output.ts';
+import { adoptAgain } from './adoption.ts';
 import { createBelongings } from './belongings.ts';
 import type { CleanupStack } from './cleanup-stack.ts';
 import { type CreateContext, createSteps, type Start, type Stopwatch } from './create.ts';
@@ -60,6 +61,10 @@ export interface Sandbox {
   access(): SandboxAccess;
   /** Pre-empts whatever is going on. Calls at the same time share one outcome. */
   destroy(): Promise<void>;
+  /** It is kept, and this agent may still come to have it. */
+  mayBeAdopted(): boolean;
+  /** Looks again at one that may be: it is had again, lost, or kept on. */
+  tryAgain(): Promise<void>;
   /** Ends it as failed: takes everything away and keeps the reason. Never rejects. */
   fail(reason: string): Promise<void>;
   /** Throws unless the sandbox is running. The lease's signal aborts when the sandbox ends. */
@@ -92,8 +97,8 @@ export interface Holdings {
 
 export interface Kept {
   readonly why: string;
-  /** Else it is lost, and something of it did not end. */
-  readonly mayBeWell: boolean;
+  /** With whom it may go on; with nobody where it is lost, and something of it did not end. */
+  readonly hope: 'later' | 'newer agent' | 'none';
 }
 
 export interface SandboxParts {
@@ -130,7 +135,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
 
   let { record, journalled } = parts;
   const belongings = createBelongings(deps, id, parts.cleanup, parts.machine);
-  const { kept } = parts;
+  let { kept } = parts;
   let state: SandboxState = kept === undefined ? record.state : 'failed';
   let reason = kept?.why;
   let holdings: Holdings | undefined;
@@ -170,8 +175,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   };
 
   const standing = (): StateView => {
-    const mayBeWell = kept?.mayBeWell === true && ending === undefined;
-    return { id, state, reason, keptAs: mayBeWell ? record.state : undefined };
+    return { id, state, reason, keptAs: isKept() && kept?.hope !== 'none' ? record.state : undefined };
   };
 
   const view = (): SandboxView => {
@@ -312,6 +316,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const hibernate = (): Promise<void> => operate('hibernate', transitions.hibernate);
 
   const isKept = (): boolean => kept !== undefined && ending === undefined;
+  const mayBeAdopted = (): boolean => isKept() && kept?.hope === 'later' && !isLeaving;
   if (parts.holdings !== undefined) hold(parts.holdings);
   // Nobody can give it more time. What is to sleep then cannot, and stays.
   else if (isKept() && record.onTimeout === 'destroy') arm();
@@ -394,6 +399,27 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       return { address: state === 'running' ? holdings?.slot.address : undefined, accessToken };
     },
     destroy,
+    mayBeAdopted,
+    tryAgain: async () => {
+      if (!mayBeAdopted()) return;
+      await queue.run(async (signal) => {
+        const fate = await adoptAgain(deps, record, parts.machine, signal);
+        // Whoever destroys it waits for this, and ends what it holds by now.
+        if (ending !== undefined) return;
+        if (fate.kind === 'adopted') {
+          record = fate.record;
+          kept = undefined;
+          reason = undefined;
+          become(record.state);
+          hold(fate.holdings);
+        } else if (fate.kind === 'kept') {
+          reason = fate.why;
+        } else {
+          // Not waited for: it waits for the queue.
+          void end(fate.kind === 'asleep' ? undefined : fate.why);
+        }
+      });
+    },
     fail: (why) => end(why),
     use: () => {
       assertPossible(standing(), 'use');

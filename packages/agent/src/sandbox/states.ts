@@ -16,8 +16,8 @@
  * `destroying`  what it holds is being taken away, asked for or because the VMM died
  * `failed`      it ended by itself; all it held is released, or the reason says what could not be.
  *               Kept for a while so that the reason can be asked for. Or it was left by an earlier agent,
- *               and this one cannot adopt it: all of it stays as it is until it is destroyed, and whoever
- *               asks for it is told `sandbox_unavailable`
+ *               and this one could not adopt it: all of it stays as it is until it is destroyed, or adopted
+ *               after all; whoever asks for it meanwhile is told `sandbox_unavailable`
  */
 import { WrennError } from '@wrenn/protocol';
 
@@ -40,7 +40,8 @@ export const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = 
   hibernated: ['resuming', 'destroying'],
   resuming: ['running', 'hibernated', 'destroying'],
   destroying: ['failed'],
-  failed: ['destroying'],
+  /** Runs again, or is paused again: where it was kept, and could be adopted after all. */
+  failed: ['running', 'paused', 'destroying'],
 };
 
 /** What is asked of a sandbox; `use` is commands and files. Destroying is possible in every state. */
@@ -114,7 +115,7 @@ export function assertPossible(sandbox: StateView, operation: Operation): void {
       'sandbox_unavailable',
       `Sandbox ${id} may be well, but the agent does not have it.`,
       {
-        hint: `\`wrenn sandbox get ${id}\` tells why; the next start of the agent tries again.`,
+        hint: `\`wrenn sandbox get ${id}\` tells why. Try again in a minute.`,
       },
     );
   }

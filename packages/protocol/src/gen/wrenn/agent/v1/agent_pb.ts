@@ -320,7 +320,7 @@ export type Sandbox = Message<"wrenn.agent.v1.Sandbox"> & {
 
   /**
    * Of a failed one that may be well: an earlier agent has left it in this state and this one could not adopt it. It is
-   * kept as it is, for whoever destroys it or a later agent that has it again. Unspecified for all others.
+   * kept as it is, for whoever destroys it, until it is adopted after all. Unspecified for all others.
    *
    * @generated from field: wrenn.agent.v1.SandboxState kept_as = 19;
    */
