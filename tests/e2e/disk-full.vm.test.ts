@@ -11,10 +11,21 @@ import {
 import { runCommand } from '@wrenn/host';
 import { type Sandbox, SandboxState } from '@wrenn/protocol/agent';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { codeOf, createSandbox, exec, prepareAgent, remains, type TestAgentFiles } from './agent-fixture.ts';
+import {
+  codeOf,
+  createSandbox,
+  exec,
+  prepareAgent,
+  remains,
+  type TestAgentFiles,
+  until,
+} from './agent-fixture.ts';
 
 const MIB = 1024 * 1024;
+/** It is tried, and there is not enough; with less it would not be tried. */
 const LEFT_MIB = 10;
+/** More than a socket and a pipe hold, within seconds. */
+const TALK = 'i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; seq 1000; sleep 0.05; done';
 let files: TestAgentFiles;
 let agent: RunningAgent;
 let client: AgentClient;
@@ -52,6 +63,12 @@ const fill = async (): Promise<void> => {
 
 it('keeps a sandbox running that cannot hibernate or be copied, and gives the space back', async () => {
   const { id } = sandbox;
+  const counted = async (): Promise<number> =>
+    Number((await exec(client, id, ['cat', '/dev/shm/count'])).stdout);
+  let isFollowed = true;
+  const followed = codeOf(exec(client, id, ['sh', '-c', TALK])).finally(() => {
+    isFollowed = false;
+  });
   await fill();
   const before = await freeMib();
   const { sandboxes } = client;
@@ -65,10 +82,15 @@ it('keeps a sandbox running that cannot hibernate or be copied, and gives the sp
     expect(Math.abs((await freeMib()) - before)).toBeLessThan(1);
     expect((await sandboxes.getSandbox({ id })).sandbox?.state).toBe(SandboxState.RUNNING);
     expect(await exec(client, id, ['echo', 'still here'])).toMatchObject({ stdout: 'still here\n' });
+    expect(isFollowed).toBe(true);
   }
   await rm(join(files.dir, 'full'));
   await sandboxes.hibernateSandbox({ id });
+  expect(await followed).toBe('sandbox_wrong_state');
   await sandboxes.resumeSandbox({ id });
+  // What talked to somebody who is not there any more has not come to a standstill.
+  const atWake = await counted();
+  await until('it counts on', 20_000, async () => (await counted()) > atWake + 20);
   expect(await exec(client, id, ['echo', 'again'])).toMatchObject({ stdout: 'again\n' });
   await sandboxes.destroySandbox({ id });
   // The mount is the test's.

@@ -60,6 +60,8 @@ export interface SandboxDeps {
   readonly host: HostFacts;
   /** What the host could give without swapping, now. */
   readonly availableMemoryMib: () => Promise<number>;
+  /** What could still be written to where this directory is. */
+  readonly availableDiskBytes: (directory: string) => Promise<number>;
   /** Runs new microVMs. */
   readonly driver: VmmDriver;
   /** Finds microVMs again that another driver may have started. */

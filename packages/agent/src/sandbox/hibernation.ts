@@ -13,8 +13,18 @@ import type { Hibernation, JournalRecord } from './journal-record.ts';
 import type { Laps } from './laps.ts';
 import { type BaseMemory, baseMemoryOf, hibernationsOf } from './memory.ts';
 
+/**
+ * A guest that has done next to nothing since it was created takes 5 MiB. How much more another one takes is known when it
+ * is written: mostly a small part of its memory, so that to ask for room for all of that would refuse what succeeds.
+ */
+const ROOM_BYTES = 8 * 1024 * 1024;
 /** By when the end of a VMM is noticed (Microvm.exited). */
 const EXIT_NOTICE_MS = 1_000;
+
+/** Throws `disk_full` where a guest would stand still for nothing. */
+export async function assertRoom(deps: SandboxDeps, id: string): Promise<void> {
+  if ((await deps.availableDiskBytes(deps.journal.files(id).dir)) < ROOM_BYTES) throw full();
+}
 
 /**
  * Writes the next hibernation of a paused sandbox, whole and on the disk, beside the one that it may still be running
@@ -162,9 +172,12 @@ async function writeMemory(
 
 /** The error, or `disk_full` if that is what it comes to. */
 export function toldIfFull(error: unknown): unknown {
-  if (!isDiskFull(error)) return error;
+  return isDiskFull(error) ? full(error) : error;
+}
+
+function full(cause?: unknown): WrennError {
   return new WrennError('disk_full', 'The disk of the host is full: the sandbox could not be written.', {
     hint: 'Destroy sandboxes or snapshots, or make room on the host; this sandbox goes on.',
-    cause: error,
+    cause,
   });
 }

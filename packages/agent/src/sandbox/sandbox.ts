@@ -125,7 +125,9 @@ export interface SandboxParts {
   readonly onWaking: (id: string) => void;
 }
 
+/** After a sleep that failed: its guest stood still for it, and each time longer where the disk is full. */
 const SLEEP_RETRY_MS = 60_000;
+const SLEEP_RETRY_MAX_MS = 15 * 60_000;
 
 export function createSandbox(parts: SandboxParts): Sandbox {
   const { deps } = parts;
@@ -156,14 +158,18 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     destroy().catch((err: unknown) => log.error({ sandboxId: id, err }, 'an expired sandbox remains'));
   });
 
+  /** When it is tried again, and how long after that once more. */
+  let nextSleep = { atMs: 0, retryMs: SLEEP_RETRY_MS };
+
   /** What is to sleep is never destroyed for want of room; it runs on, and is tried again. */
   const sleepOrTryAgain = (): void => {
     hibernate().catch((err: unknown) => {
-      if (ending !== undefined) return;
-      log.error({ sandboxId: id, err }, 'a sandbox whose time is over could not hibernate');
+      if (ending !== undefined || isLeaving) return;
+      const { retryMs } = nextSleep;
+      log.error({ sandboxId: id, err, retryMs }, 'a sandbox whose time is over could not hibernate');
+      nextSleep = { atMs: Date.now() + retryMs, retryMs: Math.min(2 * retryMs, SLEEP_RETRY_MAX_MS) };
       // It may have been given more time meanwhile.
-      if (record.endsAtMs === null || record.endsAtMs > Date.now()) return;
-      timer.set(Date.now() + SLEEP_RETRY_MS);
+      arm();
     });
   };
 
@@ -203,7 +209,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   const arm = (): void => {
     let latestMs = record.endsAtMs;
     for (const { endsAtMs } of asked) if (isLater(endsAtMs, latestMs)) latestMs = endsAtMs;
-    timer.set(latestMs ?? undefined);
+    if (latestMs === null) timer.set(undefined);
+    else timer.set(record.onTimeout === 'hibernate' ? Math.max(latestMs, nextSleep.atMs) : latestMs);
   };
 
   const hold = (held: Holdings): void => {
@@ -376,6 +383,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
           asked.delete(wish);
           // Before the journal, which a full disk may refuse: this agent knows it all the same.
           record = { ...record, ...wish };
+          nextSleep = { atMs: 0, retryMs: SLEEP_RETRY_MS };
           arm();
           await save(wish);
         });

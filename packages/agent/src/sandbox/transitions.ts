@@ -21,6 +21,7 @@ import { explainFailure } from './end-reason.ts';
 import {
   assertOwnVmm,
   assertRestorable,
+  assertRoom,
   fillDraft,
   toldIfFull,
   vmmOf,
@@ -75,7 +76,6 @@ export interface Transitions {
 }
 
 /** By when a guest has answered that is well. */
-const STREAMS_END_MS = 2_000;
 const QUIESCE_MS = 10_000;
 
 export function createTransitions(core: SandboxCore): Transitions {
@@ -175,6 +175,8 @@ export function createTransitions(core: SandboxCore): Transitions {
 
   const hibernate = async (signal: AbortSignal): Promise<void> => {
     assertOwnVmm(deps, core.record());
+    await assertRoom(deps, id);
+    throwIfAborted(signal);
     const before = core.state() === 'paused' ? 'paused' : 'running';
     const held = core.holdings();
     const timed = createLaps();
@@ -184,11 +186,6 @@ export function createTransitions(core: SandboxCore): Transitions {
     // It was asked for in time, and what it ends in has none.
     core.disarm();
     try {
-      // So that the guest knows that nobody listens any more: these connections do not wake up with it.
-      core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
-      await timed('streams', () => held.guest.waitUntilHealthy(STREAMS_END_MS, signal)).catch(() =>
-        throwIfAborted(signal),
-      );
       await timed('pause', () => pauseMicrovm(held, signal));
       const hibernation = await writeHibernation(deps, core.record(), held.microvm, timed, signal);
       isWritten = true;
@@ -215,6 +212,9 @@ export function createTransitions(core: SandboxCore): Transitions {
     }
     throwIfAborted(signal);
     core.become('hibernated');
+    // Only now: where the disk is full, say, it goes on, and its streams with it. The guest finds them open when it wakes, as
+    // every copy does, and ends them because it has begun another life.
+    core.endStreams(new WrennError('sandbox_wrong_state', `Sandbox ${id} hibernates.`));
     const removed = timed('remove', () =>
       journal.removeHibernations(id, hibernationsOf(core.record())),
     ).catch((err: unknown) => {

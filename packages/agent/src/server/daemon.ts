@@ -1,6 +1,6 @@
 /** The agent as a whole: puts every part together, and takes them apart in the reverse order. */
 import { mkdir } from 'node:fs/promises';
-import { availableMemoryMib, machineFacts } from '@wrenn/host';
+import { availableMemoryMib, freeBytes, machineFacts } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import type { Cgroups } from '../cgroups/cgroups.ts';
 import { type AgentConfig, agentPaths } from '../config/schema.ts';
@@ -78,6 +78,7 @@ export async function startAgent(options: StartAgentOptions): Promise<RunningAge
       config,
       host,
       availableMemoryMib,
+      availableDiskBytes: freeBytes,
       snapshots: createSnapshots(paths.snapshotsDir),
       storage: createStorage({ ...paths, diskReserveMib: config.limits.diskReserveMib }),
       journal: createJournal(paths.sandboxesDir, paths.corruptDir),

@@ -43,6 +43,8 @@ export interface FakeWorld {
   readonly counted: string[];
   /** Of the host, for whom the pool makes room. */
   availableMemoryMib: number;
+  /** Of the host's disk. */
+  availableDiskBytes: number;
   /** What the guest does with a command; the default prints its arguments. */
   onExec: (command: readonly string[]) => AsyncIterable<ProcessEvent>;
   /** A guest has acknowledged its settings, and may refuse them still. */
