@@ -97,13 +97,16 @@ export function createTransitions(core: SandboxCore): Transitions {
   const resumeMicrovm = ({ microvm }: Holdings, signal: AbortSignal): Promise<void> =>
     withDeadline(`Resuming sandbox ${id}`, timeouts.pauseMs, signal, (limited) => microvm.resume(limited));
 
+  const turn = (held: Holdings, next: 'running' | 'paused', signal: AbortSignal): Promise<void> =>
+    next === 'paused' ? pauseMicrovm(held, signal) : resumeMicrovm(held, signal);
+
   /** Freezes or continues the guest; afterwards the state is what the VMM says it is. */
   const changeTo = async (next: 'running' | 'paused', signal: AbortSignal): Promise<void> => {
     const held = core.holdings();
     const before = next === 'paused' ? 'running' : 'paused';
     await core.save({ state: next });
     try {
-      await (next === 'paused' ? pauseMicrovm(held, signal) : resumeMicrovm(held, signal));
+      await turn(held, next, signal);
     } catch (error) {
       throwIfAborted(signal);
       const actual = await withDeadline(
@@ -111,8 +114,9 @@ export function createTransitions(core: SandboxCore): Transitions {
         timeouts.pauseMs,
         signal,
         held.microvm.status,
-      ).catch(() => before);
+      ).catch(() => undefined);
       if (actual !== next) {
+        if (actual === undefined) await recall(held, before, signal);
         await core.save({ state: before });
         throw error;
       }
@@ -120,6 +124,15 @@ export function createTransitions(core: SandboxCore): Transitions {
     throwIfAborted(signal);
     core.become(next);
     if (next === 'running') await thawed(held, signal);
+  };
+
+  /** A VMM that says nothing may do late what it was told. It does one thing after the other: then this, whoever waits. */
+  const recall = async (held: Holdings, state: 'running' | 'paused', signal: AbortSignal): Promise<void> => {
+    throwIfAborted(signal);
+    await turn(held, state, signal).catch((err: unknown) => {
+      throwIfAborted(signal);
+      log.warn({ sandboxId: id, state, err }, 'the VMM does not say that it does as before');
+    });
   };
 
   const takeOver = async (claim: Claim, signal: AbortSignal): Promise<void> => {

@@ -43,6 +43,23 @@ it('kills a QEMU that does not answer any more', async () => {
   expect(await bench.processes()).toEqual([]);
 }, 60_000);
 
+it('does late, and one after the other, what was told to a QEMU that stood still', async () => {
+  const microvm = await createQemuDriver({ accelerator: 'tcg' }).launch(bench.spec(), bench.options());
+  try {
+    process.kill(microvm.handle.pid, 'SIGSTOP');
+    await expect(microvm.pause(AbortSignal.timeout(300))).rejects.toMatchObject({ code: 'cancelled' });
+    await expect(microvm.resume(AbortSignal.timeout(300))).rejects.toMatchObject({ code: 'cancelled' });
+    process.kill(microvm.handle.pid, 'SIGCONT');
+    expect(await microvm.status(never)).toBe('running');
+    process.kill(microvm.handle.pid, 'SIGSTOP');
+    await expect(microvm.pause(AbortSignal.timeout(300))).rejects.toMatchObject({ code: 'cancelled' });
+    process.kill(microvm.handle.pid, 'SIGCONT');
+    expect(await microvm.status(never)).toBe('paused');
+  } finally {
+    await microvm.kill();
+  }
+}, 60_000);
+
 it('gives each disk its name as serial number, and lets no file outgrow the layer', async () => {
   const microvm = await createQemuDriver({ accelerator: 'tcg' }).launch(bench.spec(), bench.options());
   try {
