@@ -178,6 +178,38 @@ describe('a sandbox of an agent that knows more', () => {
     expectNothingLeft(third);
   });
 
+  it.each([
+    ['running', 'before'],
+    ['running', 'after'],
+    ['creating', 'before'],
+    ['creating', 'after'],
+  ])(
+    'is kept as it is, though its slot is said to be that of another that is %s and read %s it',
+    async (state, order) => {
+      const { world: first, manager } = await start();
+      const own = await manager.create(request);
+      const { id } = await manager.create(request);
+      const recordOf = (of: string) => JSON.parse(first.journals.get(of) ?? '');
+      const { slotIndex, uid } = recordOf(own.id);
+      const journal = JSON.stringify({ ...recordOf(id), slotIndex, uid, fieldOfTomorrow: 1 });
+      first.journals.set(own.id, JSON.stringify({ ...recordOf(own.id), state }));
+      first.journals.delete(id);
+      const others = [...first.journals];
+      if (order === 'after') first.journals.clear();
+      first.journals.set(id, journal);
+      for (const [otherId, text] of others) first.journals.set(otherId, text);
+      const { world, manager: next } = await restart(first, () => ({}));
+      expect(next.get(id)).toMatchObject({ state: 'failed', isKept: true });
+      expect(world.journals.get(id)).toBe(journal);
+      expect(next.get(own.id).state).toBe(state === 'running' ? 'running' : 'failed');
+      expect(world.aliveVms()).toHaveLength(state === 'running' ? 2 : 1);
+      expect([...world.slots]).toEqual([[slotIndex, 'up']]);
+      await next.destroy(id);
+      await next.destroy(own.id);
+      expectNothingLeft(world);
+    },
+  );
+
   it('can be destroyed', async () => {
     const { world: first, manager } = await start();
     const ids = [(await manager.create(request)).id, (await manager.create(request)).id];

@@ -28,7 +28,7 @@ const AT_ONCE = 16;
 /** Puts into the roster all that there is; those that were lost end there, and stay for their reason. */
 export async function recover(deps: SandboxDeps, roster: Entry, signal: AbortSignal): Promise<void> {
   const { records, unknownKeys, corrupt } = await deps.journal.readAll();
-  const doubtful = withoutClashes(deps, records);
+  const doubtful = withoutClashes(deps, records, unknownKeys);
   const found = await findFates(deps, doubtful.records, unknownKeys, signal);
   try {
     // An agent that is told to go while it starts has learnt nothing about its sandboxes.
@@ -134,20 +134,25 @@ function remnantsOf(
   });
 }
 
-/** Two sandboxes cannot have one slot: only the journals of one can be right. */
+/**
+ * Two sandboxes cannot have one slot: only the journals of one can be right. What a newer agent has written may be well in a
+ * way that this one does not know: it is no clash, and comes last, so that no other is without its slot for it.
+ */
 function withoutClashes(
   deps: SandboxDeps,
   all: readonly JournalRecord[],
+  unknownKeys: ReadonlyMap<string, unknown>,
 ): { records: JournalRecord[]; clashing: CorruptJournal[] } {
   const bySlot = new Map<number, JournalRecord>();
   const clashing: CorruptJournal[] = [];
-  const holding = all.filter((record) => mayHaveSlot(deps, record));
-  for (const record of holding.sort((a, b) => rank(a) - rank(b))) {
+  const mayClash = (record: JournalRecord): boolean =>
+    mayHaveSlot(deps, record) && !(unknownKeys.has(record.id) && record.purpose !== 'own');
+  for (const record of all.filter(mayClash).sort((a, b) => rank(a) - rank(b))) {
     const other = bySlot.get(record.slotIndex);
     if (other === undefined) bySlot.set(record.slotIndex, record);
     else clashing.push({ id: record.id, uid: record.uid, problem: `its slot is that of ${other.id}` });
   }
-  return { records: [...bySlot.values(), ...all.filter((record) => !mayHaveSlot(deps, record))], clashing };
+  return { records: [...bySlot.values(), ...all.filter((record) => !mayClash(record))], clashing };
 }
 
 /** Those that may be adopted come first. */
