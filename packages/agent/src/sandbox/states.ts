@@ -21,15 +21,18 @@
  */
 import { WrennError } from '@wrenn/protocol';
 
-export type SandboxState =
-  | 'creating'
-  | 'running'
-  | 'paused'
-  | 'hibernating'
-  | 'hibernated'
-  | 'resuming'
-  | 'destroying'
-  | 'failed';
+export const SANDBOX_STATES = [
+  'creating',
+  'running',
+  'paused',
+  'hibernating',
+  'hibernated',
+  'resuming',
+  'destroying',
+  'failed',
+] as const;
+
+export type SandboxState = (typeof SANDBOX_STATES)[number];
 
 /** `gone` is not a state: who asks then is told `sandbox_not_found`. */
 export const FOLLOWS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {

@@ -132,6 +132,17 @@ describe('the API', () => {
     expect(text).toMatch(/wrenn_create_phase_seconds_bucket\{phase="boot",le="\+Inf"\} 1/);
   });
 
+  it('counts all that are in the list, in whatever state', async () => {
+    const { sandbox } = await client.sandboxes.createSandbox({});
+    const id = sandbox?.id ?? '';
+    await client.sandboxes.hibernateSandbox({ id });
+    const { text } = await client.agent.getMetrics({});
+    expect(text).toContain('wrenn_sandboxes{state="hibernated"} 1\n');
+    expect(text).toContain('wrenn_sandboxes{state="hibernating"} 0\n');
+    expect(text).toContain('wrenn_sandboxes{state="resuming"} 0\n');
+    await client.sandboxes.destroySandbox({ id });
+  });
+
   it('gives errors a code, a hint and a field, and keeps their causes', async () => {
     const unknown = await failure(client.sandboxes.getSandbox({ id: 'a'.repeat(20) }));
     expect(unknown).toMatchObject({ code: 'sandbox_not_found', field: 'id' });

@@ -1,7 +1,7 @@
 /** Counters, gauges and histograms as Prometheus text (format 0.0.4). Names and labels are all our own. */
 import type { ErrorCode } from '@wrenn/protocol';
 import type { Observer } from '../sandbox/log.ts';
-import type { SandboxState } from '../sandbox/states.ts';
+import { SANDBOX_STATES } from '../sandbox/states.ts';
 import type { SandboxView } from '../sandbox/view.ts';
 
 export interface Metrics {
@@ -12,7 +12,6 @@ export interface Metrics {
 }
 
 const BUCKETS_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
-const STATES: readonly SandboxState[] = ['creating', 'running', 'paused', 'destroying', 'failed'];
 
 export function createMetrics(): Metrics {
   const created = counter('wrenn_sandboxes_created_total', 'Sandboxes created.');
@@ -50,7 +49,7 @@ export function createMetrics(): Metrics {
       const all = [created, createFailed, failed, destroyed, adopted, cleanupFailed, execs, requests, phases];
       const lines = all.flatMap((metric) => metric.lines());
       lines.push(...head('wrenn_sandboxes', 'gauge', 'Sandboxes in the list, by state.'));
-      for (const state of STATES) {
+      for (const state of SANDBOX_STATES) {
         const count = sandboxes.filter((sandbox) => sandbox.state === state).length;
         lines.push(`wrenn_sandboxes{state="${state}"} ${count}`);
       }
