@@ -1,7 +1,7 @@
 /** Commands in guests that stand still, or say what they should not. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
-import { expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import type { EnvdClient } from '../envd-client/client.ts';
 import { collect, type ExecInput, type ExecOutput, exec } from './exec.ts';
 import { endEvent, startEvent } from './testing/fake-world.ts';
@@ -9,6 +9,8 @@ import { endEvent, startEvent } from './testing/fake-world.ts';
 const TIMEOUTS = { guestRequestMs: 100, guestStallMs: 100 };
 const COMMAND = { command: ['x'], envs: {}, stdin: false };
 const never = new AbortController().signal;
+afterEach(() => void vi.restoreAllMocks());
+
 const late = () => new WrennError('deadline_exceeded', 'The guest agent did not answer in time.');
 
 function leaseOf(envd: Partial<EnvdClient>, mayBeSilent: () => boolean) {
@@ -53,6 +55,43 @@ it('a guest is waited for while it may be silent, and no longer', async () => {
   ).toBe(0);
   const silent = leaseOf({ startProcess }, () => false);
   expect(await endOf(exec(silent, COMMAND, TIMEOUTS, never))).toBe('guest_unreachable');
+});
+
+it('a guest that may be silent is waited for before its first word as well, and no longer', async () => {
+  async function* startProcess() {
+    await sleep(400);
+    yield startEvent(5);
+    yield endEvent(0);
+  }
+  const still = leaseOf({ startProcess }, () => true);
+  expect(await endOf(exec(still, COMMAND, TIMEOUTS, never))).toBe(0);
+  const silent = leaseOf({ startProcess }, () => false);
+  expect(await endOf(exec(silent, COMMAND, TIMEOUTS, never))).toBe('deadline_exceeded');
+});
+
+it('a command that is not heard of is given up when its time is over, though its guest stands still', async () => {
+  async function* startProcess(_: unknown, signal: AbortSignal) {
+    await sleep(60_000, undefined, { signal });
+    yield startEvent(5);
+  }
+  const lease = leaseOf({ startProcess }, () => true);
+  const request = { ...COMMAND, timeoutMs: 50 };
+  expect(await endOf(exec(lease, request, TIMEOUTS, never))).toBe('deadline_exceeded');
+});
+
+it("a command's time is over in time, though the host's clock is set back meanwhile", async () => {
+  const clock = vi.spyOn(Date, 'now');
+  const over = new AbortController();
+  async function* startProcess() {
+    yield startEvent(5);
+    clock.mockReturnValue(0);
+    await sleep(3000, undefined, over).catch(() => {});
+    yield endEvent(137);
+  }
+  const sendSignal = async () => over.abort();
+  const lease = leaseOf({ startProcess, sendSignal }, () => true);
+  const request = { ...COMMAND, timeoutMs: 50 };
+  expect(await endOf(exec(lease, request, TIMEOUTS, never))).toBe('deadline_exceeded');
 });
 
 const size = { cols: 80, rows: 24 };

@@ -54,6 +54,8 @@ const END_OF_STREAM_MS = 250;
 /** Of an output that is kept. */
 const PIECES_MAX = 1024;
 
+const now = (): number => performance.now();
+
 /** Takes the lease over and releases it. Ends by `exited`, or throws. */
 export async function* exec(
   lease: GuestLease,
@@ -70,13 +72,13 @@ export async function* exec(
   const events = envd
     .startProcess({ cwd: undefined, user: undefined, terminal: undefined, ...request }, signal)
     [Symbol.asyncIterator]();
-  const started = firstEvent(events, timeouts.guestRequestMs);
+  const started = firstEvent(events, lease, timeouts.guestRequestMs);
   let ended = false;
   let timedOut = false;
   let finished: Promise<void> | undefined;
 
   const kill = async (): Promise<void> => {
-    const pid = await started;
+    const pid = await withinMs(timeouts.guestRequestMs, 'Starting the command', started);
     // Also after the stream from the guest was broken off.
     await envd.sendSignal(pid, SIGKILL, lease.signal);
   };
@@ -107,7 +109,8 @@ export async function* exec(
       .then(() => new Promise((resolve) => setTimeout(resolve, DEATH_MS)))
       .catch(() => {})
       .finally(() => stop.abort(tooLong(request.timeoutMs)));
-  });
+    // Whatever becomes of the host's clock meanwhile.
+  }, now);
 
   // Awaited below; until then nobody need be told that it has failed.
   started.catch(() => {});
@@ -115,7 +118,7 @@ export async function* exec(
   try {
     throwIfAborted(caller);
     caller.addEventListener('abort', onCallerGone, { once: true });
-    if (request.timeoutMs !== undefined) timer.set(Date.now() + request.timeoutMs);
+    if (request.timeoutMs !== undefined) timer.set(now() + request.timeoutMs);
 
     const pid = await started;
     yield { kind: 'started', pid };
@@ -174,8 +177,15 @@ export async function collect(
   return { stdout: text(kept.stdout), stderr: text(kept.stderr), exit };
 }
 
-async function firstEvent(events: AsyncIterator<ProcessEvent>, timeoutMs: number): Promise<number> {
-  const first = await withinMs(timeoutMs, 'Starting the command', events.next());
+async function firstEvent(
+  events: AsyncIterator<ProcessEvent>,
+  lease: GuestLease,
+  timeoutMs: number,
+): Promise<number> {
+  const first = await nextWhileSilent(events, lease, timeoutMs);
+  if (first === undefined) {
+    throw new WrennError('deadline_exceeded', `Starting the command took longer than ${timeoutMs} ms.`);
+  }
   const event = first.done === true ? undefined : first.value.event;
   if (event?.case === 'start') return event.value.pid;
   throw new WrennError('guest_protocol', 'The guest agent did not say that it has started the command.');
@@ -187,17 +197,26 @@ async function nextEvent(
   lease: GuestLease,
   stallMs: number,
 ): Promise<ProcessEvent> {
+  const event = await nextWhileSilent(events, lease, stallMs);
+  if (event === undefined) {
+    throw new WrennError('guest_unreachable', `The guest has said nothing for ${stallMs} ms.`, {
+      hint: 'The sandbox may be overloaded or hang; its logs may say more.',
+    });
+  }
+  if (event.done !== true) return event.value;
+  throw new WrennError('guest_protocol', 'The guest agent did not say how the command ended.');
+}
+
+/** Undefined where the guest said nothing for so long, and did not stand still. */
+async function nextWhileSilent(
+  events: AsyncIterator<ProcessEvent>,
+  lease: GuestLease,
+  silentMs: number,
+): Promise<IteratorResult<ProcessEvent> | undefined> {
   const next = events.next();
   for (;;) {
-    const event = await unlessSilent(next, stallMs);
-    if (event === undefined) {
-      if (lease.mayBeSilent(stallMs)) continue;
-      throw new WrennError('guest_unreachable', `The guest has said nothing for ${stallMs} ms.`, {
-        hint: 'The sandbox may be overloaded or hang; its logs may say more.',
-      });
-    }
-    if (event.done !== true) return event.value;
-    throw new WrennError('guest_protocol', 'The guest agent did not say how the command ended.');
+    const event = await unlessSilent(next, silentMs);
+    if (event !== undefined || !lease.mayBeSilent(silentMs)) return event;
   }
 }
 

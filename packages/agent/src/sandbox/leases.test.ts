@@ -1,5 +1,5 @@
 import { WrennError } from '@wrenn/protocol';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import type { EnvdClient } from '../envd-client/client.ts';
 import { createLeases } from './leases.ts';
 
@@ -37,4 +37,16 @@ it('may be silent where their guest stands still, and a while after', () => {
   leases.setFrozen(false);
   leases.thawed();
   expect([mayBeSilent(10_000), mayBeSilent(0)]).toEqual([true, false]);
+});
+
+it("may be silent for no longer than that, though the host's clock is set back", () => {
+  const leases = createLeases('s', 1);
+  const { mayBeSilent } = leases.lend(guest, running);
+  leases.thawed();
+  const clock = vi.spyOn(Date, 'now').mockReturnValue(0);
+  try {
+    expect(mayBeSilent(0)).toBe(false);
+  } finally {
+    clock.mockRestore();
+  }
 });

@@ -19,7 +19,7 @@ export interface Leases {
 export function createLeases(id: string, maxLeases: number): Leases {
   let life = newLife();
   let count = 0;
-  let thawedAtMs = 0;
+  let thawedAtMs = Number.NEGATIVE_INFINITY;
   let frozen = false;
   return {
     lend: (guest, runs) => {
@@ -35,7 +35,7 @@ export function createLeases(id: string, maxLeases: number): Leases {
       return {
         envd: guest,
         signal: life.signal,
-        mayBeSilent: (forMs) => !runs() || frozen || Date.now() - thawedAtMs < forMs,
+        mayBeSilent: (forMs) => !runs() || frozen || performance.now() - thawedAtMs < forMs,
         release: () => {
           if (open) count--;
           open = false;
@@ -51,7 +51,7 @@ export function createLeases(id: string, maxLeases: number): Leases {
       frozen = isFrozen;
     },
     thawed: () => {
-      thawedAtMs = Date.now();
+      thawedAtMs = performance.now();
     },
   };
 }
