@@ -116,14 +116,17 @@ export function createCopies(
         });
       }
       const source = sandbox.view();
+      const { rateLimits, onTimeout, egress } = source;
+      const wishes = { metadata: metadata ?? source.metadata, timeoutMs, rateLimits, onTimeout, egress };
+      // Before the sandbox stands still for it.
+      const { vcpus, memoryMib, diskMib, template } = source;
+      checkRequest({ ...wishes, vcpus, memoryMib, diskMib, template }, config, host);
       // Before it is there for `collect` to see, whoever's end calls that.
       const snapshotId = newSandboxId();
       forking.add(snapshotId);
       try {
         const snapshot = await take(sandbox, 'fork', snapshotId);
-        const { rateLimits, onTimeout, egress } = source;
-        const inherited = { metadata: metadata ?? source.metadata, rateLimits, onTimeout, egress };
-        const plan = planFrom({ ...inherited, timeoutMs }, snapshot);
+        const plan = planFrom(wishes, snapshot);
         const made = await Promise.allSettled(
           Array.from({ length: count }, () => roster.make(orderOf(deps, plan))),
         );

@@ -178,6 +178,26 @@ it('does not end the agent where its disk cannot be synced while its memory is s
   }
 });
 
+it('a fork that may not be is refused before anything is done to its sandbox', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create(request);
+  const done: string[] = [];
+  world.disturb = async (operation) => void done.push(operation);
+  const wrong = [
+    { count: 0 },
+    { count: 1, timeoutMs: 0 },
+    { count: 1, timeoutMs: 2 ** 50 },
+    { count: 1, metadata: { '': 'x' } },
+    { count: 1, metadata: { a: 'x'.repeat(10_000_000) } },
+  ];
+  for (const each of wrong) expect(await codeOf(manager.fork(id, each))).toBe('invalid_argument');
+  expect(done).toEqual([]);
+  const [copy] = await manager.fork(id, { count: 1, timeoutMs: 60_000, metadata: { a: 'b' } });
+  expect(copy).toMatchObject({ metadata: { a: 'b' } });
+  for (const each of manager.list()) await manager.destroy(each.id);
+  expectNothingLeft(world);
+});
+
 describe('one that sleeps', () => {
   it('sleeps on when it cannot be woken, also where that cannot be written down', async () => {
     const { world, manager } = await start();
