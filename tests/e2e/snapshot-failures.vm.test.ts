@@ -174,7 +174,8 @@ describe('on a disk that is full', () => {
     // So that not even its journal can be written.
     const path = join(files.dir, 'greedy');
     const next = join(files.dir, 'sandboxes', id, 'hibernation-1');
-    await fill(2 * MIB);
+    // With less the first hibernation would not even be tried.
+    await fill(10 * MIB);
     // By nothing but what is built into the shell: no child of it can write on when it has been killed.
     const writes = 'until test -e "$1"; do :; done; while :; do printf %065536d 0 >> "$0"; done';
     const greedy = spawn('sh', ['-c', writes, path, next], { stdio: 'ignore' });
