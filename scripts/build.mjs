@@ -7,15 +7,23 @@ import { dirname, join } from 'node:path';
 import { ROOT, secondsSince } from './lib.mjs';
 
 const DIST = join(ROOT, 'packages/cli/dist');
-/** A build under way, which has DIST's name only when it is whole. As deep as DIST: source maps name files from there. */
-const UNDER_WAY = /^dist\.(\d+)$/;
+/**
+ * A build under way, which has DIST's name only when it is whole, or one that has made room for it. As deep as DIST: source
+ * maps name files from there.
+ */
+const UNDER_WAY = /^dist\.(\d+)(\.\d+)?$/;
 const INPUTS = ['packages', 'package-lock.json', 'scripts/build.mjs'];
+/** Only as many as end at the same moment can come in between. */
+const MAX_SWAPS = 100;
+let asides = 0;
 
+// Before the inputs are looked at: another build that begins in between changes it.
+const around = statSync(dirname(DIST));
 const latest = newest(INPUTS);
-if (process.argv.includes('--force') || latest > builtFrom()) {
+const before = builtFrom();
+if (process.argv.includes('--force') || latest > before) {
   const startedAt = performance.now();
   const { build } = await import('esbuild');
-  const around = statSync(dirname(DIST));
   const outdir = `${DIST}.${process.pid}`;
   removeLeftovers();
   await build({
@@ -36,23 +44,55 @@ if (process.argv.includes('--force') || latest > builtFrom()) {
       js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
     },
   });
-  rmSync(DIST, { recursive: true, force: true });
-  renameSync(outdir, DIST);
-  // The directory around it counts as changed by that.
-  utimesSync(dirname(DIST), around.atime, around.mtime);
   // As old as what it was made from: what has changed since it was read is newer. Times are set with a millisecond's precision.
   const time = new Date(Math.ceil(latest) + 1);
-  utimesSync(join(DIST, 'main.js'), time, time);
+  utimesSync(join(outdir, 'main.js'), time, time);
+  publish(outdir, time);
+  // The directory around it counts as changed by that.
+  utimesSync(dirname(DIST), around.atime, around.mtime);
   process.stderr.write(`build: done in ${secondsSince(startedAt)}\n`);
 }
 
-/** Of builds that were ended. */
-function removeLeftovers() {
-  for (const name of readdirSync(dirname(DIST))) {
-    const pid = UNDER_WAY.exec(name)?.[1];
-    if (pid === undefined || (pid !== String(process.pid) && existsSync(`/proc/${pid}`))) continue;
-    rmSync(join(dirname(DIST), name), { recursive: true });
+/**
+ * Gives the build DIST's name. A directory that has files in it cannot be replaced in one step: the old one makes room
+ * first, and another build that ends at this moment may be quicker.
+ */
+function publish(outdir, time) {
+  for (let swaps = 0; ; swaps += 1) {
+    const made = builtFrom();
+    // Of what has changed since this one began: that one stays.
+    if (made !== before && made > time.getTime()) break;
+    if (swaps > 0) setAside(DIST);
+    try {
+      renameSync(outdir, DIST);
+      break;
+    } catch (error) {
+      if (!['ENOTEMPTY', 'EEXIST'].includes(error.code) || swaps === MAX_SWAPS) throw error;
+    }
   }
+  removeLeftovers();
+}
+
+/** Under a name of this build's own: another one may want to take the same away. */
+function setAside(path) {
+  asides += 1;
+  try {
+    renameSync(path, `${DIST}.${process.pid}.${asides}`);
+  } catch (error) {
+    if (error.code !== 'ENOENT') throw error;
+  }
+}
+
+/** What this build has set aside, and what those have left that were ended. */
+function removeLeftovers() {
+  const around = dirname(DIST);
+  const pidOf = (name) => UNDER_WAY.exec(name)?.[1];
+  const isOwn = (name) => pidOf(name) === String(process.pid);
+  for (const name of readdirSync(around)) {
+    const pid = pidOf(name);
+    if (pid !== undefined && !isOwn(name) && !existsSync(`/proc/${pid}`)) setAside(join(around, name));
+  }
+  for (const name of readdirSync(around).filter(isOwn)) rmSync(join(around, name), { recursive: true });
 }
 
 /** How new the newest input of the last build was. */

@@ -1,5 +1,6 @@
 /** The scripts that set a clone up, in a clone of our own that has next to nothing in it. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   copyFileSync,
@@ -70,8 +71,8 @@ describe('bootstrap', () => {
 });
 
 describe('build', () => {
-  const build = () => {
-    const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs'], {
+  const build = (...nodeWords: string[]) => {
+    const { status, stderr } = spawnSync(process.execPath, [...nodeWords, 'scripts/build.mjs'], {
       cwd: clone,
       encoding: 'utf8',
     });
@@ -99,8 +100,8 @@ describe('build', () => {
   it('is done again for what changed while it was done', () => {
     const script = join(clone, 'scripts/build.mjs');
     const change =
-      "writeFileSync(join(ROOT, 'packages/cli/src/one.ts'), 'export const one: number = 3;');\n  rmSync(DIST";
-    const changing = readFileSync(script, 'utf8').replace('rmSync(DIST', change);
+      "writeFileSync(join(ROOT, 'packages/cli/src/one.ts'), 'export const one: number = 3;');\n  publish(outdir";
+    const changing = readFileSync(script, 'utf8').replace('publish(outdir', change);
     writeFileSync(script, changing.replace('import { existsSync,', 'import { writeFileSync, existsSync,'));
     expect(build()).toMatchObject({ status: 0, isBuilt: true });
     expect(run()).toContain('one: 1');
@@ -124,6 +125,62 @@ describe('build', () => {
     expect(build()).toMatchObject({ status: 0, isBuilt: true });
     expect(run()).toContain('one: 1');
     expect(existsSync(unfinished)).toBe(false);
+  });
+
+  /** What is done before a build is given its name, each time that this is tried. */
+  const beforeNaming = (script: string) => {
+    write(
+      'before-naming.mjs',
+      `import { spawnSync } from 'node:child_process';
+       import fs from 'node:fs';
+       import { syncBuiltinESMExports } from 'node:module';
+       const { renameSync } = fs;
+       let tries = 0;
+       fs.renameSync = (from, to) => {
+         if (to.endsWith('/dist')) { tries += 1; ${script} }
+         renameSync(from, to);
+       };
+       syncBuiltinESMExports();`,
+    );
+    return ['--import', join(clone, 'before-naming.mjs')];
+  };
+  const expectOneBuild = () => {
+    expect(readdirSync(join(clone, 'packages/cli'))).toEqual(['dist', 'src']);
+    expect(build()).toMatchObject({ status: 0, isBuilt: false });
+  };
+
+  it('takes the place of others that end at the same moment', () => {
+    const others = beforeNaming(`if (tries <= 3) {
+      fs.mkdirSync(to);
+      fs.writeFileSync(to + '/main.js', 'throw new Error();');
+      fs.utimesSync(to + '/main.js', 1, 1);
+    }`);
+    expect(build(...others)).toMatchObject({ status: 0, isBuilt: true });
+    expect(run()).toContain('one: 1');
+    expectOneBuild();
+  });
+
+  it('leaves the place to one that began later and has ended before', () => {
+    const later = beforeNaming(`if (tries === 1) {
+      fs.writeFileSync('packages/cli/src/one.ts', 'export const one: number = 2;');
+      spawnSync(process.execPath, ['scripts/build.mjs']);
+    }`);
+    expect(build(...later)).toMatchObject({ status: 0, isBuilt: true });
+    expect(run()).toContain('one: 2');
+    expectOneBuild();
+  });
+
+  it('may be done by many at once', async () => {
+    const builds = Array.from({ length: 6 }, () => {
+      const child = spawn(process.execPath, ['scripts/build.mjs', '--force'], {
+        cwd: clone,
+        stdio: 'ignore',
+      });
+      return once(child, 'exit');
+    });
+    expect((await Promise.all(builds)).map(([code]) => code)).toEqual(builds.map(() => 0));
+    expect(run()).toContain('one: 1');
+    expectOneBuild();
   });
 });
 
