@@ -15,9 +15,13 @@ import {
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers } from '../agent-connection.ts';
 import { giveToApi } from '../api-user.ts';
+import { catchInterrupts } from '../interrupts.ts';
+import { READER_LEFT } from '../lost-output.ts';
 import { keyCommand, serviceEnvironments } from '../systemd/environment.ts';
 import { makeRoomForService } from '../systemd/make-room.ts';
+import { isUnitUp } from '../systemd/service.ts';
 import { isListenedAt, tryToListen, untilServing } from '../systemd/started.ts';
+import { takeOver } from '../systemd/take-over.ts';
 import {
   AGENT_UNIT,
   API_ENV_FILE,
@@ -71,21 +75,41 @@ export async function runInstall({ dryRun = false, start = true }: InstallOption
   }
   await reloadUnits();
   await systemctl('enable', [AGENT_UNIT, API_UNIT]);
-  // The store is one process's at a time, and so is the agent's directory.
-  await systemctl('stop', [API_UNIT, AGENT_UNIT]);
-  await makeRoomForService(config);
-  await systemctl('restart', [AGENT_UNIT]);
-  await untilServing(AGENT_UNIT, () => agentAnswers(socketPath));
-  // In the store that the service has.
-  const env = { ...plainEnvironment(), ...environments.api, ...kept };
-  const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS, env });
-  process.stdout.write(`${addressLines(api).join('\n')}\n${stdout}`);
-  // Whoever has the port would be taken for the API.
-  await tryToListen(api.listen).catch((error: unknown) => {
-    throw explainListen(error, api.listen);
-  });
-  await systemctl('restart', [API_UNIT]);
-  await untilServing(API_UNIT, async () => api.listen.port === 0 || (await isListenedAt(api.listen)));
+  const interrupts = catchInterrupts();
+  // Each step ends within a bound, and what it has stopped is started again.
+  interrupts.onLater = () => {};
+  try {
+    await takeOver({
+      isUp: isUnitUp,
+      control: async (action, unit) => await systemctl(action, [unit]),
+      prepareAgent: async () => await makeRoomForService(config, interrupts.signal),
+      prepareApi: async () => {
+        // In the store that the service has, which is one process's at a time.
+        const env = { ...plainEnvironment(), ...environments.api, ...kept };
+        const { stdout } = await runCommand(node, [program, 'api', '--only-key'], { timeoutMs: KEY_MS, env });
+        process.stdout.write(`${addressLines(api).join('\n')}\n${stdout}`);
+        // Whoever has the port would be taken for the API.
+        await tryToListen(api.listen).catch((error: unknown) => {
+          throw explainListen(error, api.listen);
+        });
+      },
+      untilServing: async (unit) => {
+        const answers =
+          unit === AGENT_UNIT
+            ? () => agentAnswers(socketPath)
+            : async () => api.listen.port === 0 || (await isListenedAt(api.listen));
+        await untilServing(unit, answers, { signal: interrupts.signal });
+      },
+      say,
+      signal: interrupts.signal,
+    });
+  } catch (error) {
+    if (interrupts.exitCode() !== READER_LEFT) throw error;
+    process.exitCode = READER_LEFT;
+    return;
+  } finally {
+    interrupts.release();
+  }
   say('running, and started with the machine from now on');
   say(`logs: journalctl -u ${AGENT_UNIT} -u ${API_UNIT} -f`);
   const isServer = (kept.DATABASE_URL ?? api.store.databaseUrl) !== undefined;

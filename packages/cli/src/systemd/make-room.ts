@@ -10,9 +10,14 @@ const POLL_MS = 50;
 
 /**
  * Its sandboxes go on, and are the next agent's. To be called where the service does not run. Throws
- * `agent_already_running` for an agent that somebody has started by hand.
+ * `agent_already_running` for an agent that somebody has started by hand, and for one that does not end; or the signal's
+ * reason.
  */
-export async function makeRoomForService(config: AgentConfig): Promise<void> {
+export async function makeRoomForService(
+  config: AgentConfig,
+  signal: AbortSignal,
+  endTimeoutMs = END_TIMEOUT_MS,
+): Promise<void> {
   if (!(await agentAnswers(agentPaths(config).socketPath))) return;
   const agent = await findOnDemandAgent(config);
   if (agent === undefined) {
@@ -21,7 +26,15 @@ export async function makeRoomForService(config: AgentConfig): Promise<void> {
     });
   }
   await killProcess(agent, 'SIGTERM');
-  await waitUntilGone(agent, { pollMs: POLL_MS, signal: AbortSignal.timeout(END_TIMEOUT_MS) });
+  const ending = AbortSignal.any([signal, AbortSignal.timeout(endTimeoutMs)]);
+  await waitUntilGone(agent, { pollMs: POLL_MS, signal: ending }).catch((cause: unknown) => {
+    signal.throwIfAborted();
+    const who = `The agent that a command has started (process ${agent.pid})`;
+    throw new WrennError('agent_already_running', `${who} did not end within ${endTimeoutMs / 1000} s.`, {
+      hint: `Run this once more when it has ended; \`kill -9 ${agent.pid}\` ends it if nothing else does. Its sandboxes stay.`,
+      cause,
+    });
+  });
 }
 
 /** The agent that has the directory, if it is one that a command has started. For root. */

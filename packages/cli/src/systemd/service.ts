@@ -10,5 +10,10 @@ export async function isServiceUp(socketPath: string): Promise<boolean> {
   const unit = await readFile(unitPath(API_UNIT), 'utf8').catch(() => '');
   if (!unit.split('\n').includes(`Environment=WRENN_SOCKET=${socketPath}`) || !(await hasSystemd()))
     return false;
-  return UP.includes(await unitState(AGENT_UNIT));
+  return await isUnitUp(AGENT_UNIT);
+}
+
+/** True also while systemd starts it, or waits to start it again. */
+export async function isUnitUp(unit: string): Promise<boolean> {
+  return UP.includes(await unitState(unit));
 }

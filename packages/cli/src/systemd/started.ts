@@ -15,6 +15,7 @@ export interface Waiting {
   /** More than this is given up: it would go on like this. */
   readonly maxEnds: number;
   readonly mainPid: (unit: string) => Promise<number>;
+  readonly signal?: AbortSignal;
 }
 
 const WAITING: Waiting = {
@@ -26,18 +27,19 @@ const WAITING: Waiting = {
 };
 const CONNECT_TIMEOUT_MS = 2_000;
 
-/** Resolves once `answers` does, and the process behind it stays. Throws `agent_not_running`. */
+/** Resolves once `answers` does, and the process behind it stays. Throws `agent_not_running`, or the signal's reason. */
 export async function untilServing(
   unit: string,
   answers: () => Promise<boolean>,
   waiting: Partial<Waiting> = {},
 ): Promise<void> {
-  const { deadlineMs, pollMs, settleMs, maxEnds, mainPid } = { ...WAITING, ...waiting };
+  const { deadlineMs, pollMs, settleMs, maxEnds, mainPid, signal } = { ...WAITING, ...waiting };
   const startedAt = performance.now();
   let pid = 0;
   let ends = 0;
   let answersSince: number | undefined;
   while (performance.now() - startedAt < deadlineMs) {
+    signal?.throwIfAborted();
     const now = await mainPid(unit);
     if (now !== pid) {
       if (pid !== 0) ends += 1;

@@ -1,0 +1,68 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { agentPaths, parseConfig } from '@wrenn/agent';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { agentAnswers } from '../agent-connection.ts';
+import { makeRoomForService } from './make-room.ts';
+
+let dir: string;
+let agent: ChildProcess | undefined;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'wrenn-room-'));
+});
+afterEach(async () => {
+  if (agent?.exitCode === null && agent.signalCode === null) {
+    agent.kill('SIGKILL');
+    await once(agent, 'exit');
+  }
+  agent = undefined;
+  rmSync(dir, { recursive: true });
+});
+
+const config = () => parseConfig({ wrennDir: dir });
+const forEver = () => new AbortController().signal;
+
+/** Something like an agent, which has the directory. */
+async function run(words: readonly string[], onTerm: string): Promise<void> {
+  const { socketPath, lockFile } = agentPaths(config());
+  const script = `
+    process.on('SIGTERM', () => { ${onTerm} });
+    require('node:net').createServer((it) => it.destroy()).listen(process.argv.at(-1), () => console.log('ready'));`;
+  agent = spawn(process.execPath, ['-e', script, '--', ...words, socketPath], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  writeFileSync(lockFile, `${agent.pid}\n`);
+  await once(agent.stdout ?? agent, 'data');
+}
+
+it('is made where nobody is, and by an agent that a command has started', async () => {
+  await makeRoomForService(config(), forEver());
+  await run(['agent', '--idle-timeout', '60000ms'], 'process.exit(0)');
+  await makeRoomForService(config(), forEver());
+  expect(await agentAnswers(agentPaths(config()).socketPath)).toBe(false);
+});
+
+it('is not made by an agent that was started by hand, which goes on', async () => {
+  await run(['agent'], 'process.exit(0)');
+  await expect(makeRoomForService(config(), forEver())).rejects.toMatchObject({
+    code: 'agent_already_running',
+    message: expect.stringContaining('by hand'),
+  });
+  expect(await agentAnswers(agentPaths(config()).socketPath)).toBe(true);
+});
+
+it('is waited for within a bound, and not by who gives up', async () => {
+  await run(['agent', '--idle-timeout', '60000ms'], '');
+  await expect(makeRoomForService(config(), forEver(), 200)).rejects.toMatchObject({
+    code: 'agent_already_running',
+    message: `The agent that a command has started (process ${agent?.pid}) did not end within 0.2 s.`,
+    hint: expect.stringContaining(`kill -9 ${agent?.pid}`),
+  });
+  const given = new AbortController();
+  const making = makeRoomForService(config(), given.signal);
+  given.abort(new Error('enough'));
+  await expect(making).rejects.toThrow('enough');
+});
