@@ -12,6 +12,7 @@ export { checkForwarding } from './network/forwarding.ts';
 export { type AgentClient, type AgentClientOptions, createAgentClient } from './server/client.ts';
 export { type RunningAgent, type StartAgentOptions, startAgent } from './server/daemon.ts';
 export { fromConnectError, toConnectError } from './server/errors.ts';
+export { isLocked, lockHolder } from './server/lock.ts';
 export { type RunAgentOptions, runAgent } from './server/run-agent.ts';
 export { describeInstalled as describeFirecracker, firecrackerFromEnv } from './vmm/firecracker/index.ts';
 export { type KvmVerdict, keptKvmVerdict, probeKvm, whyNotOpened } from './vmm/kvm-probe.ts';

@@ -1,21 +1,28 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { startAndWait, untilAgentAnswers } from './agent-connection.ts';
 
 let dir: string;
 let socketPath: string;
+let lockFile: string;
 let server: Server | undefined;
+let holder: ChildProcessByStdio<Writable, Readable, null> | undefined;
 let said: string[];
 beforeEach(() => {
   said = [];
   dir = mkdtempSync(join(tmpdir(), 'wrenn-start-'));
   socketPath = join(dir, 'agent.sock');
+  lockFile = join(dir, 'agent.lock');
 });
-afterEach(() => {
+afterEach(async () => {
+  await letGo();
   server?.close();
   server = undefined;
   rmSync(dir, { recursive: true });
@@ -30,32 +37,58 @@ function listen(): void {
 async function start(script: string, timeoutMs = 15_000): Promise<void> {
   const logPath = join(dir, 'agent.log');
   const words = ['-e', script, '--', socketPath];
-  await startAndWait({ words, env: {}, logPath, socketPath, say: (line) => said.push(line) }, timeoutMs);
+  const say = (line: string) => said.push(line);
+  await startAndWait({ words, env: {}, logPath, lockFile, socketPath, say }, timeoutMs);
 }
 
-const REFUSED =
-  "console.error('wrenn: Another agent (process 7) uses this directory already.'); process.exit(5);";
+const REFUSED = 'wrenn: Another agent uses this directory already.';
+const REFUSE = `console.error('${REFUSED}'); process.exit(5);`;
+
+/** How many have been started and refused. */
+function refusals(): number {
+  return readFileSync(join(dir, 'agent.log'), 'utf8').split(REFUSED).length - 1;
+}
+
+/** Another agent has the directory. */
+async function hold(): Promise<void> {
+  holder = spawn('flock', [lockFile, 'cat'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  holder.stdin.write('held');
+  await once(holder.stdout, 'data');
+  writeFileSync(lockFile, '7\n');
+}
+
+async function letGo(): Promise<void> {
+  if (holder === undefined) return;
+  const ended = once(holder, 'close');
+  holder.stdin.end();
+  holder = undefined;
+  await ended;
+}
 
 describe('an agent that is started', () => {
   it('is another one where that has been started at the same moment, however long it takes', async () => {
-    const other = sleep(1500).then(listen);
-    await start(REFUSED);
+    await hold();
+    const other = sleep(4000).then(listen);
+    await start(REFUSE);
     expect(server?.listening).toBe(true);
+    expect(refusals()).toBe(1);
     await other;
   });
 
-  it('is started again until the one that was in its way has ended, which is said once', async () => {
-    // Two are refused; the next one answers, and is gone by itself when it has been asked.
+  it('is started again when the one that was in its way has ended, which is said once', async () => {
+    await hold();
+    const ending = sleep(3000).then(letGo);
+    // It answers, and is gone by itself when it has been asked.
     const script = `
-      const { existsSync, writeFileSync } = require('node:fs');
-      const [socketPath] = process.argv.slice(1);
-      for (const mark of [socketPath + '.first', socketPath + '.second'])
-        if (!existsSync(mark)) { writeFileSync(mark, ''); process.exit(5); }
+      try { require('node:child_process').execFileSync('flock', ['--nonblock', '${lockFile}', 'true']); }
+      catch { ${REFUSE} }
       const server = require('node:net').createServer(() => process.exit(0));
-      server.listen(socketPath);
+      server.listen(process.argv[1]);
       setTimeout(() => process.exit(1), 10_000);`;
     await start(script);
-    expect(said).toEqual([expect.stringContaining('waiting for it')]);
+    expect(refusals()).toBe(1);
+    expect(said).toEqual(['another agent (process 7) has the directory; waiting for it …']);
+    await ending;
   });
 
   it('tells at once why it could not start', async () => {
@@ -69,10 +102,21 @@ describe('an agent that is started', () => {
     expect(performance.now() - startedAt).toBeLessThan(10_000);
   });
 
-  it('tells who was in its way where that never answers', async () => {
-    await expect(start(REFUSED, 4000)).rejects.toMatchObject({
-      message: 'The host agent did not start: Another agent (process 7) uses this directory already.',
+  it('tells who is in its way where that never answers, and is not started again and again', async () => {
+    await hold();
+    await expect(start(REFUSE, 4000)).rejects.toMatchObject({
+      code: 'agent_not_running',
+      message: `The host agent did not start: another agent (process 7) has its directory, and did not answer at ${socketPath} within 4 s.`,
+      hint: expect.stringContaining('SIGTERM'),
     });
+    expect(refusals()).toBe(1);
+  });
+
+  it('is given up where it is refused by nobody that could be waited for', async () => {
+    await expect(start(REFUSE)).rejects.toMatchObject({
+      message: 'The host agent did not start: Another agent uses this directory already.',
+    });
+    expect(refusals()).toBe(5);
   });
 });
 

@@ -8,10 +8,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type AgentClient,
   type AgentConfig,
+  agentPaths,
   agentSocketPath,
   createAgentClient,
   fromConnectError,
+  isLocked,
   loadConfig,
+  lockHolder,
 } from '@wrenn/agent';
 import { WrennError } from '@wrenn/protocol';
 import { letApiIn } from './api-user.ts';
@@ -27,9 +30,11 @@ export const ON_DEMAND_OPTION = '--idle-timeout';
 const START_DEADLINE_MS = 60_000;
 const POLL_MS = 25;
 const SERVICE_POLL_MS = 250;
-/** Another one has the directory: it starts, or it ends. */
-const REFUSED_PAUSE_MS = 2_000;
-/** After the end of one that was not refused. */
+/** How often is looked whether the one that has the directory has ended. */
+const HOLDER_POLL_MS = 500;
+/** Each but the first after the end of one that had the directory. */
+const MAX_STARTS = 5;
+/** After the end of one that is started here. */
 const LAST_LOOK_MS = 500;
 const LAST_WORDS_BYTES = 4096;
 
@@ -101,7 +106,8 @@ async function startInBackground(config: AgentConfig, socketPath: string): Promi
   const logPath = join(config.wrennDir, 'agent.log');
   const words = [program, 'agent', ON_DEMAND_OPTION, `${IDLE_TIMEOUT_MS}ms`, '--log-file', logPath];
   const say = createProgress(process.stderr.isTTY === true);
-  await startAndWait({ words, env: letApiIn(config), logPath, socketPath, say });
+  const { lockFile } = agentPaths(config);
+  await startAndWait({ words, env: letApiIn(config), logPath, lockFile, socketPath, say });
 }
 
 export interface BackgroundStart {
@@ -109,6 +115,8 @@ export interface BackgroundStart {
   readonly words: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly logPath: string;
+  /** Of the directory, which is one agent's at a time. */
+  readonly lockFile: string;
   readonly socketPath: string;
   /** For people who wait. */
   readonly say: (message: string) => void;
@@ -116,21 +124,41 @@ export interface BackgroundStart {
 
 /**
  * Until an agent answers, whoever has started it: another one may have been started at the same moment and have won, or may
- * be about to end. This one is refused then, and started once more should the other one not answer.
+ * be about to end. This one is refused then, and started once more when the other one has let go of the directory.
  */
 export async function startAndWait(start: BackgroundStart, timeoutMs = START_DEADLINE_MS): Promise<void> {
-  const { logPath, socketPath } = start;
+  const { logPath, socketPath, say } = start;
   const deadline = performance.now() + timeoutMs;
   const isLate = () => performance.now() > deadline;
-  for (let isFirst = true; ; isFirst = false) {
+  for (let starts = 1; ; starts += 1) {
     const agent = launch(start);
     if (await untilAgentAnswers(socketPath, () => isLate() || agent.exitCode() !== undefined)) return;
-    const isRefused = agent.exitCode() === EXIT.conflict;
-    const nextAt = performance.now() + (isRefused ? REFUSED_PAUSE_MS : LAST_LOOK_MS);
+    const nextAt = performance.now() + LAST_LOOK_MS;
     if (await untilAgentAnswers(socketPath, () => isLate() || performance.now() > nextAt)) return;
-    if (!isRefused || isLate()) throw didNotStart(await lastWords(logPath, agent.saidBefore), logPath);
-    if (isFirst) start.say('another agent has the directory; waiting for it …');
+    if (agent.exitCode() !== EXIT.conflict || starts === MAX_STARTS) {
+      throw didNotStart(await lastWords(logPath, agent.saidBefore), logPath);
+    }
+    if (starts === 1) say(`${await holderOf(start)} has the directory; waiting for it …`);
+    if (await untilHolderAnswers(start, isLate)) return;
+    if (isLate()) throw doesNotAnswer(await holderOf(start), start, timeoutMs);
   }
+}
+
+/** False once the directory is free, or it is late. */
+async function untilHolderAnswers(
+  { lockFile, socketPath }: BackgroundStart,
+  isLate: () => boolean,
+): Promise<boolean> {
+  while (!isLate() && (await isLocked(lockFile))) {
+    const nextAt = performance.now() + HOLDER_POLL_MS;
+    if (await untilAgentAnswers(socketPath, () => isLate() || performance.now() > nextAt)) return true;
+  }
+  return await agentAnswers(socketPath);
+}
+
+async function holderOf({ lockFile }: BackgroundStart): Promise<string> {
+  const pid = await lockHolder(lockFile);
+  return pid === undefined ? 'another agent' : `another agent (process ${pid})`;
 }
 
 interface Launched {
@@ -184,6 +212,20 @@ function didNotStart(said: string, logPath: string): WrennError {
     `The host agent did not start${message === undefined ? '.' : `: ${message}`}`,
     {
       hint: hint ?? `Its log is ${logPath}; \`wrenn agent\` runs it in the foreground.`,
+    },
+  );
+}
+
+function doesNotAnswer(
+  holder: string,
+  { socketPath, logPath }: BackgroundStart,
+  timeoutMs: number,
+): WrennError {
+  return new WrennError(
+    'agent_not_running',
+    `The host agent did not start: ${holder} has its directory, and did not answer at ${socketPath} within ${timeoutMs / 1000} s.`,
+    {
+      hint: `It may listen elsewhere (WRENN_SOCKET), or hang: its log is ${logPath} if a command has started it. Ended with SIGTERM it leaves its sandboxes alone.`,
     },
   );
 }

@@ -22,7 +22,7 @@ import { createFakeWorld, endEvent, type FakeWorld, startEvent } from '../sandbo
 import { type AgentClient, createAgentClient } from './client.ts';
 import { fromConnectError } from './errors.ts';
 import { type Listening, listen } from './listen.ts';
-import { takeLock } from './lock.ts';
+import { isLocked, lockHolder, takeLock } from './lock.ts';
 import { createMetrics } from './metrics.ts';
 import { registerServices } from './services.ts';
 
@@ -368,7 +368,10 @@ describe('one agent', () => {
     const second = failure(takeLock(lockFile));
     expect(await second).toMatchObject({ code: 'agent_already_running' });
     expect((await second).message).toContain(String(process.pid));
+    expect(await isLocked(lockFile)).toBe(true);
+    expect(await lockHolder(lockFile)).toBe(process.pid);
     await lock.release();
+    expect(await isLocked(lockFile)).toBe(false);
     await (await takeLock(lockFile)).release();
   });
 

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
-import { hasErrno, missingProgram, plainEnvironment } from '@wrenn/host';
+import { hasErrno, missingProgram, plainEnvironment, runCommand } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 
 export interface Lock {
@@ -17,6 +17,7 @@ export interface Lock {
 /** An agent that was just killed lets go of it within milliseconds. */
 const WAIT_S = 0.5;
 const CONFLICT_EXIT_CODE = 75;
+const LOOK_MS = 10_000;
 const HELD = 'held\n';
 const PID_MAX_CHARS = 16;
 
@@ -54,6 +55,31 @@ export async function takeLock(lockFile: string): Promise<Lock> {
   };
 }
 
+/** Who has written into it last that the lock is its own. */
+export async function lockHolder(lockFile: string): Promise<number | undefined> {
+  const pid = (await readFile(lockFile, 'utf8').catch(() => '')).trim().slice(0, PID_MAX_CHARS);
+  return /^[1-9]\d*$/.test(pid) ? Number(pid) : undefined;
+}
+
+/** Whether an agent would be refused now. It is in nobody's way who looks for it at the same moment. */
+export async function isLocked(lockFile: string): Promise<boolean> {
+  const args = [
+    '--shared',
+    '--nonblock',
+    '--conflict-exit-code',
+    String(CONFLICT_EXIT_CODE),
+    lockFile,
+    'true',
+  ];
+  return await runCommand('flock', args, { timeoutMs: LOOK_MS }).then(
+    () => false,
+    (error: unknown) => {
+      if (error instanceof WrennError && error.code === 'command_failed') return true;
+      throw error;
+    },
+  );
+}
+
 type End = { readonly code: number | null } | { readonly error: Error };
 
 function endOf(holder: ChildProcess): Promise<End> {
@@ -73,8 +99,8 @@ async function refusal(end: End, lockFile: string): Promise<WrennError> {
       hint: 'The agent needs to write to its directory: run it as root, or set WRENN_DIR.',
     });
   }
-  const pid = (await readFile(lockFile, 'utf8').catch(() => '')).trim().slice(0, PID_MAX_CHARS);
-  const who = /^\d+$/.test(pid) ? `Another agent (process ${pid})` : 'Another agent';
+  const pid = await lockHolder(lockFile);
+  const who = pid === undefined ? 'Another agent' : `Another agent (process ${pid})`;
   return new WrennError('agent_already_running', `${who} uses this directory already.`, {
     hint: 'Use that one, or give this one a directory of its own in WRENN_DIR.',
   });

@@ -1,6 +1,6 @@
 /** Finds an agent that a command has started, and ends it so that the service's own can have its place. */
 import { readFile } from 'node:fs/promises';
-import { type AgentConfig, agentPaths } from '@wrenn/agent';
+import { type AgentConfig, agentPaths, lockHolder } from '@wrenn/agent';
 import { identify, killProcess, type ProcessIdentity, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, ON_DEMAND_OPTION } from '../agent-connection.ts';
@@ -39,8 +39,8 @@ export async function makeRoomForService(
 
 /** The agent that has the directory, if it is one that a command has started. For root. */
 export async function findOnDemandAgent(config: AgentConfig): Promise<ProcessIdentity | undefined> {
-  const pid = Number(await readFile(agentPaths(config).lockFile, 'utf8').catch(() => ''));
-  const agent = Number.isInteger(pid) && pid > 1 ? await identify(pid) : undefined;
+  const pid = await lockHolder(agentPaths(config).lockFile);
+  const agent = pid === undefined ? undefined : await identify(pid);
   const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
   return words.includes('agent') && words.includes(ON_DEMAND_OPTION) ? agent : undefined;
 }
