@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { build } from 'esbuild';
 import fc from 'fast-check';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createLineSink } from './line-sink.ts';
 
 const PIPE_BYTES = 64 * 1024;
@@ -133,4 +134,53 @@ it('does without a reader, and on a full disk', () => {
   pipe.closeReader();
   expect(() => toNobody('line\n')).not.toThrow();
   closeSync(pipe.end);
+});
+
+describe('standard error that nobody reads', () => {
+  /** Says on stdout that it has written more than any pipe takes. */
+  const writeMuch = (before: string): string => `
+    import { spawnSync } from 'node:child_process';
+    import { createStderrSink } from './line-sink.ts';
+    const write = createStderrSink();
+    ${before}
+    for (let n = 0; n < 20_000; n += 1) write('line '.repeat(20) + '\\n');
+    console.log('written');
+    process.exit();`;
+  /** It is in nobody's way: what is written is waited for, and not the end of a program that hangs. */
+  const run = async (script: string, stderr: 'pipe' | number): Promise<string> => {
+    const resolveDir = import.meta.dirname;
+    const { outputFiles } = await build({
+      stdin: { contents: script, resolveDir },
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      write: false,
+    });
+    const program = join(dir, 'program.mjs');
+    writeFileSync(program, outputFiles[0]?.text ?? '');
+    const child = spawn(process.execPath, [program], { stdio: ['ignore', 'pipe', stderr] });
+    try {
+      let said = '';
+      child.stdout?.on('data', (chunk: Buffer) => {
+        said += chunk.toString('utf8');
+      });
+      await expect.poll(() => said || child.exitCode, { timeout: 20_000 }).not.toBe(null);
+      return said;
+    } finally {
+      child.kill('SIGKILL');
+    }
+  };
+
+  it('keeps nobody waiting where it is a socket', async () => {
+    expect(await run(writeMuch(''), 'pipe')).toBe('written\n');
+  });
+
+  it('keeps nobody waiting where it is a pipe, whatever others that have it make of it', async () => {
+    const pipe = openPipe();
+    // As each program does whose parent is Node.
+    const makeItWait = "spawnSync('true', [], { stdio: 'inherit' });";
+    expect(await run(writeMuch(''), pipe.end)).toBe('written\n');
+    expect(await run(writeMuch(makeItWait), pipe.end)).toBe('written\n');
+    pipe.close();
+  });
 });

@@ -1,5 +1,5 @@
 /** Lines of a log for a descriptor that somebody reads, or nobody: whoever writes them neither waits nor fails. */
-import { constants, openSync, writeSync } from 'node:fs';
+import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import { hasErrno } from './errno.ts';
 
@@ -11,18 +11,28 @@ const RETRY_MS = 50;
 
 /** For the log of this process. */
 export function createStderrSink(): (line: string) => void {
-  return createLineSink(isatty(STDERR_FD) ? openTerminal() : STDERR_FD);
+  return createLineSink(openAgain() ?? unblocked());
 }
 
-/** Once more, as one on which writes do not wait: they would for as long as it is stopped by Ctrl-S. */
-function openTerminal(): number {
+/**
+ * A terminal or a pipe once more, as one on which writes do not wait: they would for as long as it is stopped by Ctrl-S,
+ * or its reader is. Nobody shares it, so that no program which has the same standard error can change that.
+ */
+function openAgain(): number | undefined {
   const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants;
   try {
+    if (!isatty(STDERR_FD) && !fstatSync(STDERR_FD).isFIFO()) return undefined;
     return openSync(`/proc/self/fd/${STDERR_FD}`, O_WRONLY | O_NONBLOCK | O_NOCTTY);
   } catch {
     // It is another user's.
-    return STDERR_FD;
+    return undefined;
   }
+}
+
+/** A socket cannot be opened again: systemd's journal is one, and what Node gives its children. */
+function unblocked(): number {
+  // Node makes it one on which writes do not wait when it makes a stream of it, which it does when it is first asked for it.
+  return process.stderr.fd;
 }
 
 /**
