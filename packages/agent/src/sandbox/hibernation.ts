@@ -2,10 +2,10 @@
  * A sandbox that stands still, written to its own directory or to a snapshot's. Nothing here changes its state: that
  * is sandbox.ts, which also makes it go on when something fails here.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { isDiskFull } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { throwIfAborted, withDeadline } from '../signals/signals.ts';
+import { soon } from '../signals/soon.ts';
 import type { Snapshot, SnapshotDraft, SnapshotManifest } from '../storage/snapshots.ts';
 import type { Microvm, SnapshotFiles, SnapshotOptions } from '../vmm/driver.ts';
 import type { SandboxDeps } from './deps.ts';
@@ -164,7 +164,7 @@ async function writeMemory(
   } catch (error) {
     if (error instanceof WrennError) throw error;
     // What is read of a process that ends meanwhile fails in many ways, and one cause.
-    const exit = await Promise.race([microvm.exited, sleep(EXIT_NOTICE_MS, undefined, { ref: false })]);
+    const exit = await soon(microvm.exited, EXIT_NOTICE_MS);
     if (exit === undefined) throw error;
     throw new WrennError('vmm_died', exit.message, { cause: error });
   }

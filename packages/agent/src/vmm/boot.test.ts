@@ -135,6 +135,17 @@ describe('a boot', () => {
     ).rejects.toMatchObject({ code: 'vmm_died' });
   });
 
+  it('tells of the end also where this process stood still for longer than it waits', async () => {
+    const { driver } = launcher({ ...STARTED, exitsAfterMs: 300 });
+    const ready = () => {
+      setTimeout(() => standStill(1_000), 5);
+      return Promise.reject(new WrennError('guest_unreachable', 'connection reset'));
+    };
+    await expect(
+      bootMicrovm(driver, 'spec', options({ ready, bootDeadlineMs: 10_000 }).boot),
+    ).rejects.toMatchObject({ code: 'vmm_died' });
+  });
+
   it('whose guest says no fails with what it said', async () => {
     const { driver, running } = launcher(STARTED);
     const refusal = new WrennError('guest_protocol', 'no');
@@ -179,3 +190,7 @@ describe('a boot', () => {
     expect(hanging.launched()).toBe(1);
   });
 });
+
+function standStill(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}

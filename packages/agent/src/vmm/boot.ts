@@ -2,9 +2,9 @@
  * Starts a microVM and waits until its guest is of use. A kernel that hangs before it hands over to init is
  * the machine's fault and worth another try; whatever goes wrong later is the guest's and would again.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { CONSOLE_INIT_STARTED, WrennError } from '@wrenn/protocol';
 import { joinSignals } from '../signals/signals.ts';
+import { soon } from '../signals/soon.ts';
 import type { ExitReason, LaunchOptions, Microvm, MicrovmHandle } from './driver.ts';
 
 export interface BootOptions {
@@ -130,7 +130,7 @@ async function firstEvent(
   );
   const event = await Promise.race([exited, aborted, tried]);
   if (event.kind !== 'not-ready') return event;
-  const cause = await Promise.race([exited, sleep(signal.aborted ? 0 : EXIT_NOTICE_MS)]);
+  const cause = await soon(exited, EXIT_NOTICE_MS, signal);
   return cause ?? (signal.aborted ? aborted : event);
 }
 

@@ -1,10 +1,10 @@
 /** One run of the gateway, as the agent sees it: it is asked, and answers or has ended. */
 import { spawn } from 'node:child_process';
 import net from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { killProcess, plainEnvironment, processesOfUser, waitUntilGone } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { withinMs } from '../../signals/signals.ts';
+import { soon } from '../../signals/soon.ts';
 import { fromGatewaySchema, type ToGateway } from './messages.ts';
 
 export interface GatewayLink {
@@ -69,7 +69,7 @@ export function openLink({
   });
   const ended = exited.then(async (cause) => {
     isOver = true;
-    await Promise.race([lastWords, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    await soon(lastWords, LAST_WORDS_MS);
     for (const { reject } of calls.values()) reject(failed('The egress gateway ended.', cause));
     calls.clear();
     // A gateway without its keeper ends by itself, unless it hangs or is somebody else's by now.

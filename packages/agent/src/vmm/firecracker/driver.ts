@@ -32,8 +32,8 @@ import {
 } from './api.ts';
 import { askVersion, type FirecrackerPrograms, findBinary, findJailer, makeFifos } from './binary.ts';
 import { createPlainEnclosure, type Enclosure } from './enclosure.ts';
-import { describeExit } from './exit-reason.ts';
 import { createJail } from './jail.ts';
+import { toldOfDeath, withLastWords } from './last-words.ts';
 import { loadWithDelta } from './load-delta.ts';
 import {
   DEFAULT_MACHINE_OPTIONS,
@@ -72,9 +72,6 @@ const FIRECRACKER_WATCHDOG: WatchdogOptions = { intervalMs: 10_000, misses: 12 }
 
 /** An adopted process is nobody's child: looked at this often. */
 const WATCH_INTERVAL_MS = 250;
-const LOG_LINES_IN_ERROR = 3;
-const DEATH_NOTICE_MS = 1_000;
-const LAST_WORDS_MS = 500;
 
 export function createFirecrackerDriver(options: FirecrackerOptions): VmmDriver {
   const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
@@ -286,58 +283,4 @@ async function configure(api: FirecrackerApi, machine: Machine, signal: AbortSig
 async function allOf(all: readonly (Promise<void> | undefined)[]): Promise<void> {
   await Promise.allSettled(all);
   await Promise.all(all);
-}
-
-/**
- * Runs `work`; if the process dies meanwhile, that is the error, with its last words, and not the broken
- * connection that follows from it.
- */
-async function toldOfDeath(
-  exited: Promise<ExitStatus>,
-  log: OutputReader | undefined,
-  signal: AbortSignal,
-  work: (gone: Promise<unknown>) => Promise<void>,
-): Promise<void> {
-  let failure: unknown;
-  try {
-    await work(exited);
-  } catch (error) {
-    failure = error;
-  }
-  // A dying process breaks its connections a moment before its end is told.
-  const broken =
-    failure instanceof WrennError && failure.code === 'vmm_api_error' && failure.cause !== undefined;
-  const status = await Promise.race([exited, soon(broken ? DEATH_NOTICE_MS : 0)]);
-  if (status === undefined) {
-    if (failure !== undefined) throw failure;
-    return;
-  }
-  if (signal.aborted) throw failure ?? signal.reason;
-  throw await died(describeExit(status), log, failure);
-}
-
-/** For a confinement that ends before there is a Firecracker: it wrote to the same log why. */
-async function withLastWords<T>(log: OutputReader | undefined, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof WrennError && error.code === 'vmm_died') throw await died(error.message, log, error);
-    throw error;
-  }
-}
-
-async function died(how: string, log: OutputReader | undefined, cause: unknown): Promise<WrennError> {
-  await Promise.race([log?.ended, soon(LAST_WORDS_MS)]);
-  const words = log?.tail(LOG_LINES_IN_ERROR) ?? [];
-  const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
-  return new WrennError('vmm_died', `${how} ${said}`, {
-    hint: '`wrenn doctor` checks what Firecracker needs.',
-    cause,
-  });
-}
-
-function soon(ms: number): Promise<undefined> {
-  return new Promise((resolve) => {
-    setTimeout(() => resolve(undefined), ms);
-  });
 }

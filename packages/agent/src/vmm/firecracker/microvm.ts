@@ -1,8 +1,8 @@
 /** A running microVM, as the rest of the agent sees it. */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
+import { soon } from '../../signals/soon.ts';
 import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
 import type { OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
@@ -49,7 +49,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   /** Of a process that is gone: what it has printed last is in its FIFOs. */
   const readToTheEnd = async (): Promise<void> => {
     const read = Promise.all([parts.console?.ended, parts.log?.ended]);
-    await Promise.race([read, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    await soon(read, LAST_WORDS_MS);
     parts.console?.close();
     parts.log?.close();
   };

@@ -1,10 +1,10 @@
 /** A running microVM, as the rest of the agent sees it. */
 import { readdir, rm } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { hasErrno } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { z } from 'zod';
+import { soon } from '../../signals/soon.ts';
 import type { AppendedLog } from '../appended-log.ts';
 import type { ExitReason, Microvm, MicrovmHandle } from '../driver.ts';
 import type { OutputReader } from '../output.ts';
@@ -60,7 +60,7 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   };
   const exited = parts.processExited.then(async (status): Promise<ExitReason> => {
     const heard = Promise.all([qmp.closed, console.ended]);
-    await Promise.race([heard, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    await soon(heard, LAST_WORDS_MS);
     const lines = await log.tail(LOG_LINES).catch(() => []);
     await letGo();
     return { message: describeExit(status, parts.announcedEnd()), log: lines };
