@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import type { Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { describe, expect, it } from 'vitest';
 import { portOf, SANDBOX_ID } from './testing/edge-scene.ts';
@@ -11,7 +11,7 @@ import { DOMAIN, useFront } from './testing/front-scene.ts';
 const { scene, ask, newCertificates } = useFront();
 
 describe('TLS', () => {
-  it('gives HTTP/1.1 to those who want it, websockets included, and nothing to those without', async () => {
+  it('gives HTTP/1.1 to those who want it, websockets included', async () => {
     scene.guest.on('upgrade', (_incoming, socket: Socket) => {
       socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n');
       socket.on('error', () => {}).pipe(socket);
@@ -35,7 +35,39 @@ describe('TLS', () => {
     const closed = new Promise((resolve) => socket.on('error', () => {}).once('close', resolve));
     scene.tellGone(SANDBOX_ID);
     await closed;
-    await expect(fetch(`http://127.0.0.1:${portOf(scene.server)}/`)).rejects.toThrow();
+  });
+
+  it('tells those who come without it, and is rid of them', async () => {
+    const { server, session } = scene;
+    await once(session, 'connect');
+    const to = { port: portOf(server), host: '127.0.0.1' };
+    for (const request of [
+      {},
+      { method: 'PUT', body: '{}' },
+      { method: 'PUT', body: 'x'.repeat(1_000_000) },
+    ]) {
+      const answer = await fetch(`http://127.0.0.1:${to.port}/sandboxes`, request);
+      expect(answer.status).toBe(400);
+      expect(await answer.json()).toEqual({ code: 400, message: 'This port speaks TLS: use https://.' });
+    }
+    // One that never ends its own side.
+    const socket = connect({ ...to, allowHalfOpen: true });
+    socket.write('GET / HTTP/1.1\r\n\r\n');
+    await once(socket.resume(), 'end');
+    const open = () => new Promise((resolve) => server.getConnections((_, count) => resolve(count)));
+    await expect.poll(open, { timeout: 10_000 }).toBe(1);
+    socket.destroy();
+    // What is no HTTP either.
+    const other = connect(to);
+    let said = '';
+    other
+      .on('error', () => {})
+      .on('data', (chunk: Buffer) => {
+        said += chunk.toString('latin1');
+      });
+    other.write('\0'.repeat(100));
+    await once(other, 'close');
+    expect(said).not.toContain('HTTP');
   });
 
   it('takes another certificate without breaking what is open', async () => {

@@ -17,7 +17,7 @@ import type { ApiConfig } from './config/schema.ts';
 import type { Edge } from './edge/edge.ts';
 import { isHttp2 } from './edge/headers.ts';
 import { serveHttp2 } from './http2.ts';
-import { closeOnceWritten, rawRefusal, refuse, refuseLate } from './refusals.ts';
+import { answerPlainHttp, closeOnceWritten, rawRefusal, refuse, refuseLate } from './refusals.ts';
 import type { Certificates } from './tls/certificates.ts';
 
 const CHECK_INTERVAL_MS = 1000;
@@ -97,6 +97,7 @@ export function createFront({ edge, config, certificates }: FrontOptions): Front
     if (certificates !== undefined && 'setSecureContext' in server) {
       // Connections that are there keep the one they began with.
       certificates.onChange((pair) => server.setSecureContext(pair));
+      server.prependListener('tlsClientError', answerPlainHttp);
       const http2 = serveHttp2(server, { idleMs: config.keepAliveTimeoutMs }, (request, response) =>
         listener(request as never, response as never),
       );

@@ -1,7 +1,8 @@
 /** What is said before any route is asked, in the one form that every error has. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
 import { isWaitedOn } from './when-over.ts';
 
 const REASONS: Readonly<Record<number, string>> = {
@@ -74,6 +75,22 @@ export function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket
         : [400, 'This is not HTTP.'];
   socket.end(rawRefusal(status, message));
   socket.destroySoon();
+}
+
+const NOT_TLS = rawRefusal(400, 'This port speaks TLS: use https://.');
+
+/**
+ * What comes without TLS where it is spoken, if OpenSSL takes it for HTTP: GET and PUT always, other methods as its version
+ * has them. To be told before whoever ends the connection.
+ */
+export function answerPlainHttp(error: NodeJS.ErrnoException, secure: TLSSocket): void {
+  if (error.code !== 'ERR_SSL_HTTP_REQUEST') return;
+  // Node gives the socket below to nobody; where it is not found the connection ends without a word.
+  const socket: unknown = Reflect.get(secure, '_parent');
+  if (!(socket instanceof Socket) || !socket.writable) return;
+  socket.on('error', () => {});
+  closeOnceWritten(socket);
+  socket.end(NOT_TLS);
 }
 
 const TOO_LATE = 'The request took too long to arrive.';
