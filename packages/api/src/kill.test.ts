@@ -17,11 +17,14 @@ const REQUESTS = 100;
 let dir: string;
 let program: Program;
 let postgres: PostgresServer;
+/** Also of a test that fails before it has killed its own. */
+const children: ChildProcess[] = [];
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'wrenn-kill-'));
   [program, postgres] = await Promise.all([bundleProgram('api-program'), startPostgres()]);
 }, 120_000);
 afterAll(async () => {
+  for (const child of children) child.kill('SIGKILL');
   program.remove();
   await postgres.stop();
   rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -36,6 +39,7 @@ async function start(config: object): Promise<Running> {
   const child = spawn(process.execPath, [program.file, JSON.stringify(config)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
+  children.push(child);
   const ended = once(child, 'exit').then(([code]) => {
     throw new Error(`The API ended before it listened: ${code}.`);
   });
