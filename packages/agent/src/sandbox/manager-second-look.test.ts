@@ -137,9 +137,15 @@ describe('a sandbox that is kept', () => {
   });
 
   it('has the time it had', async () => {
-    const { id, world, manager, gate } = await kept({ timeoutMs: 400, onTimeout: 'hibernate' });
-    await sleep(500);
-    gate.open = true;
+    const { world: first, manager: before } = await start();
+    const { id } = await before.create({ ...request, timeoutMs: 3_600_000, onTimeout: 'hibernate' });
+    const record = JSON.parse(first.journals.get(id) ?? '');
+    first.journals.set(id, JSON.stringify({ ...record, endsAtMs: Date.now() - 1 }));
+    const own = createGate();
+    const { world, manager } = await restart(first, own.like);
+    await sleep(3 * AGAIN_MS);
+    expect(manager.get(id)).toMatchObject({ state: 'failed', keptAs: 'running' });
+    own.open = true;
     await until(() => manager.get(id).state === 'hibernated');
     await manager.destroy(id);
     expectNothingLeft(world);
