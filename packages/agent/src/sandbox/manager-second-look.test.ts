@@ -1,7 +1,7 @@
 /** What the agent's start could not adopt, and looks at again. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WrennError } from '@wrenn/protocol';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { SandboxDeps } from './deps.ts';
 import { createSandboxManager, type SandboxManager } from './manager.ts';
 import { createFakeWorld, type FakeWorld } from './testing/fake-world.ts';
@@ -36,6 +36,8 @@ const fails = (): Promise<never> => Promise.reject(new Error('EMFILE: too many o
 
 const untilAborted = (signal: AbortSignal): Promise<void> =>
   new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+
+afterEach(() => void vi.useRealTimers());
 
 /** Fails until it is opened. */
 function createGate() {
@@ -225,6 +227,24 @@ describe('a sandbox that is kept', () => {
     expect(own.detached).toBe(1);
     expect(world.aliveVms()).toHaveLength(1);
     expect(world.violations).toEqual([]);
+  });
+
+  it('is let go of, and does not end at its time, where the agent goes at the moment at which it is had', async () => {
+    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
+    const { id, world, manager, gate } = await kept({ timeoutMs: 60_000 });
+    let detached: Promise<void> | undefined;
+    const push = world.counted.push.bind(world.counted);
+    world.counted.push = (...what) => {
+      if (what.includes('adopted')) detached = manager.detach();
+      return push(...what);
+    };
+    gate.open = true;
+    await until(() => detached !== undefined);
+    await detached;
+    await vi.advanceTimersByTimeAsync(120_000);
+    expect([gate.detached, gate.killed]).toEqual([1, 0]);
+    expect(world.aliveVms()).toHaveLength(1);
+    expect(JSON.parse(world.journals.get(id) ?? '')).toMatchObject({ state: 'running' });
   });
 
   it('is not looked at where it is for a newer agent', async () => {

@@ -207,6 +207,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
   /** More time that was asked for, and waits its turn: whoever asks in time is not too late. */
   const asked = new Set<{ readonly endsAtMs: number | null }>();
   const arm = (): void => {
+    // Also where it was had at that very moment: whoever goes ends none.
+    if (isLeaving) return;
     let latestMs = record.endsAtMs;
     for (const { endsAtMs } of asked) if (isLater(endsAtMs, latestMs)) latestMs = endsAtMs;
     if (latestMs === null) timer.set(undefined);
