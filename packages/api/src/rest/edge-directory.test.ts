@@ -1,10 +1,14 @@
 /** What the edge is told of sandboxes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { describe, expect, it } from 'vitest';
+import { SandboxState } from '@wrenn/protocol/agent';
+import { describe, expect, it, vi } from 'vitest';
 import { useTestApi } from '../testing/test-api.ts';
 
 const { api, create } = useTestApi();
+
+/** For as long as some rounds take. */
+const looked = () => sleep(200);
 
 describe('the directory of the edge', () => {
   const find = (id: string, mayWake = () => true) =>
@@ -63,6 +67,46 @@ describe('the directory of the edge', () => {
       api.agent.transitionMs = 5;
       await api.call('DELETE', `/sandboxes/${id}`);
     }
+  });
+
+  it('cuts nobody off from one that could not be put to sleep, and everybody from one that sleeps', async () => {
+    const gone: string[] = [];
+    const off = api.api.directory.onGone((id) => gone.push(id));
+    const { sandboxID: id } = await create();
+    const sandbox = api.agent.sandboxes.get(id);
+    if (sandbox === undefined) throw new Error('it has ended');
+    await looked();
+    for (const state of [SandboxState.HIBERNATING, SandboxState.RUNNING, SandboxState.HIBERNATING]) {
+      sandbox.state = state;
+      await looked();
+      expect(gone).not.toContain(id);
+    }
+    sandbox.state = SandboxState.HIBERNATED;
+    await vi.waitFor(() => expect(gone).toContain(id), 15_000);
+    off();
+    await api.call('DELETE', `/sandboxes/${id}`);
+  });
+
+  it('cuts off whoever is connected to where one was that has slept since, however short', async () => {
+    const gone: string[] = [];
+    const off = api.api.directory.onGone((id) => gone.push(id));
+    const moved = async (): Promise<string> => {
+      const { sandboxID: id } = await create();
+      const sandbox = api.agent.sandboxes.get(id);
+      if (sandbox === undefined) throw new Error('it has ended');
+      sandbox.address = '127.0.0.2';
+      return id;
+    };
+    const told = await moved();
+    await api.call('POST', `/sandboxes/${told}/timeout`, { body: { timeout: 60 } });
+    expect(gone).toContain(told);
+    const seen = await moved();
+    await vi.waitFor(() => expect(gone).toContain(seen), 15_000);
+    gone.length = 0;
+    await looked();
+    expect(gone).not.toContain(seen);
+    off();
+    for (const id of [told, seen]) await api.call('DELETE', `/sandboxes/${id}`);
   });
 
   it('does not go by what it knew of one whose time is over', async () => {

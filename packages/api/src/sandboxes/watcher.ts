@@ -31,8 +31,19 @@ export interface WatcherOptions {
   readonly intervalMs: number;
 }
 
-/** What goes on with one that is kept: its guest may be well, and its owner's connections to it are not cut. */
-const runs = (sandbox: AgentSandbox): boolean => ['running', 'creating'].includes(standingOf(sandbox));
+/**
+ * What goes on with one that is kept: its guest may be well, and its owner's connections to it are not cut. The same for
+ * one that is being put to sleep: where that fails it runs on, with its connections.
+ */
+const runs = (sandbox: AgentSandbox): boolean =>
+  ['running', 'creating', 'hibernating'].includes(standingOf(sandbox));
+
+/** Whoever was connected to it is so no more: it does not run, or has slept meanwhile and runs elsewhere. */
+const isLeft = (before: AgentSandbox, now: AgentSandbox): boolean =>
+  runs(before) && (!runs(now) || isElsewhere(before.address, now.address));
+
+/** One that is kept, or not yet there, has none. */
+const isElsewhere = (before: string, now: string): boolean => before !== '' && now !== '' && before !== now;
 
 export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watcher {
   const view = new Map<string, AgentSandbox>();
@@ -65,7 +76,7 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
         continue;
       }
       view.set(sandbox.id, sandbox);
-      if (before !== undefined && runs(before) && !runs(sandbox)) tellGone(sandbox.id, false);
+      if (before !== undefined && isLeft(before, sandbox)) tellGone(sandbox.id, false);
     }
     for (const id of [...view.keys()]) {
       const noted = (notedIn.get(id) ?? 0) >= thisRound;
@@ -96,8 +107,10 @@ export function createWatcher({ agent, log, intervalMs }: WatcherOptions): Watch
       return !failing;
     },
     note: (sandbox) => {
+      const before = view.get(sandbox.id);
       view.set(sandbox.id, sandbox);
       notedIn.set(sandbox.id, rounds);
+      if (before !== undefined && isLeft(before, sandbox)) tellGone(sandbox.id, false);
     },
     noteGone: (id, ended) => {
       const known = view.get(id);
