@@ -1,11 +1,22 @@
 /** What a sandbox's owner has asked for in time is not undone by the end of its time. */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import type { SandboxManager } from './manager.ts';
 import type { FakeWorld } from './testing/fake-world.ts';
 import { codeOf, expectNothingLeft, request, start, until } from './testing/manager-harness.ts';
 
-const LIFE_MS = 400;
+const LIFE_MS = 10_000;
 const HOUR_MS = 3_600_000;
+
+// No machine is so slow that a sandbox ends before anything is asked of it.
+beforeEach(() => void vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] }));
+afterEach(() => void vi.useRealTimers());
+
+const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
+
+async function ended(manager: SandboxManager): Promise<void> {
+  for (let ms = 0; ms < 1000 && manager.list().length > 0; ms++) await pass(1);
+  expect(manager.list()).toEqual([]);
+}
 
 /** Makes the operation wait until it is let go on. */
 function holdUp(world: FakeWorld, operation: string): { begun: () => boolean; goOn: () => void } {
@@ -28,9 +39,36 @@ it('one that is falling asleep does so, however long that takes', async () => {
   const { begun, goOn } = holdUp(world, 'sealHibernation');
   const asleep = manager.hibernate(id);
   await until(begun);
-  await sleep(LIFE_MS + 100);
+  await pass(LIFE_MS + 100);
   goOn();
   expect(await asleep).toMatchObject({ state: 'hibernated', endsAtMs: undefined });
+});
+
+it('one that is to fall asleep does so, though that waits for its copy', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create({ ...request, timeoutMs: LIFE_MS });
+  const { begun, goOn } = holdUp(world, 'snapshot');
+  const copy = manager.snapshot(id);
+  await until(begun);
+  const asleep = manager.hibernate(id);
+  await pass(LIFE_MS + 100);
+  goOn();
+  expect((await copy).sandboxId).toBe(id);
+  expect(await asleep).toMatchObject({ state: 'hibernated', endsAtMs: undefined });
+});
+
+it('one that could not fall asleep before its time is over ends then, and no sooner', async () => {
+  const { world, manager } = await start();
+  const { id } = await manager.create({ ...request, timeoutMs: LIFE_MS });
+  world.disturb = async (name) => {
+    if (name === 'sealHibernation') throw new Error('no');
+  };
+  expect(await codeOf(manager.hibernate(id))).not.toBe('no error');
+  await pass(LIFE_MS - 100);
+  expect(manager.get(id).state).toBe('running');
+  await pass(200);
+  await ended(manager);
+  expectNothingLeft(world);
 });
 
 it('one that could not fall asleep in its time ends then', async () => {
@@ -38,11 +76,11 @@ it('one that could not fall asleep in its time ends then', async () => {
   const { id } = await manager.create({ ...request, timeoutMs: LIFE_MS });
   world.disturb = async (name) => {
     if (name !== 'sealHibernation') return;
-    await sleep(LIFE_MS + 100);
+    await pass(LIFE_MS + 100);
     throw new Error('no');
   };
   expect(await codeOf(manager.hibernate(id))).not.toBe('no error');
-  await until(() => manager.list().length === 0);
+  await ended(manager);
   expectNothingLeft(world);
 });
 
@@ -53,7 +91,7 @@ it('one that is given more time has it, though that waits for its copy', async (
   const copy = manager.snapshot(id);
   await until(begun);
   const longer = manager.setTimeout(id, HOUR_MS);
-  await sleep(LIFE_MS + 100);
+  await pass(LIFE_MS + 100);
   goOn();
   expect((await copy).sandboxId).toBe(id);
   expect((await longer).endsAtMs).toBeGreaterThan(Date.now() + HOUR_MS / 2);
@@ -72,9 +110,9 @@ it('one that is given more time has it, whatever fails before its turn', async (
   world.disturb = async (name, signal) => {
     await disturb(name, signal);
     if (name === 'sealHibernation') throw new Error('no');
-    if (name === 'copyLayer') await sleep(200);
+    if (name === 'copyLayer') await pass(200);
   };
-  await sleep(LIFE_MS + 100);
+  await pass(LIFE_MS + 100);
   goOn();
   await first;
   expect(await asleep).not.toBe('no error');
@@ -89,12 +127,13 @@ it('one whose time cannot be changed, as too much waits for it, ends in its time
   const copies = [codeOf(manager.snapshot(id))];
   await until(begun);
   while (copies.length < 40) copies.push(codeOf(manager.snapshot(id)));
-  await sleep(50);
+  await pass(50);
   expect(await codeOf(manager.setTimeout(id, undefined))).toBe('sandbox_wrong_state');
-  await until(() => manager.get(id).state === 'destroying');
+  await pass(2 * LIFE_MS);
+  expect(manager.get(id).state).toBe('destroying');
   goOn();
   await Promise.all(copies);
-  await until(() => manager.list().length === 0);
+  await ended(manager);
 });
 
 it('one that is given less keeps what it has until its turn comes', async () => {
@@ -104,11 +143,11 @@ it('one that is given less keeps what it has until its turn comes', async () => 
   const copy = manager.snapshot(id);
   await until(begun);
   const shorter = manager.setTimeout(id, 50);
-  await sleep(150);
+  await pass(150);
   expect(manager.get(id).state).toBe('running');
   goOn();
   await Promise.all([copy, codeOf(shorter)]);
-  await until(() => manager.list().length === 0);
+  await ended(manager);
 });
 
 it('one that is given more time has it where that cannot be written down', async () => {
@@ -118,7 +157,7 @@ it('one that is given more time has it where that cannot be written down', async
     if (name === 'journal') throw Object.assign(new Error('full'), { code: 'ENOSPC' });
   };
   expect(await codeOf(manager.setTimeout(id, HOUR_MS))).not.toBe('no error');
-  await sleep(LIFE_MS + 100);
+  await pass(LIFE_MS + 100);
   expect(manager.get(id)).toMatchObject({ state: 'running' });
   expect(manager.get(id).endsAtMs).toBeGreaterThan(Date.now() + HOUR_MS / 2);
 });

@@ -204,7 +204,7 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     (why) => void end(why),
   );
 
-  /** More time that was asked for, and waits its turn: whoever asks in time is not too late. */
+  /** What was asked for and waits its turn, and how much time it gives: whoever asks in time is not too late. */
   const asked = new Set<{ readonly endsAtMs: number | null }>();
   const arm = (): void => {
     // Also where it was had at that very moment: whoever goes ends none.
@@ -213,6 +213,20 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     for (const { endsAtMs } of asked) if (isLater(endsAtMs, latestMs)) latestMs = endsAtMs;
     if (latestMs === null) timer.set(undefined);
     else timer.set(record.onTimeout === 'hibernate' ? Math.max(latestMs, nextSleep.atMs) : latestMs);
+  };
+
+  const isArmed = (): boolean => holdings !== undefined && ending === undefined && !isLeaving;
+  const inTime = async (
+    wish: { readonly endsAtMs: number | null },
+    work: () => Promise<void>,
+  ): Promise<void> => {
+    asked.add(wish);
+    if (isArmed()) arm();
+    try {
+      await work();
+    } finally {
+      if (asked.delete(wish) && isArmed() && (state === 'running' || state === 'paused')) arm();
+    }
   };
 
   const hold = (held: Holdings): void => {
@@ -368,7 +382,10 @@ export function createSandbox(parts: SandboxParts): Sandbox {
       operate('resume', (signal) =>
         state === 'hibernated' ? transitions.wake(signal) : transitions.changeTo('running', signal),
       ),
-    hibernate,
+    hibernate: async () => {
+      assertPossible(standing(), 'hibernate');
+      await inTime({ endsAtMs: null }, hibernate);
+    },
     copyTo: async (draft) => {
       await operate('snapshot', (signal) => transitions.copyTo(draft, signal));
       return record;
@@ -376,11 +393,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
     setTimeout: async (timeoutMs) => {
       assertPossible(standing(), 'setTimeout');
       const wish = { endsAtMs: timeoutMs === undefined ? null : Date.now() + timeoutMs };
-      const isArmed = (): boolean => holdings !== undefined && ending === undefined && !isLeaving;
-      asked.add(wish);
-      if (isArmed()) arm();
-      try {
-        await queue.run(async () => {
+      await inTime(wish, () =>
+        queue.run(async () => {
           assertPossible(standing(), 'setTimeout');
           asked.delete(wish);
           // Before the journal, which a full disk may refuse: this agent knows it all the same.
@@ -388,10 +402,8 @@ export function createSandbox(parts: SandboxParts): Sandbox {
           nextSleep = { atMs: 0, retryMs: SLEEP_RETRY_MS };
           arm();
           await save(wish);
-        });
-      } finally {
-        if (asked.delete(wish) && isArmed() && (state === 'running' || state === 'paused')) arm();
-      }
+        }),
+      );
     },
     setEgress: async (egress) => {
       assertPossible(standing(), 'setEgress');
