@@ -58,3 +58,21 @@ it.each(['running', 'paused'] as const)(
     expectNothingLeft(world);
   },
 );
+
+it.each(['hibernate', 'snapshot'] as const)(
+  'one that runs goes on, and has not failed, when the pause for a %s has failed by its deadline',
+  async (what) => {
+    const world = createFakeWorld({ config: { timeouts: { pauseMs: 100 }, warm: { mode: 'off' } } });
+    const { slow, stop, goOn } = standStill(world.deps.driver);
+    const manager = createSandboxManager({ ...world.deps, driver: slow });
+    await manager.start(never);
+    const { id } = await manager.create(request);
+    stop();
+    expect(await codeOf(manager[what](id))).toBe('deadline_exceeded');
+    await goOn();
+    expect([manager.get(id).state, world.aliveVms()[0]?.status]).toEqual(['running', 'running']);
+    await manager.hibernate(id);
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  },
+);

@@ -174,6 +174,10 @@ export function createTransitions(core: SandboxCore): Transitions {
     core.arm();
   };
 
+  /** A VMM that has not said by its deadline that it stands still is no worse than any that is slow: it goes on later. */
+  const goOn = async (held: Holdings, pausedInTime: boolean, signal: AbortSignal): Promise<void> =>
+    pausedInTime ? orEnd(resumeMicrovm(held, signal), signal) : recall(held, 'running', signal);
+
   /** Its guest stands still and does not go on: it is at its end, and whoever asked is told why. */
   const orEnd = async (work: Promise<void>, signal: AbortSignal): Promise<void> => {
     try {
@@ -193,13 +197,16 @@ export function createTransitions(core: SandboxCore): Transitions {
     const before = core.state() === 'paused' ? 'paused' : 'running';
     const held = core.holdings();
     const timed = createLaps();
-    let isWritten = false;
+    let [pausedInTime, isWritten] = [true, false];
     // The journal says what it was until it says that it sleeps: whoever finds it half done lets it go on like that.
     core.become('hibernating');
     // It was asked for in time, and what it ends in has none.
     core.disarm();
     try {
-      await timed('pause', () => pauseMicrovm(held, signal));
+      await timed('pause', () => pauseMicrovm(held, signal)).catch((error: unknown) => {
+        pausedInTime = !isLate(error);
+        throw error;
+      });
       const hibernation = await writeHibernation(deps, core.record(), held.microvm, timed, signal);
       isWritten = true;
       await timed('journal', () =>
@@ -214,7 +221,7 @@ export function createTransitions(core: SandboxCore): Transitions {
       );
     } catch (error) {
       throwIfAborted(signal);
-      if (before === 'running') await orEnd(resumeMicrovm(held, signal), signal);
+      if (before === 'running') await goOn(held, pausedInTime, signal);
       if (isWritten) await takeBack(before);
       throwIfAborted(signal);
       core.become(before);
@@ -317,16 +324,24 @@ export function createTransitions(core: SandboxCore): Transitions {
       },
     );
     core.setFrozen(true);
+    let pausedInTime = true;
     try {
-      await pauseMicrovm(held, signal);
+      await pauseMicrovm(held, signal).catch((error: unknown) => {
+        pausedInTime = !isLate(error);
+        throw error;
+      });
       await fillDraft(deps, core.record(), held.microvm, draft, signal);
     } finally {
       // The journal says that it runs: an agent that comes after this one would do the same.
-      if (!signal.aborted) await orEnd(resumeMicrovm(held, signal), signal);
+      if (!signal.aborted) await goOn(held, pausedInTime, signal);
       core.setFrozen(false);
     }
     await thawed(held, signal);
   };
 
   return { changeTo, takeOver, hibernate, wake, copyTo };
+}
+
+function isLate(error: unknown): boolean {
+  return error instanceof WrennError && error.code === 'deadline_exceeded';
 }
