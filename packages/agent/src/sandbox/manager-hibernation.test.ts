@@ -274,6 +274,25 @@ describe('one that stands still and cannot be continued', () => {
     expect([...world.snapshots]).toEqual([]);
   });
 
+  it.each(['snapshot', 'copyLayer'])('is told the time when its copy has failed at %s', async (broke) => {
+    const { world, manager } = await start();
+    const { id } = await manager.create(request);
+    const done: string[] = [];
+    const failing = broken(broke);
+    world.disturb = async (operation) => {
+      done.push(operation);
+      await failing(operation);
+    };
+    expect(await codeOf(manager.snapshot(id))).toBe('vmm_api_error');
+    expect(done.filter((operation) => ['pause', 'resume', 'init'].includes(operation))).toEqual([
+      'pause',
+      'resume',
+      'init',
+    ]);
+    await manager.destroy(id);
+    expectNothingLeft(world);
+  });
+
   it('goes on where only the hibernation has failed, also when the journal cannot be written', async () => {
     const { world, manager } = await start();
     const { id } = await manager.create(request);

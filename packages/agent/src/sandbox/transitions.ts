@@ -332,11 +332,13 @@ export function createTransitions(core: SandboxCore): Transitions {
       });
       await fillDraft(deps, core.record(), held.microvm, draft, signal);
     } finally {
-      // The journal says that it runs: an agent that comes after this one would do the same.
-      if (!signal.aborted) await goOn(held, pausedInTime, signal);
-      core.setFrozen(false);
+      if (!signal.aborted) {
+        // The journal says that it runs: an agent that comes after this one would do the same.
+        await goOn(held, pausedInTime, signal);
+        core.setFrozen(false);
+        await thawed(held, signal);
+      }
     }
-    await thawed(held, signal);
   };
 
   return { changeTo, takeOver, hibernate, wake, copyTo };
