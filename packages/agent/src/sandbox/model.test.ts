@@ -214,7 +214,7 @@ it('leaves nothing and breaks no contract', async () => {
         violations: [],
       });
       // Nobody has asked for the end of those whose time was over or that died, and so nobody waits for it.
-      await vi.waitFor(() => expect(leftOf(world, manager)).toEqual(NOTHING), 1000);
+      await vi.waitFor(() => expect(leftOf(world, manager)).toEqual(NOTHING), 15_000);
     }),
     {
       numRuns: 120,
