@@ -10,7 +10,7 @@ import { slotEgress } from './egress.ts';
 import { type Fate, fateOf } from './fates.ts';
 import type { JournalRecord } from './journal-record.ts';
 import { hibernationsOf } from './memory.ts';
-import type { Holdings } from './sandbox.ts';
+import type { Holdings } from './sandbox-parts.ts';
 
 /** As a Fate; `adopted` with what is true of it now. */
 export type SecondFate =

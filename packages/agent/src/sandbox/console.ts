@@ -1,7 +1,7 @@
 /** The guest's console as a stream: what there is, then what comes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from '../signals/signals.ts';
-import type { Sandbox } from './sandbox.ts';
+import type { Sandbox } from './sandbox-parts.ts';
 
 const TAIL_LINES = 2_000;
 const POLL_MS = 250;

@@ -6,7 +6,7 @@ import type { Start } from './create.ts';
 import type { SandboxDeps } from './deps.ts';
 import { assertRestorable, describeSnapshot, toldIfFull } from './hibernation.ts';
 import { orderOf, type Roster, withoutIdentity } from './roster.ts';
-import type { Sandbox } from './sandbox.ts';
+import type { Sandbox } from './sandbox-parts.ts';
 import { type CreateRequest, checkRequest, type SandboxSpec } from './spec.ts';
 import { isInUse } from './view.ts';
 

@@ -8,7 +8,7 @@ import { mapAtOnce } from './at-once.ts';
 import type { SandboxDeps } from './deps.ts';
 import { endReason } from './end-reason.ts';
 import type { JournalRecord } from './journal-record.ts';
-import type { Holdings } from './sandbox.ts';
+import type { Holdings } from './sandbox-parts.ts';
 
 export type Fate =
   | { readonly kind: 'adopted'; readonly holdings: Holdings }

@@ -13,7 +13,7 @@ import { checkUser, createGuestFiles, type GuestFiles } from './guest.ts';
 import { createPool } from './pool.ts';
 import { recover } from './recover.ts';
 import { createRoster, type Order, orderOf, type Roster } from './roster.ts';
-import type { Sandbox, SandboxAccess } from './sandbox.ts';
+import type { Sandbox, SandboxAccess } from './sandbox-parts.ts';
 import { createSecondLook } from './second-look.ts';
 import { type CreateRequest, checkEnvs, checkRequest, checkTimeout } from './spec.ts';
 import { createTemplateUsers } from './template-users.ts';

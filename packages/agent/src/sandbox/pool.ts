@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Template } from '../storage/storage.ts';
 import type { SandboxDeps } from './deps.ts';
 import { orderOf, type Roster } from './roster.ts';
-import type { Sandbox } from './sandbox.ts';
+import type { Sandbox } from './sandbox-parts.ts';
 import { type CreateRequest, checkRequest, type SandboxSpec } from './spec.ts';
 import { rehearse, type WarmTemplates } from './warm.ts';
 

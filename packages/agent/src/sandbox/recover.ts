@@ -12,7 +12,8 @@ import { type Found, findFates, mayHaveSlot } from './fates.ts';
 import type { CorruptJournal } from './journal.ts';
 import type { JournalRecord } from './journal-record.ts';
 import type { Roster } from './roster.ts';
-import { createSandbox, type SandboxParts } from './sandbox.ts';
+import { createSandbox } from './sandbox.ts';
+import type { SandboxParts } from './sandbox-parts.ts';
 
 /** The same with what the host may still have of it. */
 interface Remnant extends Found {

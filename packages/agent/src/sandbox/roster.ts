@@ -12,7 +12,8 @@ import type { SandboxDeps } from './deps.ts';
 import { copyOf } from './egress.ts';
 import type { JournalRecord } from './journal-record.ts';
 import { createRetained } from './retained.ts';
-import { createSandbox, type Sandbox, type SandboxParts } from './sandbox.ts';
+import { createSandbox } from './sandbox.ts';
+import type { Sandbox, SandboxParts } from './sandbox-parts.ts';
 import { type SandboxSpec, usableMemoryMib } from './spec.ts';
 import type { SandboxView } from './view.ts';
 

@@ -31,7 +31,7 @@ import type { JournalRecord } from './journal-record.ts';
 import { createLaps } from './laps.ts';
 import type { Phase } from './log.ts';
 import { hibernationsOf } from './memory.ts';
-import type { Claim, Holdings } from './sandbox.ts';
+import type { Claim, Holdings } from './sandbox-parts.ts';
 import type { SandboxState } from './states.ts';
 
 /** What of a sandbox these need, and nothing else changes. */

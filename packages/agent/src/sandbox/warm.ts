@@ -16,7 +16,7 @@ import type { SandboxDeps } from './deps.ts';
 import { collect, exec } from './exec.ts';
 import { createGuestFiles } from './guest.ts';
 import { orderOf, type Roster } from './roster.ts';
-import type { Sandbox } from './sandbox.ts';
+import type { Sandbox } from './sandbox-parts.ts';
 import { ownSpec, type Size } from './spec.ts';
 import { createTrials } from './trials.ts';
 

@@ -4,7 +4,7 @@ import { withinMs } from '../signals/signals.ts';
 import type { Microvm } from '../vmm/driver.ts';
 import type { SandboxDeps } from './deps.ts';
 import { endReason, panicOf } from './end-reason.ts';
-import type { Holdings } from './sandbox.ts';
+import type { Holdings } from './sandbox-parts.ts';
 
 export interface Watch {
   /** Until it is of no use any more, which is asked before anything is done. */
