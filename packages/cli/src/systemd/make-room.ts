@@ -1,7 +1,8 @@
 /** Finds an agent that a command has started, and ends it so that the service's own can have its place. */
 import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type AgentConfig, agentPaths, lockHolder } from '@wrenn/agent';
-import { identify, killProcess, type ProcessIdentity, waitUntilGone } from '@wrenn/host';
+import { identify, isAlive, killProcess, type ProcessIdentity } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, ON_DEMAND_OPTION } from '../agent-connection.ts';
 
@@ -26,15 +27,13 @@ export async function makeRoomForService(
     });
   }
   await killProcess(agent, 'SIGTERM');
-  const ending = AbortSignal.any([signal, AbortSignal.timeout(endTimeoutMs)]);
-  await waitUntilGone(agent, { pollMs: POLL_MS, signal: ending }).catch((cause: unknown) => {
+  // Looked at by turns: in Node 20 a signal that is joined with a timeout may be collected as garbage, and never fire.
+  const deadline = performance.now() + endTimeoutMs;
+  while (await isAlive(agent)) {
     signal.throwIfAborted();
-    const who = `The agent that a command has started (process ${agent.pid})`;
-    throw new WrennError('agent_already_running', `${who} did not end within ${endTimeoutMs / 1000} s.`, {
-      hint: `Run this once more when it has ended; \`kill -9 ${agent.pid}\` ends it if nothing else does. Its sandboxes stay.`,
-      cause,
-    });
-  });
+    if (performance.now() > deadline) throw doesNotEnd(agent, endTimeoutMs);
+    await sleep(POLL_MS);
+  }
 }
 
 /** The agent that has the directory, if it is one that a command has started. For root. */
@@ -43,4 +42,11 @@ export async function findOnDemandAgent(config: AgentConfig): Promise<ProcessIde
   const agent = pid === undefined ? undefined : await identify(pid);
   const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
   return words.includes('agent') && words.includes(ON_DEMAND_OPTION) ? agent : undefined;
+}
+
+function doesNotEnd({ pid }: ProcessIdentity, endTimeoutMs: number): WrennError {
+  const who = `The agent that a command has started (process ${pid})`;
+  return new WrennError('agent_already_running', `${who} did not end within ${endTimeoutMs / 1000} s.`, {
+    hint: `Run this once more when it has ended; \`kill -9 ${pid}\` ends it if nothing else does. Its sandboxes stay.`,
+  });
 }
