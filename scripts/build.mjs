@@ -17,8 +17,6 @@ const INPUTS = ['packages', 'package-lock.json', 'scripts/build.mjs'];
 const MAX_SWAPS = 100;
 let asides = 0;
 
-// Before the inputs are looked at: another build that begins in between changes it.
-const around = statSync(dirname(DIST));
 const latest = newest(INPUTS);
 const before = builtFrom();
 if (process.argv.includes('--force') || latest > before) {
@@ -48,8 +46,6 @@ if (process.argv.includes('--force') || latest > before) {
   const time = new Date(Math.ceil(latest) + 1);
   utimesSync(join(outdir, 'main.js'), time, time);
   publish(outdir, time);
-  // The directory around it counts as changed by that.
-  utimesSync(dirname(DIST), around.atime, around.mtime);
   process.stderr.write(`build: done in ${secondsSince(startedAt)}\n`);
 }
 
@@ -88,25 +84,30 @@ function removeLeftovers() {
   const around = dirname(DIST);
   const pidOf = (name) => UNDER_WAY.exec(name)?.[1];
   const isOwn = (name) => pidOf(name) === String(process.pid);
+  const removeOwn = () => {
+    for (const name of readdirSync(around).filter(isOwn)) rmSync(join(around, name), { recursive: true });
+  };
+  // Also those of one that had the same pid, whose names are wanted.
+  removeOwn();
   for (const name of readdirSync(around)) {
     const pid = pidOf(name);
     if (pid !== undefined && !isOwn(name) && !existsSync(`/proc/${pid}`)) setAside(join(around, name));
   }
-  for (const name of readdirSync(around).filter(isOwn)) rmSync(join(around, name), { recursive: true });
+  removeOwn();
 }
 
 /** How new the newest input of the last build was. */
 function builtFrom() {
-  const main = join(DIST, 'main.js');
-  return existsSync(main) ? statSync(main).mtimeMs : 0;
+  // In one step: another build may make room at this moment.
+  return statSync(join(DIST, 'main.js'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }
 
-/** The latest change below any of the paths; dependencies and earlier builds do not count. */
+/** The latest change below any of the paths; dependencies and other builds do not count, nor what they do to the directory around. */
 function newest(paths) {
   let latest = 0;
   for (const path of paths) {
     const stats = statSync(join(ROOT, path));
-    latest = Math.max(latest, stats.mtimeMs);
+    if (join(ROOT, path) !== dirname(DIST)) latest = Math.max(latest, stats.mtimeMs);
     if (!stats.isDirectory()) continue;
     const inside = readdirSync(join(ROOT, path)).filter(
       (name) => name !== 'node_modules' && name !== 'dist' && !UNDER_WAY.test(name),

@@ -11,6 +11,7 @@ import {
   readFileSync,
   rmSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -168,6 +169,33 @@ describe('build', () => {
     expect(build(...later)).toMatchObject({ status: 0, isBuilt: true });
     expect(run()).toContain('one: 2');
     expectOneBuild();
+  });
+
+  it('goes on where another one makes room while it looks', () => {
+    expect(build()).toMatchObject({ status: 0, isBuilt: true });
+    write('packages/cli/src/one.ts', 'export const one: number = 2;');
+    write(
+      'while-looking.mjs',
+      `import fs from 'node:fs';
+       import { syncBuiltinESMExports } from 'node:module';
+       const { statSync } = fs;
+       fs.statSync = (path, options) => {
+         if (path.endsWith('/dist/main.js')) fs.rmSync('packages/cli/dist', { recursive: true, force: true });
+         return statSync(path, options);
+       };
+       syncBuiltinESMExports();`,
+    );
+    const looking = build('--import', join(clone, 'while-looking.mjs'));
+    expect(looking).toMatchObject({ status: 0, isBuilt: true });
+    expect(run()).toContain('one: 2');
+    expectOneBuild();
+  });
+
+  it('is not done again for what builds do around them', () => {
+    expect(build()).toMatchObject({ status: 0, isBuilt: true });
+    const soon = new Date(Date.now() + 60_000);
+    utimesSync(join(clone, 'packages/cli'), soon, soon);
+    expect(build()).toMatchObject({ status: 0, isBuilt: false });
   });
 
   it('may be done by many at once', async () => {
