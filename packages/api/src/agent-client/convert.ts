@@ -73,7 +73,7 @@ export function toSandbox(sandbox: ProtoSandbox | undefined): AgentSandbox {
   return {
     id: sandbox.id,
     state,
-    keptAs: STATES[sandbox.keptAs],
+    keptAs: toKeptAs(sandbox.keptAs),
     template: sandbox.template,
     vcpus: sandbox.vcpus,
     memoryMib: sandbox.memoryMib,
@@ -83,6 +83,11 @@ export function toSandbox(sandbox: ProtoSandbox | undefined): AgentSandbox {
     endsAt: sandbox.endsAt === undefined ? undefined : timestampDate(sandbox.endsAt),
     address: sandbox.address,
   };
+}
+
+/** One that a later agent keeps in a state that is not known here is kept all the same: nobody should take it for ended. */
+function toKeptAs(state: SandboxState): AgentState | undefined {
+  return state === SandboxState.UNSPECIFIED ? undefined : (STATES[state] ?? 'running');
 }
 
 export function toTemplate(template: ProtoTemplate): AgentTemplate {

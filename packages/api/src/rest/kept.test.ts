@@ -40,6 +40,21 @@ describe('a sandbox that the agent keeps', () => {
     await api.call('DELETE', `/sandboxes/${id}`);
   });
 
+  it('has not ended either where a later agent has left it in a state that is not known here', async () => {
+    const { sandboxID: id } = await create();
+    api.agent.keep(id);
+    const sandbox = api.agent.sandboxes.get(id);
+    if (sandbox === undefined) throw new Error('no sandbox');
+    const { keptAs } = sandbox;
+    Object.assign(sandbox, { keptAs: 99 });
+    await noted();
+    expect((await get(id)).body.state).toBe('running');
+    expect((await api.call('POST', `/v2/sandboxes/${id}/connect`, { body: {} })).status).toBe(503);
+    sandbox.keptAs = keptAs;
+    expect(await api.store.sandboxes.get(id)).toBeDefined();
+    await api.call('DELETE', `/sandboxes/${id}`);
+  });
+
   it('is refused for what needs it, with when to come again', async () => {
     const { sandboxID: id } = await create();
     api.agent.keep(id);
