@@ -47,6 +47,21 @@ it('is made where nobody is, and by an agent that a command has started', async 
   expect(await agentAnswers(agentPaths(config()).socketPath)).toBe(false);
 });
 
+it('is made by one that does not answer yet, or no more', async () => {
+  const { socketPath, lockFile } = agentPaths(config());
+  await run(['agent', '--idle-timeout', '60000ms'], 'process.exit(0)');
+  rmSync(socketPath);
+  const holder = spawn('flock', ['--no-fork', lockFile, 'cat'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  holder.stdin.write('held');
+  await once(holder.stdout, 'data');
+  await makeRoomForService(config(), forEver());
+  await expect.poll(() => agent?.exitCode, { timeout: 10_000 }).toBe(0);
+  // Whose that is nobody can say: it may be on its way out.
+  await makeRoomForService(config(), forEver());
+  holder.stdin.end();
+  await once(holder, 'close');
+});
+
 it('is not made by an agent that was started by hand, which goes on', async () => {
   await run(['agent'], 'process.exit(0)');
   await expect(makeRoomForService(config(), forEver())).rejects.toMatchObject({

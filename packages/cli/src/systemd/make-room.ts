@@ -1,7 +1,7 @@
 /** Finds an agent that a command has started, and ends it so that the service's own can have its place. */
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type AgentConfig, agentPaths, lockHolder } from '@wrenn/agent';
+import { type AgentConfig, agentPaths, isLocked, lockHolder } from '@wrenn/agent';
 import { identify, isAlive, killProcess, type ProcessIdentity } from '@wrenn/host';
 import { WrennError } from '@wrenn/protocol';
 import { agentAnswers, ON_DEMAND_OPTION } from '../agent-connection.ts';
@@ -19,9 +19,14 @@ export async function makeRoomForService(
   signal: AbortSignal,
   endTimeoutMs = END_TIMEOUT_MS,
 ): Promise<void> {
-  if (!(await agentAnswers(agentPaths(config).socketPath))) return;
+  const { socketPath, lockFile } = agentPaths(config);
+  const answers = await agentAnswers(socketPath);
+  // One that has only just been started, or is ending, has the directory all the same.
+  if (!answers && !(await isLocked(lockFile))) return;
   const agent = await findOnDemandAgent(config);
   if (agent === undefined) {
+    // Whoever it is, and is about to go or to answer: the service is started again until it has the directory.
+    if (!answers) return;
     throw new WrennError('agent_already_running', 'An agent that was started by hand runs already.', {
       hint: 'End it (`wrenn up` and `wrenn agent` by Ctrl+C), and run this once more. Its sandboxes stay.',
     });
