@@ -81,7 +81,8 @@ const NOT_TLS = rawRefusal(400, 'This port speaks TLS: use https://.');
 
 /**
  * What comes without TLS where it is spoken, if OpenSSL takes it for HTTP: GET and PUT always, other methods as its version
- * has them. To be told before whoever ends the connection.
+ * has them. To be told before whoever ends the connection: Node closes the socket below in the same turn, so that nobody
+ * holds anything by this, and who is in the middle of a large body may hear of the end first.
  */
 export function answerPlainHttp(error: NodeJS.ErrnoException, secure: TLSSocket): void {
   if (error.code !== 'ERR_SSL_HTTP_REQUEST') return;
