@@ -65,8 +65,32 @@ export function sendAnswer(
   requestId: string,
 ): void {
   const { headers, text } = renderAnswer(what, asked, requestId);
+  const stream = CONNECT_STREAM.exec(asked['content-type'] ?? '')?.[0];
+  if (what.status === 503 && stream !== undefined) {
+    const end = endOfStream(what.body.message);
+    const own = { 'Content-Type': stream, 'Content-Length': end.length };
+    (response as ServerResponse).writeHead(200, { ...headers, ...own });
+    (response as ServerResponse).end(end);
+    return;
+  }
   (response as ServerResponse).writeHead(what.status, headers);
   (response as ServerResponse).end(text);
+}
+
+const CONNECT_STREAM = /^application\/connect\+(json|proto)$/;
+const END_OF_STREAM = 2;
+const PREFIX_BYTES = 5;
+
+/**
+ * A stream of Connect that ends with an error. Its clients make `unavailable` of the HTTP status, which SDKs take for a
+ * sandbox that does not exist any more.
+ */
+function endOfStream(message: string): Buffer {
+  const text = Buffer.from(JSON.stringify({ error: { code: 'aborted', message } }));
+  const prefix = Buffer.alloc(PREFIX_BYTES);
+  prefix.writeUInt8(END_OF_STREAM, 0);
+  prefix.writeUInt32BE(text.length, 1);
+  return Buffer.concat([prefix, text]);
 }
 
 /** `message` is one of the texts above: nothing of a request is in it. */

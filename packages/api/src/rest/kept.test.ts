@@ -1,4 +1,5 @@
 /** Sandboxes that the agent keeps: it could not adopt them when it started, and they may be well. */
+import { Sandbox } from 'e2b';
 import { describe, expect, it, vi } from 'vitest';
 import { useTestApi } from '../testing/test-api.ts';
 
@@ -78,6 +79,24 @@ describe('a sandbox that the agent keeps', () => {
     }
     const find = api.api.directory.find(id, () => true, AbortSignal.timeout(5000));
     await expect(find).rejects.toMatchObject({ code: 'sandbox_unavailable' });
+    await api.call('DELETE', `/sandboxes/${id}`);
+  });
+
+  it('is no sandbox that does not exist any more for an SDK that starts a command', async () => {
+    const { sandboxID: id } = await create();
+    api.agent.keep(id);
+    const opts = {
+      sandboxId: id,
+      envdVersion: '0.6.4',
+      sandboxUrl: api.url,
+      apiKey: 'e2b_0',
+      validateApiKey: false,
+    };
+    const run = new Sandbox(opts).commands.run('true');
+    await expect(run).rejects.toMatchObject({
+      name: 'SandboxError',
+      message: expect.stringContaining('The sandbox cannot be reached at the moment'),
+    });
     await api.call('DELETE', `/sandboxes/${id}`);
   });
 
