@@ -22,7 +22,6 @@ import { createFakeWorld, endEvent, type FakeWorld, startEvent } from '../sandbo
 import { type AgentClient, createAgentClient } from './client.ts';
 import { fromConnectError } from './errors.ts';
 import { type Listening, listen } from './listen.ts';
-import { isLocked, lockHolder, takeLock } from './lock.ts';
 import { createMetrics } from './metrics.ts';
 import { registerServices } from './services.ts';
 
@@ -361,41 +360,18 @@ describe('the API', () => {
   });
 });
 
-describe('one agent', () => {
-  it('has its directory for itself', async () => {
-    const lockFile = join(dir, 'agent.lock');
-    const lock = await takeLock(lockFile);
-    const second = failure(takeLock(lockFile));
-    expect(await second).toMatchObject({ code: 'agent_already_running' });
-    expect((await second).message).toContain(String(process.pid));
-    expect(await isLocked(lockFile)).toBe(true);
-    expect(await lockHolder(lockFile)).toBe(process.pid);
-    await lock.release();
-    expect(await isLocked(lockFile)).toBe(false);
-    await (await takeLock(lockFile)).release();
+it('takes over a dead socket, and no living one', async () => {
+  const options = {
+    limits: parseConfig({}).server,
+    routes: () => {},
+    onRequestEnded: () => {},
+    log: world.deps.log,
+  };
+  expect(await failure(listen({ ...options, socketPath }))).toMatchObject({
+    code: 'agent_already_running',
   });
-
-  it('has it though nothing can be written there', async () => {
-    // Can be locked, and not written to.
-    const lock = await takeLock(dir);
-    expect(await failure(takeLock(dir))).toMatchObject({ code: 'agent_already_running' });
-    await lock.release();
-    await (await takeLock(dir)).release();
-  });
-
-  it('takes over a dead socket, and no living one', async () => {
-    const options = {
-      limits: parseConfig({}).server,
-      routes: () => {},
-      onRequestEnded: () => {},
-      log: world.deps.log,
-    };
-    expect(await failure(listen({ ...options, socketPath }))).toMatchObject({
-      code: 'agent_already_running',
-    });
-    const stale = join(dir, 'stale.sock');
-    await writeFile(stale, '');
-    const taken = await listen({ ...options, socketPath: stale });
-    await taken.close(0);
-  });
+  const stale = join(dir, 'stale.sock');
+  await writeFile(stale, '');
+  const taken = await listen({ ...options, socketPath: stale });
+  await taken.close(0);
 });
