@@ -38,14 +38,20 @@ function standStill(driver: VmmDriver): { slow: VmmDriver; stop: () => void; goO
   };
 }
 
+/** One sandbox, whose VMM can be made to stand still. */
+async function startSlow() {
+  const world = createFakeWorld({ config: { timeouts: { pauseMs: 100 }, warm: { mode: 'off' } } });
+  const { slow, stop, goOn } = standStill(world.deps.driver);
+  const manager = createSandboxManager({ ...world.deps, driver: slow });
+  await manager.start(never);
+  const { id } = await manager.create(request);
+  return { world, manager, id, stop, goOn };
+}
+
 it.each(['running', 'paused'] as const)(
   'one that is %s is so for its VMM as well, when that carries out late what has failed by its deadline',
   async (state) => {
-    const world = createFakeWorld({ config: { timeouts: { pauseMs: 100 }, warm: { mode: 'off' } } });
-    const { slow, stop, goOn } = standStill(world.deps.driver);
-    const manager = createSandboxManager({ ...world.deps, driver: slow });
-    await manager.start(never);
-    const { id } = await manager.create(request);
+    const { world, manager, id, stop, goOn } = await startSlow();
     if (state === 'paused') await manager.pause(id);
     stop();
     expect(await codeOf(state === 'running' ? manager.pause(id) : manager.resume(id))).toBe(
@@ -62,11 +68,7 @@ it.each(['running', 'paused'] as const)(
 it.each(['hibernate', 'snapshot'] as const)(
   'one that runs goes on, and has not failed, when the pause for a %s has failed by its deadline',
   async (what) => {
-    const world = createFakeWorld({ config: { timeouts: { pauseMs: 100 }, warm: { mode: 'off' } } });
-    const { slow, stop, goOn } = standStill(world.deps.driver);
-    const manager = createSandboxManager({ ...world.deps, driver: slow });
-    await manager.start(never);
-    const { id } = await manager.create(request);
+    const { world, manager, id, stop, goOn } = await startSlow();
     stop();
     expect(await codeOf(manager[what](id))).toBe('deadline_exceeded');
     await goOn();

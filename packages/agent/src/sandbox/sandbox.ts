@@ -337,9 +337,9 @@ export function createSandbox(parts: SandboxParts): Sandbox {
           hold(fate.holdings);
         } else if (fate.kind === 'kept') {
           reason = fate.why;
-        } else {
-          // Not waited for: it waits for the queue.
-          void end(fate.kind === 'asleep' ? undefined : fate.why);
+        } else if (fate.kind !== 'asleep') {
+          // Not waited for: it waits for the queue. What sleeps was never kept, and is nothing to end.
+          void end(fate.why);
         }
       });
     },
