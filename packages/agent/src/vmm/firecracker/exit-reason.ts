@@ -1,6 +1,9 @@
-/** Why a Firecracker process ended, in one sentence. */
+/** Why a Firecracker process ended, in one sentence, and what it said of it. */
 import { constants } from 'node:os';
+import { printable } from '../printable.ts';
 import type { ExitStatus } from '../wrapped-process.ts';
+
+export const LOG_LINES_IN_REASON = 3;
 
 /** Firecracker's own codes (`FcExitCode`): it catches these signals, logs, and exits. */
 const OWN_CODES: ReadonlyMap<number, string> = new Map([
@@ -28,4 +31,20 @@ export function describeExit(status: ExitStatus): string {
   const signal = Object.entries(constants.signals).find(([, number]) => number + 128 === status.code)?.[0];
   if (signal !== undefined) return `Firecracker was killed by ${signal}.`;
   return `Firecracker ended with code ${status.code}.`;
+}
+
+/** The same with its last words where it ended for an error, or nobody knows how: nothing else tells which. */
+export function describeEnd(status: ExitStatus, log: readonly string[]): string {
+  const how = describeExit(status);
+  const isClear = status.signal !== null || status.code === 0 || !isOwnCode(status.code);
+  return isClear ? how : `${how} ${lastWords(log)}`;
+}
+
+function isOwnCode(code: number | null): boolean {
+  return code === null || OWN_CODES.has(code);
+}
+
+export function lastWords(log: readonly string[]): string {
+  const words = log.slice(-LOG_LINES_IN_REASON).map((line) => printable(line));
+  return words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
 }

@@ -3,11 +3,10 @@ import { WrennError } from '@wrenn/protocol';
 import { soon } from '../../signals/soon.ts';
 import type { OutputReader } from '../output.ts';
 import type { ExitStatus } from '../wrapped-process.ts';
-import { describeExit } from './exit-reason.ts';
+import { describeExit, LOG_LINES_IN_REASON, lastWords } from './exit-reason.ts';
 
 type Log = Pick<OutputReader, 'tail' | 'ended'> | undefined;
 
-const LOG_LINES_IN_ERROR = 3;
 const DEATH_NOTICE_MS = 1_000;
 const LAST_WORDS_MS = 500;
 
@@ -51,9 +50,7 @@ export async function withLastWords<T>(log: Log, work: () => Promise<T>): Promis
 
 async function died(how: string, log: Log, cause: unknown): Promise<WrennError> {
   if (log !== undefined) await soon(log.ended, LAST_WORDS_MS);
-  const words = log?.tail(LOG_LINES_IN_ERROR) ?? [];
-  const said = words.length === 0 ? 'It said nothing.' : `Its last words: ${words.join(' | ')}`;
-  return new WrennError('vmm_died', `${how} ${said}`, {
+  return new WrennError('vmm_died', `${how} ${lastWords(log?.tail(LOG_LINES_IN_REASON) ?? [])}`, {
     hint: '`wrenn doctor` checks what Firecracker needs.',
     cause,
   });

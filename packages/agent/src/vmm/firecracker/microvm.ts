@@ -8,7 +8,7 @@ import type { OutputReader } from '../output.ts';
 import { killAll } from '../processes.ts';
 import type { ExitStatus } from '../wrapped-process.ts';
 import type { FirecrackerApi } from './api.ts';
-import { describeExit } from './exit-reason.ts';
+import { describeEnd } from './exit-reason.ts';
 import { JAIL_DIR } from './jail.ts';
 import { writeSnapshot } from './snapshot.ts';
 
@@ -55,7 +55,8 @@ export function createMicrovm(parts: MicrovmParts): Microvm {
   };
   const exited = parts.processExited.then(async (status): Promise<ExitReason> => {
     await readToTheEnd();
-    return { message: describeExit(status), log: parts.log?.tail(LOG_LINES) ?? [] };
+    const log = parts.log?.tail(LOG_LINES) ?? [];
+    return { message: describeEnd(status, log), log };
   });
   let killing: Promise<void> | undefined;
 

@@ -1,0 +1,26 @@
+import { expect, it } from 'vitest';
+import { describeEnd } from './exit-reason.ts';
+
+const LOG = ['booting', 'one', 'two', 'KVM_EXIT_FAIL_ENTRY'];
+
+it.each([
+  [
+    { code: 1, signal: null },
+    'Firecracker ended with an error. Its last words: one | two | KVM_EXIT_FAIL_ENTRY',
+  ],
+  [
+    { code: null, signal: null },
+    'Firecracker ended; an earlier agent started it, so how is not known. Its last words: one | two | KVM_EXIT_FAIL_ENTRY',
+  ],
+  [{ code: 0, signal: null }, 'Firecracker ended because the guest shut down, rebooted or panicked.'],
+  [{ code: null, signal: 'SIGKILL' as const }, 'Firecracker was killed by SIGKILL.'],
+  [{ code: 137, signal: null }, 'Firecracker was killed by SIGKILL.'],
+])('%j is told with its last words where these alone tell why', (status, sentence) => {
+  expect(describeEnd(status, LOG)).toBe(sentence);
+});
+
+it('what it said is bounded, and nothing is said to be so', () => {
+  const status = { code: 1, signal: null };
+  expect(describeEnd(status, [])).toBe('Firecracker ended with an error. It said nothing.');
+  expect(describeEnd(status, ['x'.repeat(10_000)]).length).toBeLessThan(400);
+});
