@@ -38,6 +38,7 @@ const LAB_DRIVER = process.env.WRENN_LAB_DRIVER;
 export const PATIENCE = LAB_DRIVER === undefined ? 1 : 10;
 
 const LOG_LINES_TOLD = 15;
+const COMMAND_CHARS_TOLD = 160;
 
 const LAB_CONFIG: AgentConfigInput = {
   driver: LAB_DRIVER === 'firecracker' ? 'firecracker' : 'qemu',
@@ -101,7 +102,7 @@ export async function remains(files: TestAgentFiles): Promise<string[]> {
     ...[...rules.matchAll(/"elem":\[[^\]]+\]/g)].map((match) => `rule ${match[0]}`),
     ...mounts.split('\n').filter((line) => line.includes(dir) || new RegExp(`/${prefix}(?!\\d)`).test(line)),
     ...sandboxes.map((name) => `directory ${name}`),
-    ...processes.map((pid) => `process ${pid}`),
+    ...processes,
     ...cgroups.map((path) => `cgroup ${path}`),
   ];
 }
@@ -115,18 +116,23 @@ function tableOf(prefix: string): string {
   return `${prefix}_slots`;
 }
 
-/** Those that run as one of the agent's thousand users, and those of root that work on one of its sandboxes. */
-async function processesOf({ dir, config }: TestAgentFiles): Promise<number[]> {
+/**
+ * Those that run as one of the agent's thousand users, and those of root that work on one of its sandboxes: each with its
+ * state and the beginning of its command line.
+ */
+async function processesOf({ dir, config }: TestAgentFiles): Promise<string[]> {
   const uidBase = config.uidBase ?? 0;
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
     pids.map(async (pid) => {
       const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
-      if (status === '' || /^State:\s+Z/m.test(status)) return [];
+      const state = /^State:\s+(\w)/m.exec(status)?.[1];
+      if (state === undefined || state === 'Z') return [];
       const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
-      if (uid >= uidBase && uid < uidBase + 1000) return [pid];
       const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-      return commandLine.includes(`${dir}/sandboxes/`) ? [pid] : [];
+      const isOurs = (uid >= uidBase && uid < uidBase + 1000) || commandLine.includes(`${dir}/sandboxes/`);
+      const told = commandLine.replaceAll('\0', ' ').slice(0, COMMAND_CHARS_TOLD);
+      return isOurs ? [`process ${pid} (${state}) ${told}`] : [];
     }),
   );
   return found.flat();
