@@ -5,6 +5,7 @@ import { delimiter, dirname, isAbsolute, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ensureLabImage, wrennDirFromEnv } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
+import { withFailedFilesAgain } from './again.ts';
 import { IMAGES_IN_MACHINE, isProgram, makeDrives, PROGRAMS_IN_MACHINE } from './kit.ts';
 import { type LabResult, runLab } from './machine.ts';
 import { parseSuite, type Suite, USAGE } from './suites.ts';
@@ -12,7 +13,7 @@ import { parseSuite, type Suite, USAGE } from './suites.ts';
 const TEMPLATE = 'minimal';
 const VCPUS = 2;
 const ATTEMPTS = 2;
-/** The machine itself ended or hung. A suite that fails has an exit code, and is never run again. */
+/** The machine itself ended or hung. A suite that fails has an exit code. */
 const MACHINE_FAILED: ReadonlySet<string> = new Set(['vmm_died', 'guest_unreachable']);
 
 interface Options {
@@ -56,9 +57,9 @@ async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Prom
     TERM: process.env.TERM ?? 'dumb',
     ...(firecracker.length > 0 ? { WRENN_FIRECRACKER: `${PROGRAMS_IN_MACHINE}/firecracker` } : {}),
   };
-  const contents = { wrennDir, template: TEMPLATE, programs: firecracker, command, environment };
 
-  const attempt = async (): Promise<LabResult> => {
+  const attempt = async (words: readonly string[]): Promise<LabResult> => {
+    const contents = { wrennDir, template: TEMPLATE, programs: firecracker, command: words, environment };
     const directory = await mkdtemp(join(tmpdir(), 'wrlab-'));
     try {
       say('packing the checkout and the images');
@@ -80,17 +81,22 @@ async function main({ timeoutMinutes, memoryMib, report, suite }: Options): Prom
     }
   };
 
-  for (let number = 1; ; number += 1) {
-    try {
-      const result = await attempt();
-      if (report !== undefined) await writeFile(report, result.report);
-      return result.exitCode;
-    } catch (error) {
-      const { code, message } = WrennError.from(error);
-      if (!MACHINE_FAILED.has(code) || suite.interactive || number >= ATTEMPTS) throw error;
-      say(`${message}\nlab: that is the emulator's doing, and says nothing of the suite: once more`);
+  const runIt = async (words: readonly string[]): Promise<LabResult> => {
+    for (let number = 1; ; number += 1) {
+      try {
+        return await attempt(words);
+      } catch (error) {
+        const { code, message } = WrennError.from(error);
+        if (!MACHINE_FAILED.has(code) || suite.interactive || number >= ATTEMPTS) throw error;
+        say(`${message}\nlab: that is the emulator's doing, and says nothing of the suite: once more`);
+      }
     }
-  }
+  };
+
+  const first = await runIt(command);
+  const result = suite.isTests ? await withFailedFilesAgain(first, runIt, say) : first;
+  if (report !== undefined) await writeFile(report, result.report);
+  return result.exitCode;
 }
 
 /** Firecracker as WRENN_FIRECRACKER or the PATH has it, with the jailer beside it if there is one. */

@@ -7,6 +7,8 @@ export interface Suite {
   readonly environment: Readonly<Record<string, string>>;
   /** A person is at the terminal. */
   readonly interactive: boolean;
+  /** Its report is that of tests: files that failed can be tried again. */
+  readonly isTests: boolean;
   readonly needsFirecracker: boolean;
   /** What runs where it is needed and was not given: its cases are skipped. Absent: nothing can run. */
   readonly withoutFirecracker?: readonly string[];
@@ -38,11 +40,18 @@ const SANDBOX_TESTS = [
   'snapshots',
   'warm',
 ].map((name) => `tests/e2e/${name}.vm`);
-const TESTS = ['node', 'lab/dist/tests.js'];
+/** Where a suite leaves its report, in the machine. */
+const REPORT = '/run/report';
+
+/** The command that runs files of tests, or those whose paths contain what is named. */
+export function testsCommand(files: readonly string[]): readonly string[] {
+  const reporters = ['--reporter=verbose', '--reporter=json', `--outputFile.json=${REPORT}`];
+  return ['node', 'node_modules/vitest/vitest.mjs', 'run', '--project', 'lab', ...reporters, ...files];
+}
 
 /** Throws `invalid_argument` with the usage as its hint. */
 export function parseSuite([name, ...args]: readonly string[]): Suite {
-  const plain = { environment: {}, interactive: false, needsFirecracker: false };
+  const plain = { environment: {}, interactive: false, isTests: false, needsFirecracker: false };
   if (name === 'shell' && args.length === 0) {
     return { ...plain, command: ['/bin/bash'], interactive: true };
   }
@@ -53,14 +62,15 @@ export function parseSuite([name, ...args]: readonly string[]): Suite {
     const files = filters.length > 0 ? filters : [`vmm/${vmm}/contract.lab`, ...SANDBOX_TESTS];
     return {
       ...plain,
-      command: [...TESTS, ...files],
+      command: testsCommand(files),
       environment: { WRENN_LAB_DRIVER: driver },
+      isTests: true,
       needsFirecracker: driver === 'firecracker',
-      withoutFirecracker: [...TESTS, `vmm/${vmm}/contract.lab`],
+      withoutFirecracker: testsCommand([`vmm/${vmm}/contract.lab`]),
     };
   }
   if (name === 'bench' && DRIVERS.includes(driver) && filters.length === 0) {
-    const args = ['--driver', vmm, '--creates-only', '--rounds', BENCH_ROUNDS, '--json', '/run/report'];
+    const args = ['--driver', vmm, '--creates-only', '--rounds', BENCH_ROUNDS, '--json', REPORT];
     return {
       ...plain,
       command: ['node', 'bench/dist/main.js', ...args],

@@ -12,8 +12,7 @@ if (file > 0 && args[file] !== undefined) {
 
 await bootstrap({ templates: ['minimal'] });
 const program = await bundle('lab/main.ts');
-// What it runs in the machine.
-await bundle('lab/tests.ts');
+// What it may run in the machine.
 await bundle('bench/main.ts');
 const [first, ...rest] = [...asRoot(), process.execPath, program, ...args];
 process.exitCode = await run(first, rest);

@@ -112,13 +112,14 @@ function reasonsIn({ testResults }) {
     .flatMap(({ ancestorTitles = [] }) => ancestorTitles.filter((title) => title.includes('(skipped: ')));
 }
 
-/** Each failure of a vitest report: the file, the test unless the file did not load, and the first lines of why. */
+/** Each failure of a vitest report: the file, the test unless it is the file that failed, and the first lines of why. */
 function failuresIn({ testResults }) {
-  return testResults.flatMap(({ name: file, message, assertionResults }) => {
+  return testResults.flatMap(({ name: file, status: outcome, message, assertionResults }) => {
     const failed = assertionResults.filter(({ status }) => status === 'failed');
-    const unloaded =
-      assertionResults.length === 0 && message ? [{ fullName: '', failureMessages: [message] }] : [];
-    return [...failed, ...unloaded].map(({ fullName, failureMessages }) => {
+    // It did not load, or its hooks failed, and then its tests count as skipped.
+    const whole = failed.length === 0 && outcome === 'failed';
+    const failures = whole ? [{ fullName: '', failureMessages: [message || 'The file failed.'] }] : failed;
+    return failures.map(({ fullName, failureMessages }) => {
       const lines = failureMessages.join('\n').split('\n').slice(0, FAILURE_LINES);
       return [`${relative(ROOT, file)} > ${fullName}`, ...lines].join('\n    ');
     });
