@@ -48,7 +48,7 @@ const FORBIDDEN = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourceco
 export async function runLab(run: LabRun): Promise<LabResult> {
   const files = filesIn(run.directory);
   for (const path of Object.values(files)) await writeFile(path, '');
-  const child = spawn('qemu-system-x86_64', qemuArguments(run, files), {
+  const child = spawn('bwrap', [...emulatorArguments(run), ...qemuArguments(run, files)], {
     shell: false,
     stdio: [run.interactive ? 'inherit' : 'ignore', 'inherit', 'inherit'],
   });
@@ -123,6 +123,26 @@ function filesIn(directory: string): LabFiles {
 async function said(files: LabFiles): Promise<string> {
   const lines = (await readFile(files.console, 'utf8')).trimEnd().split(/\r*\n/);
   return ` Its console ends with:\n${lines.slice(-CONSOLE_LINES_IN_ERROR).join('\n')}`;
+}
+
+/** The emulator with libraries and data of its own, and nothing of the host's but what a run is made of; it ends with bwrap. */
+function emulatorArguments({ image, directory }: LabRun): string[] {
+  const { emulatorPath, ...files } = image;
+  return [
+    ...[
+      '--unshare-pid',
+      '--unshare-net',
+      '--unshare-ipc',
+      '--unshare-uts',
+      '--die-with-parent',
+      '--as-pid-1',
+    ],
+    ...['--ro-bind', join(emulatorPath, 'usr'), '/usr', '--ro-bind', join(emulatorPath, 'etc'), '/etc'],
+    ...['bin', 'lib', 'lib64'].flatMap((name) => ['--symlink', `usr/${name}`, `/${name}`]),
+    ...['--dev', '/dev', '--proc', '/proc', '--tmpfs', '/tmp', '--bind', directory, directory],
+    ...Object.values(files).flatMap((path) => ['--ro-bind', path, path]),
+    ...['--', '/usr/bin/qemu-system-x86_64'],
+  ];
 }
 
 function qemuArguments(run: LabRun, files: LabFiles): string[] {

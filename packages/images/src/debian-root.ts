@@ -15,6 +15,8 @@ const KEEP_DOWNLOADS =
   'mkdir -p "$1/var/cache/apt/archives" && mount --bind "$WRENN_DOWNLOADS" "$1/var/cache/apt/archives"';
 
 export interface InstallOptions {
+  /** Of another release than Debian 12. */
+  readonly suite?: string;
   /** On top of the essential ones. */
   readonly packages: readonly string[];
   /** A directory with `partial` in it that keeps what an attempt fetched for the next one. */
@@ -25,7 +27,7 @@ export interface InstallOptions {
 
 /** Installs Debian in the directory `root`, which is made. A directory `tmp` beside it is for what is temporary. */
 export async function installDebian(root: string, options: InstallOptions): Promise<void> {
-  const { packages, downloads, onProgress, signal } = options;
+  const { suite = SUITE, packages, downloads, onProgress, signal } = options;
   onProgress(`installing ${packages.length} packages and what they need`);
   // In a mount namespace of its own: what mmdebstrap mounts in the tree is gone with it, however it ends.
   await runCommand(
@@ -47,9 +49,9 @@ export async function installDebian(root: string, options: InstallOptions): Prom
       '--aptopt=Acquire::Retries "3"',
       ...LEFT_OUT.map((path) => `--dpkgopt=path-exclude=${path}`),
       ...KEPT.map((path) => `--dpkgopt=path-include=${path}`),
-      SUITE,
+      suite,
       root,
-      ...sourceLines({ signedBy: true }),
+      ...sourceLines({ signedBy: true, suite }),
     ],
     {
       timeoutMs: BOOTSTRAP_TIMEOUT_MS,

@@ -29,13 +29,14 @@ export function debianMirror(): string {
 }
 
 /** The lines of a sources.list, optionally with the keyring named in each. */
-export function sourceLines(options: { readonly signedBy: boolean }): string[] {
+export function sourceLines(options: { readonly signedBy: boolean; readonly suite?: string }): string[] {
   const mirror = debianMirror();
+  const { suite = SUITE } = options;
   const attributes = options.signedBy ? `[arch=${ARCHITECTURE} signed-by=${KEYRING}] ` : '';
   return [
-    `deb ${attributes}${mirror}/debian ${SUITE} main`,
-    `deb ${attributes}${mirror}/debian ${SUITE}-updates main`,
-    `deb ${attributes}${mirror}/debian-security ${SUITE}-security main`,
+    `deb ${attributes}${mirror}/debian ${suite} main`,
+    `deb ${attributes}${mirror}/debian ${suite}-updates main`,
+    `deb ${attributes}${mirror}/debian-security ${suite}-security main`,
   ];
 }
 

@@ -1,13 +1,14 @@
 /**
  * The laboratory's machine (lab/): a Debian with what Wrenn needs of a host, a kernel with all of its
- * modules, and an initrd that finds the root. It is for tests of what needs a KVM; no sandbox starts from it.
+ * modules, an initrd that finds the root, and the QEMU that emulates it. It is for tests of what needs a KVM;
+ * no sandbox starts from it.
  */
 import { createHash } from 'node:crypto';
 import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { openArchive, SUITE } from './debian.ts';
-import { installDebian } from './debian-root.ts';
+import { type InstallOptions, installDebian } from './debian-root.ts';
 import { makeErofs } from './erofs.ts';
 import { writeInitrd } from './initrd.ts';
 import { METAPACKAGE } from './kernel.ts';
@@ -26,8 +27,18 @@ import { BUSYBOX_PATH, labMachineDirectory } from './sources.ts';
 import { REQUIRED_PROGRAMS } from './system-packages.ts';
 
 const DEPMOD_TIMEOUT_MS = 120_000;
-const BUILD_BYTES = 2 * 2 ** 30;
+const BUILD_BYTES = 3 * 2 ** 30;
 const VERSION = 1;
+
+/**
+ * The emulator is Debian 13's, whatever the host has: in QEMU 7.2, which is Debian 12's, one guest of an emulated KVM in
+ * ten or so dies, hangs, or takes the machine along (docs/decisions/0012-laboratory.md).
+ */
+const EMULATOR_SUITE = 'trixie';
+const EMULATOR = 'emulator';
+const EMULATOR_PACKAGES = ['qemu-system-x86'];
+/** Of a Debian, what a program finds its libraries and data with. */
+const EMULATOR_PARTS = ['usr', 'etc'];
 
 /** Node itself is not among them: Debian 12 has one that is too old. libstdc++ is for the one that is brought. */
 const PACKAGES = [
@@ -57,6 +68,8 @@ export interface LabImage {
   readonly initrdPath: string;
   /** EROFS. */
   readonly rootfsPath: string;
+  /** A directory with the `usr` and `etc` that hold the emulator, which is not for the host's own libraries. */
+  readonly emulatorPath: string;
 }
 
 /** Makes sure that there is a machine built by today's recipe; waits for another set-up. Needs root. */
@@ -133,6 +146,7 @@ async function build(
   // Where its init finds what a run brings along.
   await mkdir(join(root, 'opt/kit'), { recursive: true });
   await mkdir(join(root, 'opt/wrenn'), { recursive: true });
+  await installEmulator(directory, { downloads, onProgress, signal });
   onProgress('writing the image');
   await makeErofs(join(directory, 'root.erofs'), root, signal);
   for (const path of [root, unpacked, join(directory, 'tmp'), downloads]) await rm(path, { recursive: true });
@@ -153,6 +167,17 @@ async function build(
   return manifest.id;
 }
 
+async function installEmulator(
+  directory: string,
+  options: Omit<InstallOptions, 'suite' | 'packages'>,
+): Promise<void> {
+  const whole = join(directory, 'emulator-root');
+  await installDebian(whole, { suite: EMULATOR_SUITE, packages: EMULATOR_PACKAGES, ...options });
+  await mkdir(join(directory, EMULATOR));
+  for (const part of EMULATOR_PARTS) await rename(join(whole, part), join(directory, EMULATOR, part));
+  await rm(whole, { recursive: true });
+}
+
 async function currentLab(layout: Layout): Promise<LabManifest | undefined> {
   const pointer = await readJson(layout.currentLab, pointerSchema);
   return pointer && (await readWhole(join(layout.labs, pointer.id), labManifestSchema));
@@ -164,11 +189,14 @@ function imageIn(layout: Layout, id: string): LabImage {
     kernelPath: join(directory, 'vmlinuz'),
     initrdPath: join(directory, 'initrd'),
     rootfsPath: join(directory, 'root.erofs'),
+    emulatorPath: join(directory, EMULATOR),
   };
 }
 
 async function recipeHash(): Promise<string> {
-  const hash = createHash('sha256').update([VERSION, SUITE, ...PACKAGES, ...INITRD_MODULES].join('\n'));
+  const hash = createHash('sha256').update(
+    [VERSION, SUITE, ...PACKAGES, ...INITRD_MODULES, EMULATOR_SUITE, ...EMULATOR_PACKAGES].join('\n'),
+  );
   hash.update(await readFile(join(labMachineDirectory(), 'initrd.sh')));
   hash.update(await readFile(BUSYBOX_PATH));
   return hash.digest('hex');
