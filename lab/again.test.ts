@@ -1,3 +1,4 @@
+import { WrennError } from '@wrenn/protocol';
 import { expect, it } from 'vitest';
 import { withFailedFilesAgain } from './again.ts';
 import { testsCommand } from './suites.ts';
@@ -60,4 +61,29 @@ it.each([
 it('is what it was the second time where that leaves no report', async () => {
   const { result } = await tryAgain(resultOf({ a: FAILED }), { exitCode: 137, report: '' });
   expect(result).toEqual({ ...resultOf({ a: FAILED }), exitCode: 137 });
+});
+
+it.each(['vmm_died', 'deadline_exceeded'] as const)(
+  'is what it was where the second ends with %s',
+  async (code) => {
+    const first = resultOf({ a: FAILED });
+    const said: string[] = [];
+    const work = withFailedFilesAgain(
+      first,
+      () => Promise.reject(new WrennError(code, 'The machine is no more.')),
+      (line) => said.push(line),
+    );
+    expect(await work).toBe(first);
+    expect(said.at(-1)).toBe('The machine is no more.');
+  },
+);
+
+it('is not told when it was interrupted', async () => {
+  const interrupted = new WrennError('cancelled', 'The laboratory was interrupted.');
+  const work = withFailedFilesAgain(
+    resultOf({ a: FAILED }),
+    () => Promise.reject(interrupted),
+    () => {},
+  );
+  await expect(work).rejects.toBe(interrupted);
 });

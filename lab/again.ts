@@ -1,4 +1,5 @@
 /** Files of tests that failed, once more. */
+import { WrennError } from '@wrenn/protocol';
 import type { LabResult } from './machine.ts';
 import { failedFiles, mergeReports, parseReport } from './report.ts';
 import { testsCommand } from './suites.ts';
@@ -19,7 +20,17 @@ export async function withFailedFilesAgain(
   const files = first === undefined ? [] : failedFiles(first);
   if (first === undefined || files.length === 0 || files.length > FILES_AGAIN_MAX) return result;
   say(`once more, in a new machine: ${files.join(' ')}`);
-  const { exitCode, report } = await runIt(testsCommand(files));
+  let second: LabResult;
+  try {
+    second = await runIt(testsCommand(files));
+  } catch (error) {
+    const { code, message } = WrennError.from(error);
+    if (code === 'cancelled') throw error;
+    // What failed the first time is worth more than why there was no second.
+    say(message);
+    return result;
+  }
+  const { exitCode, report } = second;
   const again = parseReport(report);
   say(exitCode === 0 ? 'passed the second time' : 'failed the second time, too');
   if (again === undefined) return { ...result, exitCode };

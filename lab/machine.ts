@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { LabImage } from '@wrenn/images';
 import { WrennError } from '@wrenn/protocol';
+import { emulatorOf, type MachineFiles } from './emulator.ts';
 import type { Drives } from './kit.ts';
 
 export interface LabRun {
   readonly image: LabImage;
   readonly drives: Drives;
-  /** For the console, the status and the report. */
+  /** Has the drives, and is for the console, the status and the report. */
   readonly directory: string;
   readonly vcpus: number;
   readonly memoryMib: number;
@@ -48,7 +49,9 @@ const FORBIDDEN = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourceco
 export async function runLab(run: LabRun): Promise<LabResult> {
   const files = filesIn(run.directory);
   for (const path of Object.values(files)) await writeFile(path, '');
-  const child = spawn('bwrap', [...emulatorArguments(run), ...qemuArguments(run, files)], {
+  const { command, seen } = emulatorOf(run.image.emulatorPath, run);
+  const [program = '', ...args] = command;
+  const child = spawn(program, [...args, ...qemuArguments(run, seen)], {
     shell: false,
     stdio: [run.interactive ? 'inherit' : 'ignore', 'inherit', 'inherit'],
   });
@@ -125,27 +128,8 @@ async function said(files: LabFiles): Promise<string> {
   return ` Its console ends with:\n${lines.slice(-CONSOLE_LINES_IN_ERROR).join('\n')}`;
 }
 
-/** The emulator with libraries and data of its own, and nothing of the host's but what a run is made of; it ends with bwrap. */
-function emulatorArguments({ image, directory }: LabRun): string[] {
-  const { emulatorPath, ...files } = image;
-  return [
-    ...[
-      '--unshare-pid',
-      '--unshare-net',
-      '--unshare-ipc',
-      '--unshare-uts',
-      '--die-with-parent',
-      '--as-pid-1',
-    ],
-    ...['--ro-bind', join(emulatorPath, 'usr'), '/usr', '--ro-bind', join(emulatorPath, 'etc'), '/etc'],
-    ...['bin', 'lib', 'lib64'].flatMap((name) => ['--symlink', `usr/${name}`, `/${name}`]),
-    ...['--dev', '/dev', '--proc', '/proc', '--tmpfs', '/tmp', '--bind', directory, directory],
-    ...Object.values(files).flatMap((path) => ['--ro-bind', path, path]),
-    ...['--', '/usr/bin/qemu-system-x86_64'],
-  ];
-}
-
-function qemuArguments(run: LabRun, files: LabFiles): string[] {
+function qemuArguments(run: LabRun, { image, drives, directory }: MachineFiles): string[] {
+  const files = filesIn(directory);
   const drive = (id: string, path: string, readOnly: boolean): string[] => [
     '-blockdev',
     JSON.stringify({
@@ -170,12 +154,12 @@ function qemuArguments(run: LabRun, files: LabFiles): string[] {
     ...['-display', 'none', '-sandbox', FORBIDDEN],
     ...['-machine', 'q35', '-accel', 'tcg,thread=multi,tb-size=1024', '-cpu', CPU],
     ...['-smp', String(run.vcpus), '-m', String(run.memoryMib)],
-    ...['-kernel', run.image.kernelPath, '-initrd', run.image.initrdPath],
+    ...['-kernel', image.kernelPath, '-initrd', image.initrdPath],
     ...['-append', 'console=ttyS0 quiet panic=-1 mitigations=off'],
-    ...drive('machine', run.image.rootfsPath, true),
-    ...drive('kit', run.drives.kit, true),
-    ...drive('checkout', run.drives.checkout, true),
-    ...drive('scratch', run.drives.scratch, false),
+    ...drive('machine', image.rootfsPath, true),
+    ...drive('kit', drives.kit, true),
+    ...drive('checkout', drives.checkout, true),
+    ...drive('scratch', drives.scratch, false),
     ...['-device', 'virtio-rng-pci'],
     ...['-serial', `file:${files.console}`],
     ...['-device', 'virtio-serial-pci'],

@@ -117,8 +117,11 @@ function failuresIn({ testResults }) {
   return testResults.flatMap(({ name: file, status: outcome, message, assertionResults }) => {
     const failed = assertionResults.filter(({ status }) => status === 'failed');
     // It did not load, or its hooks failed, and then its tests count as skipped.
-    const whole = failed.length === 0 && outcome === 'failed';
-    const failures = whole ? [{ fullName: '', failureMessages: [message || 'The file failed.'] }] : failed;
+    const whole = outcome === 'failed' && (message || failed.length === 0);
+    const failures = [
+      ...failed,
+      ...(whole ? [{ fullName: '', failureMessages: [message || 'It failed.'] }] : []),
+    ];
     return failures.map(({ fullName, failureMessages }) => {
       const lines = failureMessages.join('\n').split('\n').slice(0, FAILURE_LINES);
       return [`${relative(ROOT, file)} > ${fullName}`, ...lines].join('\n    ');

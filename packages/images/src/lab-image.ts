@@ -4,8 +4,8 @@
  * no sandbox starts from it.
  */
 import { createHash } from 'node:crypto';
-import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { runCommand } from '@wrenn/host';
 import { openArchive, SUITE } from './debian.ts';
 import { type InstallOptions, installDebian } from './debian-root.ts';
@@ -22,7 +22,7 @@ import {
   readWhole,
 } from './manifest.ts';
 import { type OnProgress, startStep } from './progress.ts';
-import { pointAt, publish, requireSpace, syncFile, withLock } from './publish.ts';
+import { pointAt, publish, removeLeftovers, requireSpace, syncFile, withLock } from './publish.ts';
 import { BUSYBOX_PATH, labMachineDirectory } from './sources.ts';
 import { REQUIRED_PROGRAMS } from './system-packages.ts';
 
@@ -84,6 +84,7 @@ export async function ensureLabImage(options: {
   const recipe = await recipeHash();
   const onWait = (pid: number) => step.progress(`waiting for the set-up with pid ${pid}`);
   return await withLock(join(wrennDir, 'setup.lock'), { signal, onWait }, async () => {
+    await removeLeftovers(layout.labs);
     const current = await currentLab(layout);
     if (current?.recipe === recipe) {
       step.skipped(`${current.id} is there`);
@@ -94,10 +95,8 @@ export async function ensureLabImage(options: {
       build(layout, directory, recipe, step.progress, signal),
     );
     await pointAt(layout.currentLab, id);
-    // Nothing but the laboratory uses them, and a run under way has its files open.
-    if (current !== undefined && current.id !== id) {
-      await rm(join(layout.labs, current.id), { recursive: true, force: true });
-    }
+    // A run under way may boot another machine from the one before.
+    await removeOthers(layout, [id, ...(current === undefined ? [] : [current.id])]);
     step.done(id);
     return imageIn(layout, id);
   });
@@ -176,6 +175,13 @@ async function installEmulator(
   await mkdir(join(directory, EMULATOR));
   for (const part of EMULATOR_PARTS) await rename(join(whole, part), join(directory, EMULATOR, part));
   await rm(whole, { recursive: true });
+}
+
+async function removeOthers(layout: Layout, ids: readonly string[]): Promise<void> {
+  const kept = [...ids, basename(layout.currentLab)];
+  for (const name of await readdir(layout.labs)) {
+    if (!kept.includes(name)) await rm(join(layout.labs, name), { recursive: true, force: true });
+  }
 }
 
 async function currentLab(layout: Layout): Promise<LabManifest | undefined> {

@@ -12,6 +12,10 @@ it.each([
     { code: null, signal: null },
     'Firecracker ended; an earlier agent started it, so how is not known. Its last words: one | two | KVM_EXIT_FAIL_ENTRY',
   ],
+  [
+    { code: 3, signal: null },
+    'Firecracker ended with code 3. Its last words: one | two | KVM_EXIT_FAIL_ENTRY',
+  ],
   [{ code: 0, signal: null }, 'Firecracker ended because the guest shut down, rebooted or panicked.'],
   [{ code: null, signal: 'SIGKILL' as const }, 'Firecracker was killed by SIGKILL.'],
   [{ code: 137, signal: null }, 'Firecracker was killed by SIGKILL.'],

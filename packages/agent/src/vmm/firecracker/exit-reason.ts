@@ -23,25 +23,24 @@ const OWN_CODES: ReadonlyMap<number, string> = new Map([
 ]);
 
 export function describeExit(status: ExitStatus): string {
-  if (status.signal !== null) return `Firecracker was killed by ${status.signal}.`;
-  if (status.code === null) return 'Firecracker ended; an earlier agent started it, so how is not known.';
-  const own = OWN_CODES.get(status.code);
-  if (own !== undefined) return own;
-  // A wrapper tells of a signal as shells do.
-  const signal = Object.entries(constants.signals).find(([, number]) => number + 128 === status.code)?.[0];
+  const signal = signalOf(status);
   if (signal !== undefined) return `Firecracker was killed by ${signal}.`;
-  return `Firecracker ended with code ${status.code}.`;
+  if (status.code === null) return 'Firecracker ended; an earlier agent started it, so how is not known.';
+  return OWN_CODES.get(status.code) ?? `Firecracker ended with code ${status.code}.`;
 }
 
 /** The same with its last words where it ended for an error, or nobody knows how: nothing else tells which. */
 export function describeEnd(status: ExitStatus, log: readonly string[]): string {
   const how = describeExit(status);
-  const isClear = status.signal !== null || status.code === 0 || !isOwnCode(status.code);
+  const isClear = status.code === 0 || signalOf(status) !== undefined;
   return isClear ? how : `${how} ${lastWords(log)}`;
 }
 
-function isOwnCode(code: number | null): boolean {
-  return code === null || OWN_CODES.has(code);
+/** A wrapper tells of a signal as shells do, by a code; some of Firecracker's own are as large. */
+function signalOf({ code, signal }: ExitStatus): string | undefined {
+  if (signal !== null) return signal;
+  if (code === null || OWN_CODES.has(code)) return undefined;
+  return Object.entries(constants.signals).find(([, number]) => number + 128 === code)?.[0];
 }
 
 export function lastWords(log: readonly string[]): string {
