@@ -14,7 +14,10 @@ const MIB = 1024 * 1024;
 const memoryMib = 128;
 const never = new AbortController().signal;
 
-export function describeSnapshots({ createDriver, bench, nothingLeft, bootTimeoutMs }: ContractPart): void {
+export function describeSnapshots(
+  { createDriver, bench, nothingLeft, bootTimeoutMs }: ContractPart,
+  { repeatsByte = false }: { readonly repeatsByte?: boolean | undefined },
+): void {
   const TEST_MS = bootTimeoutMs + 30_000;
   const files = (name: string): SnapshotFiles => ({
     statePath: join(bench().dir, `${name}.state`),
@@ -139,12 +142,15 @@ export function describeSnapshots({ createDriver, bench, nothingLeft, bootTimeou
         await microvm.resume(never);
         await expect.poll(() => lastTick(microvm), { timeout: 30_000 }).toBeGreaterThan(tick);
         const lines = await microvm.consoleTail(500);
-        const ticks = lines.filter((each) => TICK.test(each));
+        const ticks = lines.filter((each) => /^t+i+c+k+ +\d+$/.test(each));
         // Nothing of it is lost, from before the first of these.
-        const numbers = ticks.map((each) => Number(each.slice(5)));
-        const [first = 0] = numbers;
+        const first = Number(ticks[0]?.slice(5));
         expect(first).toBeLessThan(tick);
-        expect(numbers, lines.slice(-20).join('\n')).toEqual(numbers.map((_, i) => first + i));
+        const expected = ticks.map((each, i) => {
+          const whole = `tick ${first + i}`;
+          return repeatsByte && withoutOneRepeat(each).includes(whole) ? each : whole;
+        });
+        expect(ticks).toEqual(expected);
       }
       await microvm.kill();
       await nothingLeft();
@@ -236,4 +242,9 @@ async function differingPages(one: string, other: string): Promise<number[]> {
     const [from, to] = [page * PAGE_BYTES, (page + 1) * PAGE_BYTES];
     return a.compare(b, from, to, from, to) !== 0;
   });
+}
+
+/** What a line may be of which one byte came twice. */
+function withoutOneRepeat(line: string): string[] {
+  return [...line].flatMap((byte, i) => (byte === line[i + 1] ? [line.slice(0, i) + line.slice(i + 1)] : []));
 }

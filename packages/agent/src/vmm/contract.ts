@@ -24,6 +24,8 @@ export interface DriverContract {
   readonly cannotPowerOff?: boolean;
   /** The jailer leaves the bounding set alone; `no_new_privs` makes that harmless. */
   readonly keepsBoundingSet?: boolean;
+  /** A byte that a guest was printing as it was paused may be printed again by its copy; docs/firecracker.md has why. */
+  readonly repeatsByte?: boolean;
   /** Why it cannot be tried here; its cases are then reported as skipped. */
   readonly skippedBecause?: string;
 }
@@ -234,7 +236,7 @@ function describeCases(contract: DriverContract): void {
   });
 
   describe.skipIf(!createDriver().features.snapshot)('a snapshot', () =>
-    describeSnapshots({ createDriver, bench: () => bench, nothingLeft, bootTimeoutMs }),
+    describeSnapshots({ createDriver, bench: () => bench, nothingLeft, bootTimeoutMs }, contract),
   );
 
   describe('a hostile console', () => {

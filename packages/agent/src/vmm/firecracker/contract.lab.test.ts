@@ -14,6 +14,7 @@ describeDriverContract('firecracker by itself', {
   createDriver: () => createFirecrackerDriver({ binary: firecracker ?? '', jailer: 'none' }),
   number: 12,
   cannotPowerOff: true,
+  repeatsByte: true,
   bootTimeoutMs: 120_000,
   ...(firecracker === undefined ? { skippedBecause: NONE_GIVEN } : {}),
 });
@@ -22,6 +23,7 @@ describeDriverContract('firecracker in its jail', {
   createDriver: () => createFirecrackerDriver({ binary: firecracker ?? '', jailer: jailer ?? '' }),
   number: 13,
   cannotPowerOff: true,
+  repeatsByte: true,
   bootTimeoutMs: 120_000,
   keepsBoundingSet: true,
   ...(jailer === undefined ? { skippedBecause: 'no jailer was given' } : {}),
