@@ -31,8 +31,8 @@ const BUILD_BYTES = 3 * 2 ** 30;
 const VERSION = 1;
 
 /**
- * The emulator is Debian 13's, whatever the host has: in QEMU 7.2, which is Debian 12's, one guest of an emulated KVM in
- * ten or so dies, hangs, or takes the machine along (docs/decisions/0012-laboratory.md).
+ * The emulator is Debian 13's, whatever the host has: in QEMU 7.2, which is Debian 12's, now and then a guest of an
+ * emulated KVM dies, hangs, or takes the machine along (docs/decisions/0012-laboratory.md).
  */
 const EMULATOR_SUITE = 'trixie';
 const EMULATOR = 'emulator';
