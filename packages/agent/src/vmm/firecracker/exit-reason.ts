@@ -3,7 +3,8 @@ import { constants } from 'node:os';
 import { printable } from '../printable.ts';
 import type { ExitStatus } from '../wrapped-process.ts';
 
-export const LOG_LINES_IN_REASON = 3;
+/** Five are about its end alone; what was before them says why a vCPU could not go on. */
+export const LOG_LINES_IN_REASON = 8;
 
 /** Firecracker's own codes (`FcExitCode`): it catches these signals, logs, and exits. */
 const OWN_CODES: ReadonlyMap<number, string> = new Map([
