@@ -1,6 +1,10 @@
 /**
- * The floor of a cold boot on Firecracker: the same machine, kernel and drives from one configuration file, started
+ * The floors of a cold boot on Firecracker: the same machine, kernel and drives from one configuration file, started
  * by hand. No jail, no namespaces, no console reader, no journal; a TAP that is there already.
+ *
+ * One listens for API calls, without which a microVM can be neither paused nor kept, though none comes; the other does
+ * not. The API's thread is no work to speak of, but moves the guest's memory, and where that does not begin at a multiple
+ * of 2 MiB the nested page tables have none but small pages (docs/firecracker.md).
  */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,12 +25,14 @@ export function bootRawFirecracker(
   agent: BenchAgent,
   releases: Releases,
   signal: AbortSignal,
+  api: 'with its API' | 'without an API',
 ): Promise<number> {
   return inRawDirectory(agent, releases, async (dir) => {
     const config = join(dir, 'config.json');
     await writeFile(config, JSON.stringify(await configuration(agent, dir)));
     const program = await findBinary(process.env.WRENN_FIRECRACKER);
-    const args = ['--no-api', '--config-file', config];
+    const listening = api === 'with its API' ? ['--api-sock', join(dir, 'api.sock')] : ['--no-api'];
+    const args = [...listening, '--config-file', config];
     const removeTap = releases.add(TAP, () => ip('link', 'delete', TAP));
     await ip('tuntap', 'add', TAP, 'mode', 'tap');
     try {
