@@ -27,6 +27,18 @@ it.each([
   expect(describeEnd(status, LOG)).toBe(sentence);
 });
 
+it('a triple fault of the guest is told as what it is', () => {
+  const log = [
+    ...LOG,
+    '[id:fc_vcpu 0:ERROR] Unexpected exit reason on vcpu run: Shutdown',
+    ...WORDS.slice(1),
+  ];
+  expect(describeEnd({ code: 1, signal: null }, log)).toMatch(
+    /the CPU of its guest shut down: .*triple fault/,
+  );
+  expect(describeEnd({ code: 137, signal: null }, log)).toBe('Firecracker was killed by SIGKILL.');
+});
+
 it('what it said is bounded, and nothing is said to be so', () => {
   const status = { code: 1, signal: null };
   expect(describeEnd(status, [])).toBe('Firecracker ended with an error. It said nothing.');

@@ -6,6 +6,8 @@ import type { ExitStatus } from '../wrapped-process.ts';
 /** Five are about its end alone; what was before them says why a vCPU could not go on. */
 export const LOG_LINES_IN_REASON = 8;
 
+const TRIPLE_FAULT = 'Unexpected exit reason on vcpu run: Shutdown';
+
 /** Firecracker's own codes (`FcExitCode`): it catches these signals, logs, and exits. */
 const OWN_CODES: ReadonlyMap<number, string> = new Map([
   [0, 'Firecracker ended because the guest shut down, rebooted or panicked.'],
@@ -32,6 +34,10 @@ export function describeExit(status: ExitStatus): string {
 
 /** The same with its last words where it ended for an error, or nobody knows how: nothing else tells which. */
 export function describeEnd(status: ExitStatus, log: readonly string[]): string {
+  // KVM's word for a triple fault, which is the guest's own end and, to Firecracker, an error like any other.
+  if (status.code === 1 && log.some((line) => line.includes(TRIPLE_FAULT))) {
+    return 'Firecracker ended because the CPU of its guest shut down: a fault that could not be delivered (triple fault).';
+  }
   const how = describeExit(status);
   const isClear = status.code === 0 || signalOf(status) !== undefined;
   return isClear ? how : `${how} ${lastWords(log)}`;
