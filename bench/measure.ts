@@ -19,6 +19,8 @@ export interface Bench {
   readonly progress: (line: string) => void;
 }
 
+/** Of a whole run. A guest of an emulated KVM dies by itself now and then (docs/decisions/0012-laboratory.md). */
+const SECOND_TRIES = 2;
 const COMMANDS_PER_ROUND = 10;
 const TRANSFER_BYTES = 64 * 1024 * 1024;
 
@@ -59,19 +61,33 @@ export async function coldBoots(bench: Bench): Promise<ColdBoots> {
   const byAgent: number[] = [];
   const floors = coldFloors(bench).map((floor) => ({ ...floor, samplesMs: [] as number[] }));
   const phasesMs = new Map<string, number[]>();
+  let secondTries = 0;
+  const again = async <T>(what: string, start: () => Promise<T>): Promise<T> => {
+    for (;;) {
+      try {
+        return await start();
+      } catch (error) {
+        secondTries += 1;
+        if (signal.aborted || secondTries > SECOND_TRIES) throw error;
+        progress(
+          `${what} failed and is done again: ${error instanceof Error ? error.message : String(error)}`,
+        );
+      }
+    }
+  };
   // The first of each fills the page cache, and makes the empty layer that later ones are copies of.
   for (let round = 0; round <= rounds; round += 1) {
     signal.throwIfAborted();
     progress(round === 0 ? 'cold boots: warming up' : `cold boots: round ${round} of ${rounds}`);
-    for (const { boot, samplesMs } of floors) {
-      const rawMs = await boot();
+    for (const { boot, samplesMs, what } of floors) {
+      const rawMs = await again(what, boot);
       if (round > 0) samplesMs.push(rawMs);
     }
-    let sandbox: Sandbox | undefined;
-    const agentMs = await timeMs(async () => {
-      sandbox = await agent.create(signal);
+    const { sandbox, agentMs } = await again('create', async () => {
+      const beganAt = performance.now();
+      const created = await agent.create(signal);
+      return { sandbox: created, agentMs: performance.now() - beganAt };
     });
-    if (sandbox === undefined) continue;
     await agent.destroy(sandbox.id);
     if (round === 0) continue;
     byAgent.push(agentMs);
