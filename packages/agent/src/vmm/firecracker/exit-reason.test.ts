@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { describeEnd } from './exit-reason.ts';
 
 /** As 1.16.1 ends when KVM cannot run its guest. */
@@ -27,16 +27,21 @@ it.each([
   expect(describeEnd(status, LOG)).toBe(sentence);
 });
 
-it('a triple fault of the guest is told as what it is', () => {
+describe('a triple fault of the guest', () => {
   const log = [
     ...LOG,
     '[id:fc_vcpu 0:ERROR] Unexpected exit reason on vcpu run: Shutdown',
     ...WORDS.slice(1),
   ];
-  expect(describeEnd({ code: 1, signal: null }, log)).toMatch(
-    /the CPU of its guest shut down: .*triple fault/,
-  );
-  expect(describeEnd({ code: 137, signal: null }, log)).toBe('Firecracker was killed by SIGKILL.');
+
+  it.each([1, null])('is told as what it is, after the code %j', (code) => {
+    expect(describeEnd({ code, signal: null }, log)).toMatch(/CPU of its guest shut down: .*triple fault/);
+  });
+
+  it('is not what killed it, nor the end of a life before', () => {
+    expect(describeEnd({ code: 137, signal: null }, log)).toBe('Firecracker was killed by SIGKILL.');
+    expect(describeEnd({ code: 1, signal: null }, [...log, ...LOG])).toContain(`Its last words: ${TOLD}`);
+  });
 });
 
 it('what it said is bounded, and nothing is said to be so', () => {

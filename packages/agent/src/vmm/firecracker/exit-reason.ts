@@ -35,7 +35,8 @@ export function describeExit(status: ExitStatus): string {
 /** The same with its last words where it ended for an error, or nobody knows how: nothing else tells which. */
 export function describeEnd(status: ExitStatus, log: readonly string[]): string {
   // KVM's word for a triple fault, which is the guest's own end and, to Firecracker, an error like any other.
-  if (status.code === 1 && log.some((line) => line.includes(TRIPLE_FAULT))) {
+  const byItself = status.code === 1 || (status.code === null && status.signal === null);
+  if (byItself && log.slice(-LOG_LINES_IN_REASON).some((line) => line.includes(TRIPLE_FAULT))) {
     return 'Firecracker ended because the CPU of its guest shut down: a fault that could not be delivered (triple fault).';
   }
   const how = describeExit(status);
