@@ -37,6 +37,8 @@ interface Found {
   /** Of creates: each way's steps. */
   readonly phasesMs: ReadonlyMap<string, ReadonlyMap<string, readonly number[]>>;
   readonly idle?: readonly IdleCost[];
+  /** Starts that were made again, as their guest had died. */
+  readonly secondTries?: number;
 }
 
 async function main(options: Options): Promise<void> {
@@ -52,7 +54,7 @@ async function main(options: Options): Promise<void> {
   const loadBefore = loadavg();
   try {
     const run = runOf(options);
-    const { agent, measurements, phasesMs, idle } = await run(options, releases, signal);
+    const { agent, measurements, phasesMs, idle, secondTries = 0 } = await run(options, releases, signal);
     const machine = await describeMachine(agent.client, loadBefore);
     const phases = [...phasesMs].map(([of, steps]) => ({
       of,
@@ -64,14 +66,15 @@ async function main(options: Options): Promise<void> {
         `${of}: ${steps.map(({ name, medianMs }) => `${name} ${medianMs.toFixed(1)}`).join(', ')} ms`,
     );
     const tableLines = measurements.length === 0 ? [] : [table(measurements), ''];
-    process.stdout.write(`${[...tableLines, ...idleLines, ...phaseLines].join('\n')}\n`);
+    const triedLines = secondTries === 0 ? [] : [`${secondTries} starts made again, as their guest had died`];
+    process.stdout.write(`${[...tableLines, ...idleLines, ...phaseLines, ...triedLines].join('\n')}\n`);
     process.stdout.write(
       `${machine.cores} × ${machine.cpu}, ${machine.driver}, load ${loadBefore[0]?.toFixed(1)} before and ` +
         `${machine.loadAfter[0]?.toFixed(1)} after\n`,
     );
     if (json !== undefined) {
       const rows = measurements.map((measurement) => ({ ...rowOf(measurement), ...measurement }));
-      const result = { at: new Date().toISOString(), machine, rounds, phases, rows, idle };
+      const result = { at: new Date().toISOString(), machine, rounds, phases, rows, idle, secondTries };
       await mkdir(dirname(json), { recursive: true });
       await writeFile(json, `${JSON.stringify(result, null, 2)}\n`);
     }
@@ -96,7 +99,8 @@ async function usualRun(
   const bench = { agent, releases, rounds, signal, progress };
   const boots = await coldBoots(bench);
   const measurements = [...boots.measurements, ...(createsOnly ? [] : await inSandbox(bench))];
-  return { agent, measurements, phasesMs: new Map([['create', boots.phasesMs]]) };
+  const { phasesMs, secondTries } = boots;
+  return { agent, measurements, phasesMs: new Map([['create', phasesMs]]), secondTries };
 }
 
 async function snapshotRun(

@@ -14,6 +14,9 @@ import { timeMs } from './samples.ts';
 /** Long enough for a guest of a guest, in the laboratory. */
 const BOOT_TIMEOUT_MS = 300_000;
 
+/** A VMM ended while its guest was waited for: as a guest's own death is seen here, too. */
+export class VmmEnded extends Error {}
+
 export interface RawBoot {
   readonly program: string;
   readonly args: readonly string[];
@@ -72,7 +75,7 @@ export async function timeRawBoot(
   try {
     return await timeMs(async () => {
       const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'], shell: false });
-      const exited = once(child, 'exit').finally(() => ended.abort(new Error(`the raw ${program} ended`)));
+      const exited = once(child, 'exit').finally(() => ended.abort());
       exited.catch(() => {});
       stop = releases.add(`the raw ${program}`, async () => {
         child.kill('SIGKILL');
@@ -85,6 +88,9 @@ export async function timeRawBoot(
         signal: AbortSignal.any([signal, ended.signal]),
       });
     });
+  } catch (error) {
+    // The wait tells that it was called off, and not why.
+    throw ended.signal.aborted && !signal.aborted ? new VmmEnded(`the raw ${program} ended`) : error;
   } finally {
     await stop();
   }
