@@ -70,8 +70,7 @@ export async function coldBoots(bench: Bench): Promise<ColdBoots> {
       try {
         return await start();
       } catch (error) {
-        const isOver = signal.aborted || !hasGuestDied(error) || secondTries === SECOND_TRIES;
-        if (isOver) throw error;
+        if (signal.aborted || !hasGuestDied(error) || secondTries === SECOND_TRIES) throw error;
         secondTries += 1;
         progress(`${what} is done again, as its guest died: ${String(error)}`);
       }

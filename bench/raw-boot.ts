@@ -14,7 +14,7 @@ import { timeMs } from './samples.ts';
 /** Long enough for a guest of a guest, in the laboratory. */
 const BOOT_TIMEOUT_MS = 300_000;
 
-/** A VMM ended while its guest was waited for: as a guest's own death is seen here, too. */
+/** A VMM ended while its guest was waited for, which is also how the death of a guest is seen from here. */
 export class VmmEnded extends Error {}
 
 export interface RawBoot {
@@ -90,7 +90,8 @@ export async function timeRawBoot(
     });
   } catch (error) {
     // The wait tells that it was called off, and not why.
-    throw ended.signal.aborted && !signal.aborted ? new VmmEnded(`the raw ${program} ended`) : error;
+    if (!ended.signal.aborted || signal.aborted) throw error;
+    throw new VmmEnded(`the raw ${program} ended`, { cause: error });
   } finally {
     await stop();
   }
